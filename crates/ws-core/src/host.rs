@@ -1,0 +1,86 @@
+//! The seam between deciding and doing: a [`Host`] carries out effects and reports what happened.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use ws_model::wire::{ExecResult, LogStream};
+use ws_model::{Level, ServiceName};
+
+use crate::engine::{Effect, Input};
+
+/// Where a host reports what happened. May be called from any thread; never blocks.
+pub type Inbox = Arc<dyn Fn(Input) + Send + Sync>;
+
+/// Where a host hands the output of services, as it arrives.
+pub trait LogSink: Send + Sync {
+    /// A piece of output: any number of bytes, not necessarily whole lines. Called from a task of the
+    /// host; must not block for longer than it takes to copy the bytes.
+    fn write(&self, service: &ServiceName, stream: LogStream, bytes: &[u8]);
+
+    /// The stream ended (a run is over): an unfinished line is a line.
+    fn end(&self, service: &ServiceName, stream: LogStream);
+}
+
+/// A command to run inside the sandbox of a service that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecSpec {
+    /// In whose sandbox.
+    pub service: ServiceName,
+    /// Program and arguments, looked up as the service's own command.
+    pub argv: Vec<String>,
+    /// Added to the service's environment.
+    pub env: Vec<(String, String)>,
+    /// Current directory; absent: the service's.
+    pub cwd: Option<String>,
+    /// Whether the standard input is a terminal that becomes the controlling one.
+    pub tty: bool,
+}
+
+/// The process's ends of its standard streams.
+#[derive(Debug)]
+pub struct ExecIo {
+    /// Standard input.
+    pub stdin: OwnedFd,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// What a service uses now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory, where it is accounted.
+    pub memory_bytes: Option<u64>,
+    /// Processor time since the sandbox was made, where it is accounted.
+    pub cpu_usec: Option<u64>,
+}
+
+/// What is really enforced for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The level that was reached, computed from what was enforced and never from what was asked.
+    pub level: Level,
+    /// What is missing for the next level, a phrase each ("memory limits: no memory controller").
+    pub missing: Vec<String>,
+}
+
+/// Carries out effects. Two implementations: Linux (`ws-linux`) and the tests' simulated one.
+pub trait Host: Send {
+    /// Begins an effect and returns at once; its completion comes as an [`Input`] through the inbox.
+    fn submit(&mut self, effect: Effect);
+
+    /// Runs a command inside a service's sandbox; `done` is called once, from any thread.
+    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>);
+
+    /// What every service uses now.
+    fn usage(&mut self) -> BTreeMap<ServiceName, Usage>;
+
+    /// What is enforced for every service.
+    fn standing(&self) -> BTreeMap<ServiceName, Standing>;
+
+    /// Ends everything that is left and removes what was made on the host; keeps going after an error.
+    /// `done` gets the errors as sentences. Nothing may be submitted afterwards.
+    fn tear_down(&mut self, done: Box<dyn FnOnce(Vec<String>) + Send>);
+}

@@ -1,0 +1,31 @@
+//! The vocabulary of `ws`.
+//!
+//! Owns the words that every other crate uses: names that were checked once, the validated
+//! [`Workspace`], the phases of a service, the [`Event`] that every surface renders, the shapes of the
+//! control protocol and the exit codes.
+//!
+//! Never does IO, never decides anything, and knows neither YAML nor Linux. Types that cross a
+//! process boundary ([`event`], [`wire`]) are serializable and promised by a schema in `schemas/`;
+//! the rest is not serializable and free to change.
+//!
+//! Read [`workspace`] first.
+
+pub mod event;
+pub mod exit;
+pub mod instance;
+pub mod name;
+pub mod problem;
+pub mod units;
+pub mod wire;
+pub mod workspace;
+
+pub use event::{Cause, Event, EventKind, ExitReason, Phase, Reason, Timestamp};
+pub use instance::InstanceId;
+pub use name::{NameError, SecretName, ServiceName, VolumeName, WorkspaceName};
+pub use problem::{ConfigPath, Problem, Severity};
+pub use units::{ByteSize, MilliCpus, Subnet};
+pub use workspace::{
+    Build, CommandLine, Condition, Dependency, Level, Limits, Link, LinkPorts, Mount, MountSource, PortProto,
+    Probe, ProbeKind, Protocol, Publish, Restart, RestartPolicy, SecretSource, SecretTarget, SecretUse,
+    Service, ServiceKind, Stop, Tmpfs, VolumeDecl, Workspace,
+};

@@ -1,0 +1,232 @@
+//! The shapes of the control API (HTTP and JSON over the supervisor's unix socket).
+//!
+//! Promised by `schemas/control.schema.json`. Bytes and microseconds are integers, times are RFC 3339
+//! in UTC, durations are integers named `_ms`, absent is null.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ExitReason, InstanceId, Level, Phase, Protocol, Reason, ServiceKind, ServiceName, Timestamp};
+
+/// The version of the protocol; the first part of every path.
+pub const API_VERSION: &str = "v1";
+
+/// `GET /v1/info`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Info {
+    /// Version of `ws`.
+    pub version: String,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The workspace's name.
+    pub name: String,
+    /// The project root.
+    pub root: String,
+    /// The supervisor's process id on the host.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Whether an attached `ws up` owns it (it goes down with that terminal).
+    pub attached: bool,
+}
+
+/// A port that is published on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PublishedPort {
+    /// The host's address.
+    pub host: String,
+    /// The host's port.
+    pub host_port: u16,
+    /// The service's port.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// One row of `ws ps --json` and of `GET /v1/services`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ServiceStatus {
+    /// The service.
+    pub service: ServiceName,
+    /// Service or task.
+    #[serde(rename = "type")]
+    pub service_kind: ServiceKind,
+    /// Which replica, from 1.
+    pub replica: u32,
+    /// Its phase.
+    pub phase: Phase,
+    /// Why, as a fixed word.
+    pub reason: Reason,
+    /// Why, as a sentence.
+    pub cause: String,
+    /// Whether it is ready now (a task: whether it finished with 0).
+    pub ready: bool,
+    /// The host's process id of its own main process.
+    pub pid: Option<u32>,
+    /// Its address in the workspace.
+    pub address: String,
+    /// Its published ports.
+    pub ports: Vec<PublishedPort>,
+    /// How often it was started again by its restart policy or on request.
+    pub restarts: u32,
+    /// The exit code of its last run.
+    pub exit_code: Option<i32>,
+    /// The signal that ended its last run.
+    pub signal: Option<i32>,
+    /// What is enforced for it.
+    pub level: Option<Level>,
+    /// What is missing for the next level, a phrase each.
+    pub missing: Vec<String>,
+    /// Memory in use.
+    pub memory_bytes: Option<u64>,
+    /// Processor time used.
+    pub cpu_usec: Option<u64>,
+    /// When its present run started.
+    pub started_at: Option<Timestamp>,
+}
+
+/// `POST /v1/up`: start these services (all, when empty) and what they need.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct UpRequest {
+    /// Which; empty: all.
+    pub services: Vec<ServiceName>,
+}
+
+/// `POST /v1/stop`, `/v1/restart`, `/v1/kill`, `/v1/start`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ServicesRequest {
+    /// Which; empty: all.
+    pub services: Vec<ServiceName>,
+}
+
+/// `POST /v1/down`: stop everything and end the supervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DownRequest {
+    /// Kill at once instead of waiting for grace periods.
+    pub now: bool,
+    /// Remove the instance's volumes too.
+    pub volumes: bool,
+}
+
+/// `POST /v1/exec/{service}`: the connection is upgraded to framed streams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Added to the service's environment.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// The directory; absent: the service's.
+    pub working_dir: Option<String>,
+    /// Whether it gets a terminal of its own.
+    #[serde(default)]
+    pub tty: bool,
+}
+
+/// A frame of an upgraded `exec` connection: one byte of kind, four bytes of length (big endian), data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExecFrame {
+    /// To the process: its standard input. An empty frame closes it.
+    Stdin = 0,
+    /// From the process: its standard output.
+    Stdout = 1,
+    /// From the process: its standard error.
+    Stderr = 2,
+    /// From the supervisor, last: an [`ExecResult`] as JSON.
+    Exit = 3,
+    /// To the terminal: columns and rows, two bytes each, big endian.
+    Resize = 4,
+}
+
+impl ExecFrame {
+    /// The kind of a frame by its first byte.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Stdin),
+            1 => Some(Self::Stdout),
+            2 => Some(Self::Stderr),
+            3 => Some(Self::Exit),
+            4 => Some(Self::Resize),
+            _ => None,
+        }
+    }
+}
+
+/// How an `exec` ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecResult {
+    /// The process ended.
+    Ended(ExitReason),
+    /// It could not be started.
+    NotStarted {
+        /// Why.
+        error: String,
+        /// Whether the program was not found (exit code 127) or could not be executed (126).
+        not_found: bool,
+    },
+}
+
+/// A line of a service's output: `ws logs --json`, `GET /v1/logs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LogLine {
+    /// Its number; goes up over all services of the instance, in the order of arrival.
+    pub seq: u64,
+    /// When it arrived.
+    pub at: Timestamp,
+    /// Whose.
+    pub service: ServiceName,
+    /// Which of its streams.
+    pub stream: LogStream,
+    /// The line without its end; bytes that are not UTF-8 are replaced.
+    pub line: String,
+}
+
+/// A stream of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// The build's output, both streams.
+    Build,
+    /// What `ws` itself says about the service.
+    Ws,
+}
+
+/// An error answer of the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ApiError {
+    /// What is wrong, for people.
+    pub error: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// One row of `ws ls --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct InstanceRow {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The project root, where it is known.
+    pub root: Option<String>,
+    /// `running`, `crashed` (leftovers wait for `ws gc`) or `stopped` (only state is kept).
+    pub state: InstanceState,
+    /// The supervisor's process id.
+    pub pid: Option<u32>,
+}
+
+/// What is there of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    /// A supervisor runs.
+    Running,
+    /// A supervisor ran and left something.
+    Crashed,
+    /// Nothing runs; logs or volumes are kept.
+    Stopped,
+}

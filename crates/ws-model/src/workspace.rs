@@ -1,0 +1,406 @@
+//! The validated workspace: what the file means, with every path absolute, every variable replaced and
+//! every default that does not depend on the machine filled in.
+//!
+//! Not serializable on purpose: what users may depend on is `workspace.yaml` and its schema.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, MilliCpus, SecretName, ServiceName, Subnet, VolumeName, WorkspaceName};
+
+/// How much is enforced for a service, or asked for.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// User or network namespaces are not available: no isolation.
+    None,
+    /// No resource controllers: memory, pids and CPU limits are not enforced, or only by rlimits.
+    Limited,
+    /// Everything but distinct kernel users and abstract-socket scoping.
+    Standard,
+    /// Every denial that `ws` knows.
+    Full,
+}
+
+impl Level {
+    /// The word that stands in files and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Limited => "limited",
+            Self::Standard => "standard",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A workspace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workspace {
+    /// Its name.
+    pub name: WorkspaceName,
+    /// The project root: the canonical directory of the first workspace file.
+    pub root: PathBuf,
+    /// Files that decide what runs and with which rights (the workspace file, env files, secret
+    /// sources): never writable from inside, and hidden where they are secret. Absolute.
+    pub policy_inputs: Vec<PathBuf>,
+    /// Files among the policy inputs whose contents no service may see (env files, secret sources).
+    pub hidden: Vec<PathBuf>,
+    /// The least level that is accepted; absent: what the file declares decides.
+    pub enforcement: Option<Level>,
+    /// The private network.
+    pub subnet: Subnet,
+    /// Named volumes.
+    pub volumes: BTreeMap<VolumeName, VolumeDecl>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<SecretName, SecretSource>,
+    /// Services and tasks that are active under the chosen profiles.
+    pub services: BTreeMap<ServiceName, Service>,
+}
+
+/// A named volume: a directory in the state directory, kept across runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VolumeDecl {
+    /// Whether more than one service may mount it.
+    pub shared: bool,
+}
+
+/// Where a secret comes from. Its value is never in the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// The contents of a file (absolute).
+    File(PathBuf),
+    /// The value of a variable in the environment of `ws`.
+    Environment(String),
+}
+
+/// Whether a service stays or runs to completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceKind {
+    /// Stays up.
+    Service,
+    /// Runs to completion; finished with 0 counts as ready.
+    Task,
+}
+
+/// A program with its arguments. Never empty; a shell command is `["/bin/sh", "-c", text]` already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine(pub Vec<String>);
+
+/// A command that runs in the sandbox before the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// What to run.
+    pub command: CommandLine,
+}
+
+/// A service or task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Service or task.
+    pub kind: ServiceKind,
+    /// What to run. A first word without a slash is looked up in `PATH` inside; a relative one with a
+    /// slash is relative to `working_dir`.
+    pub command: CommandLine,
+    /// What to run before the start.
+    pub build: Option<Build>,
+    /// The current directory. Absolute.
+    pub working_dir: PathBuf,
+    /// Whether the file names `working_dir` itself (the default is never writable).
+    pub working_dir_declared: bool,
+    /// Directories of the host that it may write, beside the default. Absolute.
+    pub writable: Vec<PathBuf>,
+    /// Files and directories of the host that it may read beside the default view. Absolute.
+    pub reads: Vec<PathBuf>,
+    /// Its environment, apart from what the sandbox sets (`PATH`, `HOME`, …).
+    pub environment: BTreeMap<String, String>,
+    /// Order without a link.
+    pub depends_on: Vec<Dependency>,
+    /// All that it may reach.
+    pub links: Vec<Link>,
+    /// Ports that a portless link to it means. Grants nothing.
+    pub expose: Vec<PortProto>,
+    /// Ports that are published on the host.
+    pub ports: Vec<Publish>,
+    /// Volumes and host directories.
+    pub volumes: Vec<Mount>,
+    /// Private in-memory directories.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Secrets that it gets.
+    pub secrets: Vec<SecretUse>,
+    /// When it is ready; absent: at exec.
+    pub ready: Option<Probe>,
+    /// What happens when it ends.
+    pub restart: Restart,
+    /// How it is stopped.
+    pub stop: Stop,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// When a dependency is satisfied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// It was started (its program was executed).
+    Started,
+    /// It is ready.
+    Ready,
+    /// It finished with 0.
+    Completed,
+}
+
+impl Condition {
+    /// The word that stands in files and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Ready => "ready",
+            Self::Completed => "completed",
+        }
+    }
+}
+
+/// An entry of `depends_on`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// On what.
+    pub service: ServiceName,
+    /// Until when; absent (the short form): ready where there is a probe, completed for a task.
+    pub condition: Option<Condition>,
+    /// Whether the dependent fails when this one is not active or cannot be had.
+    pub required: bool,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The word that stands in files and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// The protocol's number (IANA protocol numbers).
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A port with its protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PortProto {
+    /// The port, never 0.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for PortProto {
+    /// `5432/tcp`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.port, self.protocol)
+    }
+}
+
+/// What of its target a link reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkPorts {
+    /// Every port that the target declares in `expose`, `ports` and `ready`.
+    Declared,
+    /// These.
+    These(Vec<PortProto>),
+}
+
+/// An entry of `links`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The service that may be reached.
+    pub to: ServiceName,
+    /// On which ports.
+    pub ports: LinkPorts,
+    /// Whether the start waits until the target is ready.
+    pub wait: bool,
+}
+
+/// An entry of `ports`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// The host's address; `127.0.0.1` unless given.
+    pub host: IpAddr,
+    /// The host's port; `None` picks a free one.
+    pub host_port: Option<u16>,
+    /// The service's port.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// A named volume.
+    Volume(VolumeName),
+    /// A directory of the host. Absolute.
+    Host(PathBuf),
+}
+
+/// An entry of `volumes` of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// What.
+    pub source: MountSource,
+    /// Where inside. Absolute, without `..`.
+    pub target: PathBuf,
+    /// Whether it cannot be written.
+    pub read_only: bool,
+}
+
+/// An entry of `tmpfs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Where inside. Absolute, without `..`.
+    pub target: PathBuf,
+    /// Its size; absent: the service's `limits.tmp`.
+    pub size: Option<ByteSize>,
+}
+
+/// How a service gets a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretTarget {
+    /// As `/run/secrets/<name>`.
+    File,
+    /// As an environment variable.
+    Env(String),
+}
+
+/// An entry of `secrets` of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretUse {
+    /// Which.
+    pub name: SecretName,
+    /// How.
+    pub target: SecretTarget,
+}
+
+/// What a readiness probe does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// Runs a command inside; ready at exit code 0.
+    Exec(CommandLine),
+    /// A GET that answers with 200 to 399.
+    Http {
+        /// The service's port.
+        port: u16,
+        /// Path and query, starting with `/`.
+        path: String,
+    },
+    /// A connect that succeeds.
+    Tcp {
+        /// The service's port.
+        port: u16,
+    },
+    /// A line of its output that matches this regular expression (checked when the file was read).
+    Log {
+        /// The expression.
+        pattern: String,
+    },
+}
+
+/// When a service is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is done.
+    pub kind: ProbeKind,
+    /// Time between the end of one attempt and the start of the next.
+    pub interval: Duration,
+    /// Time that one attempt may take.
+    pub timeout: Duration,
+    /// Time from the start within which it must have become ready, else the start has failed.
+    pub within: Duration,
+}
+
+/// When a service that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Never.
+    No,
+    /// After an exit that was not 0, or a failed start.
+    OnFailure,
+    /// Whenever it ended without being asked to.
+    Always,
+}
+
+/// What happens when a service ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restart {
+    /// When it is started again.
+    pub policy: RestartPolicy,
+    /// How often in a row; `None`: without end. The count starts anew after a stable time.
+    pub max: Option<u32>,
+    /// The first pause; doubled each time.
+    pub backoff_min: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+}
+
+/// How a service is stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The signal's number.
+    pub signal: i32,
+    /// How long it may take before it is killed.
+    pub grace: Duration,
+}
+
+/// What a service may use. Absent: no limit of that kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory, swap excluded (none is given).
+    pub memory: Option<ByteSize>,
+    /// Processor time per time.
+    pub cpus: Option<MilliCpus>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+    /// Open files of one process (`RLIMIT_NOFILE`).
+    pub files: Option<u64>,
+    /// Size of its private tmpfs.
+    pub tmp: Option<ByteSize>,
+}
