@@ -54,6 +54,8 @@ pub enum Input {
         service: ServiceName,
         /// Which run.
         generation: Generation,
+        /// The host's process id of its main process, where the host knows it.
+        pid: Option<u32>,
     },
     /// A run could not be started; no process of it is left.
     StartFailed {

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ExitReason, InstanceId, Level, Phase, Protocol, Reason, ServiceKind, ServiceName, Timestamp};
+use crate::{Cause, ExitReason, InstanceId, Level, Phase, Protocol, Reason, ServiceKind, ServiceName, Timestamp};
 
 /// The version of the protocol; the first part of every path.
 pub const API_VERSION: &str = "v1";
@@ -98,6 +98,33 @@ pub struct ServicesRequest {
     pub services: Vec<ServiceName>,
 }
 
+/// The answer to every request that changes something: it was accepted, and what it brings about is told
+/// by events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Accepted {
+    /// The number of the last event before the request: everything that it brought about comes after.
+    pub seq: u64,
+}
+
+/// `GET /v1/why/{service}`: why a service is in its phase, the service itself first and then what it
+/// waits for or failed for, down to the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Why {
+    /// The chain; never empty.
+    pub chain: Vec<WhyLink>,
+}
+
+/// One link of a chain of causes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WhyLink {
+    /// Which service.
+    pub service: ServiceName,
+    /// Its phase.
+    pub phase: Phase,
+    /// Why it is in it.
+    pub cause: Cause,
+}
+
 /// `POST /v1/down`: stop everything and end the supervisor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DownRequest {
@@ -107,7 +134,8 @@ pub struct DownRequest {
     pub volumes: bool,
 }
 
-/// `POST /v1/exec/{service}`: the connection is upgraded to framed streams.
+/// What `POST /v1/exec/{service}` runs: the request asks to upgrade the connection to [`EXEC_PROTOCOL`],
+/// and after the answer 101 this is the data of the client's first frame ([`ExecFrame::Start`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ExecRequest {
     /// Program and arguments.
@@ -121,6 +149,9 @@ pub struct ExecRequest {
     #[serde(default)]
     pub tty: bool,
 }
+
+/// The protocol that `POST /v1/exec/{service}` upgrades to.
+pub const EXEC_PROTOCOL: &str = "ws-exec";
 
 /// A frame of an upgraded `exec` connection: one byte of kind, four bytes of length (big endian), data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +167,13 @@ pub enum ExecFrame {
     Exit = 3,
     /// To the terminal: columns and rows, two bytes each, big endian.
     Resize = 4,
+    /// To the supervisor, first: an [`ExecRequest`] as JSON.
+    Start = 5,
 }
+
+/// The longest data of a frame of an upgraded `exec` connection, in bytes; a longer one ends the
+/// connection.
+pub const MAX_FRAME: usize = 1 << 20;
 
 impl ExecFrame {
     /// The kind of a frame by its first byte.
@@ -148,6 +185,7 @@ impl ExecFrame {
             2 => Some(Self::Stderr),
             3 => Some(Self::Exit),
             4 => Some(Self::Resize),
+            5 => Some(Self::Start),
             _ => None,
         }
     }
@@ -197,6 +235,102 @@ pub enum LogStream {
     Ws,
 }
 
+/// Which lines `GET /v1/logs` answers; its query string.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogQuery {
+    /// `service=`, once for each: of which services; empty: of all.
+    pub services: Vec<ServiceName>,
+    /// `tail=`: at most this many of the newest lines that are there already, of each service.
+    pub tail: Option<u64>,
+    /// `since=`: only lines that arrived at this time or later.
+    pub since: Option<Timestamp>,
+    /// `until=`: only lines that arrived at this time or earlier.
+    pub until: Option<Timestamp>,
+    /// `follow=true`: go on with new lines until the supervisor ends.
+    pub follow: bool,
+}
+
+impl LogQuery {
+    /// As the pairs of a query string, not yet escaped.
+    #[must_use]
+    pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
+        let services = self.services.iter().map(|service| ("service", service.to_string()));
+        let tail = self.tail.map(|tail| ("tail", tail.to_string()));
+        let since = self.since.map(|since| ("since", since.to_string()));
+        let until = self.until.map(|until| ("until", until.to_string()));
+        let follow = self.follow.then(|| ("follow", "true".to_owned()));
+        services.chain(tail).chain(since).chain(until).chain(follow).collect()
+    }
+
+    /// From the pairs of a query string.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value is not of its type: what is wrong, as a sentence.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut query = Self::default();
+        for (key, value) in pairs {
+            match key {
+                "service" => query.services.push(
+                    ServiceName::new(value).map_err(|e| format!("`service={value}` is not a service's name: {e}"))?,
+                ),
+                "tail" => {
+                    query.tail = Some(value.parse().map_err(|_| format!("`tail={value}` is not a number of lines"))?);
+                }
+                "since" => query.since = Some(Timestamp::try_from(value.to_owned())?),
+                "until" => query.until = Some(Timestamp::try_from(value.to_owned())?),
+                "follow" => query.follow = parse_bool(key, value)?,
+                _ => return Err(format!("`{key}` is not a parameter of logs")),
+            }
+        }
+        Ok(query)
+    }
+}
+
+/// Which events `GET /v1/events` answers; its query string.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventQuery {
+    /// `since=`: only events with a greater number; 0 is everything that is kept.
+    pub since: u64,
+    /// `follow=true`: go on with new events until the supervisor ends.
+    pub follow: bool,
+}
+
+impl EventQuery {
+    /// As the pairs of a query string, not yet escaped.
+    #[must_use]
+    pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
+        let since = (self.since > 0).then(|| ("since", self.since.to_string()));
+        let follow = self.follow.then(|| ("follow", "true".to_owned()));
+        since.into_iter().chain(follow).collect()
+    }
+
+    /// From the pairs of a query string.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value is not of its type: what is wrong, as a sentence.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut query = Self::default();
+        for (key, value) in pairs {
+            match key {
+                "since" => {
+                    query.since = value.parse().map_err(|_| format!("`since={value}` is not the number of an event"))?;
+                }
+                "follow" => query.follow = parse_bool(key, value)?,
+                _ => return Err(format!("`{key}` is not a parameter of events")),
+            }
+        }
+        Ok(query)
+    }
+}
+
+fn parse_bool(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "1" | "" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("`{key}={value}` is neither true nor false")),
+    }
+}
+
 /// An error answer of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ApiError {
@@ -229,4 +363,48 @@ pub enum InstanceState {
     Crashed,
     /// Nothing runs; logs or volumes are kept.
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs<'a>(owned: &'a [(&'static str, String)]) -> impl Iterator<Item = (&'a str, &'a str)> {
+        owned.iter().map(|(key, value)| (*key, value.as_str()))
+    }
+
+    #[test]
+    fn queries_survive_the_query_string() {
+        let logs = LogQuery {
+            services: vec![ServiceName::new("db").unwrap(), ServiceName::new("api").unwrap()],
+            tail: Some(10),
+            since: Some(Timestamp { unix_ms: 1_700_000_000_123 }),
+            until: Some(Timestamp { unix_ms: 1_800_000_000_000 }),
+            follow: true,
+        };
+        assert_eq!(LogQuery::from_pairs(pairs(&logs.to_pairs())), Ok(logs));
+        let events = EventQuery { since: 7, follow: true };
+        assert_eq!(EventQuery::from_pairs(pairs(&events.to_pairs())), Ok(events));
+        assert_eq!(EventQuery::from_pairs(pairs(&EventQuery::default().to_pairs())), Ok(EventQuery::default()));
+    }
+
+    #[test]
+    fn bad_queries_say_what_is_wrong() {
+        for (key, value) in [("service", "A"), ("tail", "-1"), ("since", "now"), ("follow", "perhaps"), ("grep", "x")] {
+            let error = LogQuery::from_pairs([(key, value)]).unwrap_err();
+            assert!(error.contains(if key == "grep" { key } else { value }), "{error}");
+        }
+        assert!(EventQuery::from_pairs([("since", "x")]).is_err());
+    }
+
+    #[test]
+    fn frames_have_one_byte_each() {
+        for byte in 0..=u8::MAX {
+            if let Some(frame) = ExecFrame::from_byte(byte) {
+                assert_eq!(frame as u8, byte);
+            } else {
+                assert!(byte > 5);
+            }
+        }
+    }
 }
