@@ -1,0 +1,140 @@
+//! What the caller hands in: texts and the environment. This crate opens no file and asks no system.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that [`crate::parse`] reads. Serializable, so that another process can be handed exactly
+/// what was checked here.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sources {
+    /// The workspace file. Absolute.
+    pub file: PathBuf,
+    /// The project root: the file's directory, canonical.
+    pub root: PathBuf,
+    /// The file's contents.
+    pub text: Text,
+    /// The `.env` next to the file, where there is one.
+    pub dot_env: Option<(PathBuf, String)>,
+    /// What `--env-file` named, in order; a later one wins.
+    pub cli_env_files: Vec<(PathBuf, String)>,
+    /// The environment of the caller: for `${…}` and for variables that are passed through.
+    pub environment: BTreeMap<String, String>,
+    /// The contents of the files that [`crate::files_needed`] asks for; `None`: could not be read.
+    pub files: BTreeMap<PathBuf, Option<String>>,
+    /// The caller's home, for `~`. Absolute.
+    pub home: PathBuf,
+    /// The profiles that are switched on; `*` is all of them.
+    pub profiles: Vec<String>,
+    /// The name of the workspace when the file gives none: the directory's name. Characters that names
+    /// do not have are replaced.
+    pub default_name: String,
+}
+
+impl Sources {
+    /// The text of a file among the sources, for showing it.
+    pub(crate) fn text_of(&self, file: &std::path::Path) -> Option<&str> {
+        if file == self.file {
+            return std::str::from_utf8(self.text.as_bytes()).ok();
+        }
+        let named = self.dot_env.iter().chain(&self.cli_env_files);
+        if let Some((_, text)) = named.into_iter().find(|(path, _)| path == file) {
+            return Some(text);
+        }
+        self.files.get(file)?.as_deref()
+    }
+}
+
+/// The contents of the workspace file: bytes, because that they are UTF-8 is for [`crate::parse`] to
+/// check. Made from a `String` or from bytes with `into()`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Text(Vec<u8>);
+
+impl Text {
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text.into_bytes())
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(text.as_bytes().to_vec())
+    }
+}
+
+impl From<Vec<u8>> for Text {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Text({:?})", String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => to.serialize_str(text),
+            Err(_) => to.collect_seq(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Text;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, or the bytes of one that is not UTF-8")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text::from(text))
+            }
+            fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Text, E> {
+                Ok(Text::from(text))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut bytes: A) -> Result<Text, A::Error> {
+                let mut all = Vec::new();
+                while let Some(byte) = bytes.next_element()? {
+                    all.push(byte);
+                }
+                Ok(Text(all))
+            }
+        }
+        from.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_survive_json() {
+        for text in [Text::from("a: ü\n"), Text::from(vec![b'a', 0xff, 0])] {
+            let sources = Sources {
+                file: "/p/workspace.yaml".into(),
+                text,
+                files: BTreeMap::from([("/p/a.env".into(), None), ("/p/b.env".into(), Some("A=1".into()))]),
+                dot_env: Some(("/p/.env".into(), "B=2".into())),
+                ..Sources::default()
+            };
+            let json = serde_json::to_string(&sources).unwrap();
+            assert_eq!(serde_json::from_str::<Sources>(&json).unwrap(), sources);
+        }
+    }
+}
