@@ -1,0 +1,1 @@
+CREATE INDEX notes_search ON notes USING gin (to_tsvector('simple', text));
