@@ -175,6 +175,13 @@ pub enum ExecFrame {
 /// connection.
 pub const MAX_FRAME: usize = 1 << 20;
 
+/// The length of a frame's head: its kind and the length of its data.
+pub const FRAME_HEAD: usize = 5;
+
+/// The header of the answer to `GET /v1/services` with the number of the last event that the rows
+/// include: whoever goes on from there with `GET /v1/events` misses nothing and sees nothing twice.
+pub const SEQ_HEADER: &str = "ws-seq";
+
 impl ExecFrame {
     /// The kind of a frame by its first byte.
     #[must_use]
@@ -188,6 +195,23 @@ impl ExecFrame {
             5 => Some(Self::Start),
             _ => None,
         }
+    }
+
+    /// The head of a frame of this kind with `len` bytes of data; `None` when they are more than
+    /// [`MAX_FRAME`].
+    #[must_use]
+    pub fn head(self, len: usize) -> Option<[u8; FRAME_HEAD]> {
+        let len = u32::try_from(len).ok().filter(|_| len <= MAX_FRAME)?;
+        let [a, b, c, d] = len.to_be_bytes();
+        Some([self as u8, a, b, c, d])
+    }
+
+    /// The kind and the length of the data of a frame by its head; `None` when nothing such is sent.
+    #[must_use]
+    pub fn parse_head(head: [u8; FRAME_HEAD]) -> Option<(Self, usize)> {
+        let [kind, a, b, c, d] = head;
+        let len = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok().filter(|len| *len <= MAX_FRAME)?;
+        Some((Self::from_byte(kind)?, len))
     }
 }
 
@@ -406,5 +430,15 @@ mod tests {
                 assert!(byte > 5);
             }
         }
+    }
+
+    #[test]
+    fn the_head_of_a_frame_is_bounded() {
+        let head = ExecFrame::Stdout.head(258).unwrap();
+        assert_eq!(head, [1, 0, 0, 1, 2]);
+        assert_eq!(ExecFrame::parse_head(head), Some((ExecFrame::Stdout, 258)));
+        assert_eq!(ExecFrame::Stdin.head(MAX_FRAME + 1), None);
+        assert_eq!(ExecFrame::parse_head([0, 0xff, 0, 0, 0]), None);
+        assert_eq!(ExecFrame::parse_head([9, 0, 0, 0, 0]), None);
     }
 }
