@@ -1,0 +1,412 @@
+//! `ws-init`: process 1 of one run.
+//!
+//! Mounts what the run has for itself, becomes the service's user in U2, locks itself down for good, executes
+//! the service, and stays to reap, to execute what `ws exec` asks for, and to report. It has no more rights
+//! than the service, and ends when the main process ends or the supervisor is gone; the kernel then kills
+//! whatever is left of the run.
+
+use std::ffi::{CString, OsStr};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use ws_sys::idmap::{self, Range};
+use ws_sys::landlock::{self, Enforced};
+use ws_sys::lockdown::{self, Resource};
+use ws_sys::mount::{self, Attributes, MountAttributes};
+use ws_sys::process::{self, Namespaces};
+use ws_sys::scm::Channel;
+use ws_sys::seccomp::Filter;
+
+use super::launcher::{REPO, SCRATCH, SLOTS, TEMPLATE, below};
+use super::protocol::{self, End, ExecSpec, Failure, FromInit, RunMount, RunMountKind, RunSpec, Stage, ToInit};
+
+/// What of the new procfs is shown read-only (`SANDBOX` rule 40; proc(5)).
+const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+
+/// What of the new procfs is hidden under `/dev/null`.
+const PROC_HIDDEN: [&str; 8] =
+    ["kcore", "keys", "timer_list", "sched_debug", "kmsg", "kallsyms", "latency_stats", "interrupts"];
+
+/// What may be made in U2: no namespace of any kind, and no more inotify than a service needs, since those
+/// are counted for the user on the host too.
+const NAMESPACE_LIMITS: [(&str, u64); 8] = [
+    ("max_user_namespaces", 0),
+    ("max_net_namespaces", 0),
+    ("max_mnt_namespaces", 0),
+    ("max_pid_namespaces", 0),
+    ("max_ipc_namespaces", 0),
+    ("max_uts_namespaces", 0),
+    ("max_cgroup_namespaces", 0),
+    ("max_inotify_instances", 64),
+];
+
+/// Init's process.
+pub(super) fn run(control: &Channel, stdout: OwnedFd, stderr: OwnedFd, spec: &RunSpec, filter: &Filter) -> ! {
+    match start(control, stdout, stderr, spec, filter) {
+        Ok(running) => supervise(control, running),
+        Err(failure) => {
+            let _ = protocol::send(control.as_fd(), &FromInit::Failed(failure), &[]);
+            process::exit_now(1);
+        }
+    }
+}
+
+/// What init keeps while the service runs.
+struct Running {
+    main: i32,
+    children: OwnedFd,
+    /// The writing end of the service's idle standard input.
+    _stdin: Option<OwnedFd>,
+}
+
+fn start(
+    control: &Channel,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    spec: &RunSpec,
+    filter: &Filter,
+) -> Result<Running, Failure> {
+    process::close_all_but(&[control.as_fd(), stdout.as_fd(), stderr.as_fd()]).stage("closing inherited files")?;
+    process::hide_arguments("ws-init").stage("hiding the command line")?;
+    nix::unistd::sethostname(&spec.hostname).map_err(io::Error::from).stage("setting the host name")?;
+    // The files of /proc/sys/user are written from inside U2, when the procfs that has them writable is gone.
+    let user_limits = mount::open_path(Path::new("/proc/sys/user")).stage("opening /proc/sys/user")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+
+    mount_view(spec)?;
+    mount::pivot(Path::new(TEMPLATE)).stage("entering the sandbox's root")?;
+
+    set_limits(spec)?;
+    enter_user_namespace(spec, user_limits.as_fd())?;
+    drop(user_limits);
+    let landlock = lock_down(spec, filter)?;
+
+    let children = process::child_signal_fd().stage("watching for the end of processes")?;
+    let null = open_null()?;
+    let (stdin, idle) = if spec.idle_stdin {
+        let (reader, writer) = io::pipe().stage("making an idle standard input")?;
+        (OwnedFd::from(reader), Some(OwnedFd::from(writer)))
+    } else {
+        (null, None)
+    };
+    let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let main = execute(&spec.exec, stdio, false)?;
+    let pidfd = process::pidfd_of_child(main).stage("opening the service's process")?;
+    let landlock = match landlock {
+        Enforced::Nothing => 0,
+        Enforced::Partly => 1,
+        Enforced::Fully => 2,
+    };
+    protocol::send(control.as_fd(), &FromInit::Executed { landlock }, &[pidfd.as_fd()])
+        .stage("reporting the start")?;
+    Ok(Running { main, children, _stdin: idle })
+}
+
+fn open_null() -> Result<OwnedFd, Failure> {
+    std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).stage("opening /dev/null")
+}
+
+/// Mounts what is the run's own into its copy of the template.
+fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
+    let root = Path::new(TEMPLATE);
+    let own = |path: &Path| {
+        rustix::fs::chown(
+            path,
+            Some(rustix::fs::Uid::from_raw(spec.outer.0)),
+            Some(rustix::fs::Gid::from_raw(spec.outer.1)),
+        )
+        .map_err(io::Error::from)
+    };
+    let base = Path::new(SCRATCH);
+    let inodes = (spec.scratch_bytes / 4096).clamp(1024, 1 << 20);
+    let scratch = mount::tmpfs(spec.scratch_bytes, inodes, 0o755, MountAttributes::default())
+        .stage("making the private tmpfs")?;
+    mount::attach(scratch.as_fd(), base).stage("mounting the private tmpfs")?;
+    for (number, (path, mode)) in spec.scratch.iter().enumerate() {
+        let stage = || format!("making {}", path.display());
+        let inside = spec.scratch.iter().take(number).any(|(earlier, _)| path.starts_with(earlier));
+        let made = if inside { below(root, path) } else { base.join(number.to_string()) };
+        if inside {
+            let parent = path.parent().unwrap_or(path);
+            mount::make_directories(root, parent, 0o755).stage(stage())?;
+        }
+        rustix::fs::mkdir(&made, Mode::from_raw_mode(0o700)).map_err(io::Error::from).stage(stage())?;
+        rustix::fs::chmod(&made, Mode::from_raw_mode(*mode)).map_err(io::Error::from).stage(stage())?;
+        own(&made).stage(stage())?;
+        if !inside {
+            let tree = mount::clone_path(&made).stage(stage())?;
+            mount::attach(tree.as_fd(), &below(root, path)).stage(stage())?;
+        }
+    }
+
+    if let Some(repo) = &spec.repo {
+        let stage = || format!("showing the project at {}", repo.display());
+        let place = below(root, repo);
+        if !place.is_dir() {
+            mount::make_directories(root, repo, 0o755).stage(stage())?;
+        }
+        mount::move_to(Path::new(REPO), &place).stage(stage())?;
+    }
+    for run_mount in &spec.mounts {
+        mount_one(root, run_mount, &own)?;
+    }
+    if let Some(repo) = &spec.repo {
+        // After the places for further mounts were made in it.
+        let stage = || format!("making {} read-only", repo.display());
+        let tree = mount::open_path(&below(root, repo)).stage(stage())?;
+        let read_only = Attributes { read_only: true, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), read_only, false).stage(stage())?;
+    }
+    for (path, contents) in &spec.secrets {
+        let stage = || format!("writing {}", path.display());
+        let place = below(root, path);
+        std::fs::write(&place, contents).stage(stage())?;
+        rustix::fs::chmod(&place, Mode::from_raw_mode(0o400)).map_err(io::Error::from).stage(stage())?;
+        own(&place).stage(stage())?;
+    }
+
+    if let Ok(ptys) = mount::devpts() {
+        // Rootless, user 0 is not mapped in U1 and devpts cannot be had: programs then find no pty to open.
+        mount::attach(ptys.as_fd(), &below(root, Path::new("/dev/pts"))).stage("mounting /dev/pts")?;
+    }
+    // While the host's procfs is still here: the kernel gives a new one only to who sees one already.
+    let proc = mount::procfs().stage("making /proc")?;
+    let place = below(root, Path::new("/proc"));
+    mount::attach(proc.as_fd(), &place).stage("mounting /proc")?;
+    for name in PROC_READ_ONLY {
+        let path = place.join(name);
+        if path.exists() {
+            mount::make_read_only(&path).stage(format!("making /proc/{name} read-only"))?;
+        }
+    }
+    for name in PROC_HIDDEN {
+        let path = place.join(name);
+        if path.exists() {
+            let null = mount::clone_path(&below(root, Path::new("/dev/null"))).stage("opening /dev/null")?;
+            mount::attach(null.as_fd(), &path).stage(format!("hiding /proc/{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn mount_one(root: &Path, run_mount: &RunMount, own: &dyn Fn(&Path) -> io::Result<()>) -> Result<(), Failure> {
+    let target = &run_mount.target;
+    let stage = || format!("mounting {}", target.display());
+    let place = below(root, target);
+    let directory = match run_mount.what {
+        RunMountKind::Slot { directory, .. } => directory,
+        RunMountKind::Tmpfs { .. } => true,
+    };
+    if run_mount.make && !place.exists() {
+        let parent = if directory { target.as_path() } else { target.parent().unwrap_or(target) };
+        mount::make_directories(root, parent, 0o755).stage(stage())?;
+        if !directory {
+            std::fs::write(&place, "").stage(stage())?;
+        }
+    }
+    match run_mount.what {
+        RunMountKind::Slot { slot, .. } => {
+            mount::move_to(&PathBuf::from(format!("{SLOTS}/{slot}")), &place).stage(stage())
+        }
+        RunMountKind::Tmpfs { bytes, writable } => {
+            let inodes = (bytes / 4096).clamp(16, 1 << 20);
+            let tree = mount::tmpfs(bytes, inodes, 0o755, MountAttributes::default()).stage(stage())?;
+            mount::attach(tree.as_fd(), &place).stage(stage())?;
+            own(&place).stage(stage())?;
+            if !writable {
+                let read_only = Attributes { read_only: true, ..Attributes::default() };
+                mount::set_attributes(tree.as_fd(), read_only, false).stage(stage())?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn set_limits(spec: &RunSpec) -> Result<(), Failure> {
+    let stage = "setting resource limits";
+    if let Some(files) = spec.files_limit {
+        lockdown::limit(Resource::Files, files).stage(stage)?;
+    }
+    // A piped core pattern runs on the host as root and does not ask RLIMIT_CORE: leave it nothing to dump.
+    std::fs::write("/proc/self/coredump_filter", "0").stage("emptying core dumps")?;
+    lockdown::limit(Resource::Core, 0).stage(stage)?;
+    lockdown::limit(Resource::RealtimePriority, 0).stage(stage)?;
+    lockdown::limit(Resource::MessageQueues, 1 << 20).stage(stage)?;
+    Ok(())
+}
+
+/// Becomes the service's user and enters U2, in which nothing further can be made.
+fn enter_user_namespace(spec: &RunSpec, user_limits: BorrowedFd<'_>) -> Result<(), Failure> {
+    if spec.distinct_user {
+        process::become_ids(spec.outer.0, spec.outer.1, true).stage("becoming the service's user")?;
+    }
+    process::unshare(Namespaces { user: true, ..Namespaces::default() })
+        .stage("making the service's user namespace")?;
+    // A change of ids makes a process undumpable, and the maps of an undumpable process belong to root.
+    process::set_dumpable(true).stage("becoming dumpable")?;
+    let range = |inside, outside| Range { inside, outside, count: 1 };
+    idmap::write("self", range(spec.inner.0, spec.outer.0), range(spec.inner.1, spec.outer.1), true)
+        .stage("mapping the service's id")?;
+    lockdown::limit_user_namespace(user_limits, &NAMESPACE_LIMITS).stage("forbidding further namespaces")?;
+    if let Some(processes) = spec.processes_limit {
+        lockdown::limit(Resource::Processes, processes).stage("setting the process limit")?;
+    }
+    process::set_dumpable(false).stage("becoming undumpable")?;
+    if process::unshare(Namespaces { user: true, ..Namespaces::default() }).is_ok() {
+        return Err(Failure::because("forbidding further namespaces", "another user namespace could be made"));
+    }
+    Ok(())
+}
+
+/// Gives up every right that is left, for good.
+fn lock_down(spec: &RunSpec, filter: &Filter) -> Result<Enforced, Failure> {
+    lockdown::drop_capabilities().stage("dropping capabilities")?;
+    lockdown::no_new_privileges().stage("forbidding new privileges")?;
+    lockdown::new_session_keyring().stage("joining an empty keyring")?;
+    let writable: Vec<PathBuf> = spec.writable.iter().filter(|path| path.exists()).cloned().collect();
+    let landlock = landlock::restrict(&writable).stage("restricting by Landlock")?;
+    filter.install().stage("installing the system call filter")?;
+    Ok(landlock)
+}
+
+/// Forks and executes a program; returns when it was executed. Gives its process id inside.
+fn execute(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool) -> Result<i32, Failure> {
+    let name = spec.argv.first().cloned().unwrap_or_default();
+    let (mut errors, report) = io::pipe().stage("making a pipe")?;
+    match process::fork_single_threaded().stage("making a process")? {
+        None => {
+            let failure = become_program(spec, stdio, tty, report.as_fd());
+            let mut report = report;
+            let text = serde_json::to_vec(&failure).unwrap_or_default();
+            let _ = report.write_all(&text);
+            process::exit_now(127);
+        }
+        Some(pid) => {
+            drop(report);
+            let mut text = Vec::new();
+            errors.read_to_end(&mut text).stage(format!("executing {name}"))?;
+            // End of file without a word: the pipe was closed by the exec.
+            if text.is_empty() {
+                return Ok(pid);
+            }
+            let failure = serde_json::from_slice(&text);
+            Err(failure.unwrap_or_else(|_| Failure::because(format!("executing {name}"), "it failed")))
+        }
+    }
+}
+
+/// The rest of the way to the program, in its own process. Returns only on failure.
+fn become_program(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool, keep: BorrowedFd<'_>) -> Failure {
+    let prepare = || -> Result<(), Failure> {
+        process::reset_signals().stage("resetting signals")?;
+        rustix::process::setsid().map_err(io::Error::from).stage("starting a session")?;
+        let [stdin, stdout, stderr] = stdio;
+        process::set_stdio(stdin, stdout, stderr).stage("setting standard input and output")?;
+        process::close_all_but(&[keep]).stage("closing files")?;
+        if tty {
+            process::take_terminal().stage("taking the terminal")?;
+        }
+        let stage = || format!("changing to {}", spec.cwd.display());
+        rustix::process::chdir(&spec.cwd).map_err(io::Error::from).stage(stage())?;
+        // A directory that is not below this root has no path here (getcwd(2)).
+        let cwd = rustix::process::getcwd(Vec::new()).map_err(io::Error::from).stage(stage())?;
+        if !cwd.to_bytes().starts_with(b"/") {
+            return Err(Failure::because(stage(), "it lies outside of the sandbox"));
+        }
+        Ok(())
+    };
+    if let Err(failure) = prepare() {
+        return failure;
+    }
+    let name = spec.argv.first().map_or("", String::as_str);
+    let stage = format!("executing {name}");
+    let c_string = |text: &str| CString::new(text).map_err(io::Error::from);
+    let argv: io::Result<Vec<CString>> = spec.argv.iter().map(|arg| c_string(arg)).collect();
+    let env: io::Result<Vec<CString>> = spec.env.iter().map(|(key, value)| c_string(&format!("{key}={value}"))).collect();
+    let (argv, env) = match (argv, env) {
+        (Ok(argv), Ok(env)) => (argv, env),
+        (Err(error), _) | (_, Err(error)) => return Failure::new(stage, &error),
+    };
+    let path = spec.env.iter().find(|(key, _)| key == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
+    let mut last = io::Error::from_raw_os_error(nix::libc::ENOENT);
+    for candidate in candidates(name, path) {
+        let Ok(program) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
+        let error = process::exec(&program, &argv, &env);
+        match error.raw_os_error() {
+            // As a shell does: look further, but remember that something was there (execvp(3)).
+            Some(nix::libc::ENOENT | nix::libc::ENOTDIR) => {}
+            Some(nix::libc::EACCES) => last = error,
+            _ => return Failure::new(stage, &error),
+        }
+    }
+    Failure::new(stage, &last)
+}
+
+/// The files that a command may mean.
+fn candidates(name: &str, path: &str) -> Vec<PathBuf> {
+    if name.contains('/') {
+        return vec![PathBuf::from(name)];
+    }
+    path.split(':').filter(|directory| !directory.is_empty()).map(|directory| Path::new(OsStr::new(directory)).join(name)).collect()
+}
+
+/// Reaps, executes what is asked for, and ends with the main process or the supervisor.
+fn supervise(control: &Channel, running: Running) -> ! {
+    let mut execs: Vec<(u64, i32)> = Vec::new();
+    loop {
+        let Ok(ready) = process::poll_readable(&[control.as_fd(), running.children.as_fd()]) else {
+            process::exit_now(1);
+        };
+        if ready.get(1) == Some(&true) {
+            let mut discard = [0u8; 512];
+            let _ = rustix::io::read(&running.children, &mut discard);
+            while let Some((pid, ended)) = process::reap_any() {
+                if pid == running.main {
+                    let _ = protocol::send(control.as_fd(), &FromInit::Exited(ended.into()), &[]);
+                    process::exit_now(0);
+                }
+                if let Some(at) = execs.iter().position(|(_, child)| *child == pid) {
+                    let (id, _) = execs.swap_remove(at);
+                    let end = End::from(ended);
+                    let _ = protocol::send(control.as_fd(), &FromInit::ExecEnded { id, end }, &[]);
+                }
+            }
+        }
+        if ready.first() == Some(&true) {
+            let Ok((ToInit::Exec { id, exec, tty }, fds)) = protocol::receive::<ToInit>(control) else {
+                // The supervisor is gone: so is everything here.
+                process::exit_now(0);
+            };
+            let done = match fds.as_slice() {
+                [stdin, stdout, stderr] => execute(&exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty),
+                _ => Err(Failure::because("executing", "its standard streams are missing")),
+            };
+            let answer = match done {
+                Ok(pid) => {
+                    execs.push((id, pid));
+                    FromInit::ExecStarted { id }
+                }
+                Err(failure) => FromInit::ExecFailed { id, failure },
+            };
+            let _ = protocol::send(control.as_fd(), &answer, &[]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_looked_up_as_a_shell_does() {
+        let paths = |name: &str, path: &str| -> Vec<String> {
+            candidates(name, path).iter().map(|path| path.display().to_string()).collect()
+        };
+        assert_eq!(paths("sh", "/usr/bin:/bin"), ["/usr/bin/sh", "/bin/sh"]);
+        assert_eq!(paths("./run", "/usr/bin"), ["./run"]);
+        assert_eq!(paths("x", ""), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,374 @@
+//! What supervisor, spawner, launcher and init say to each other.
+//!
+//! Private: the same binary is at both ends, and no version of it ever talks to another.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use ws_sys::process::{self, Ended};
+use ws_sys::scm::{self, Channel, MAX_MESSAGE, Message};
+
+/// A step that failed, in a form that reads as one sentence: "mounting `./data`: no such directory".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done: "mounting `./data` read-write".
+    pub stage: String,
+    /// The error number, where there is one.
+    pub errno: Option<i32>,
+    /// What the error means here, if it is not what its number says.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failed step with its error.
+    #[must_use]
+    pub fn new(stage: impl Into<String>, error: &io::Error) -> Self {
+        let errno = error.raw_os_error();
+        let detail = match errno {
+            Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
+            None => error.to_string(),
+        };
+        Self { stage: stage.into(), errno, detail }
+    }
+
+    /// A failed step that has no error number.
+    #[must_use]
+    pub fn because(stage: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { stage: stage.into(), errno: None, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.detail)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Names the step in which an error happened.
+pub trait Stage<T> {
+    /// Names it.
+    ///
+    /// # Errors
+    /// The error, named.
+    fn stage(self, stage: impl Into<String>) -> Result<T, Failure>;
+}
+
+impl<T> Stage<T> for io::Result<T> {
+    fn stage(self, stage: impl Into<String>) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(stage, &error))
+    }
+}
+
+/// To the spawner. Each is answered by one [`Reply`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSpawner {
+    /// Make a launcher; the launcher's end of its channel comes with it. Answered with the launcher's pidfd.
+    Launcher,
+    /// Make a socket, in the network namespace that comes with it, else in the router's.
+    Socket {
+        /// Of this kind.
+        kind: SocketKind,
+        /// Whether a namespace comes with it.
+        in_service: bool,
+    },
+    /// Open a mount source (rootless: the supervisor cannot). Answered with a detached mount.
+    Open(SourceRequest),
+    /// Make a user namespace for an id-mapped mount: `owner` on disk appears as `service` in U1.
+    IdMap {
+        /// User and group id on disk.
+        owner: (u32, u32),
+        /// User and group id in U1.
+        service: (u32, u32),
+    },
+}
+
+/// A kind of socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketKind {
+    /// NETLINK_ROUTE.
+    Route,
+    /// NETLINK_NETFILTER.
+    Netfilter,
+    /// An unconnected, non-blocking IPv4 TCP socket.
+    Tcp,
+}
+
+/// A mount source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRequest {
+    /// What to open, absolute.
+    pub path: PathBuf,
+    /// The directory that it must lie in, without any symbolic link on the way; absent: anywhere.
+    pub beneath: Option<PathBuf>,
+    /// Whether it can be written.
+    pub writable: bool,
+    /// Whether device files in it can be opened (the files of /dev).
+    pub device: bool,
+}
+
+/// An answer; descriptors come along as the request says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// Not done.
+    Failed(Failure),
+}
+
+/// To a launcher. Each is answered by one [`Reply`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToLauncher {
+    /// Build the template; the mounts of [`Template::mounts`] come along in order. Answered with the
+    /// launcher's network namespace.
+    Prepare(Template),
+    /// Put a mount into a slot, in place of what was there; the mount comes along.
+    Source {
+        /// Which slot.
+        slot: usize,
+        /// Whether it is a directory.
+        directory: bool,
+    },
+    /// Build the view of the project anew; the mounts of the entries that are mounted come along in order.
+    Repo {
+        /// Whether this is the first part.
+        first: bool,
+        /// Whether this is the last part.
+        last: bool,
+        /// The entries.
+        entries: Vec<RepoEntry>,
+    },
+    /// Start a run; its channel, standard output and standard error come along, and its cgroup where there is
+    /// one. Answered with the pidfd of init.
+    Start(Box<RunSpec>),
+}
+
+/// An entry of the project root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoEntry {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: EntryKind,
+}
+
+/// What an entry of the project root is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A directory: mounted.
+    Directory,
+    /// A file: mounted.
+    File,
+    /// A symbolic link: made again, with the same text.
+    Symlink(PathBuf),
+}
+
+/// The part of the view that is the same for every run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Template {
+    /// Sysctls of the network namespace, written before anything else.
+    pub sysctls: Vec<(String, String)>,
+    /// Directories to make, parents first.
+    pub directories: Vec<PathBuf>,
+    /// Empty files to make, to mount over.
+    pub mount_files: Vec<PathBuf>,
+    /// Symbolic links to make: where, with which text.
+    pub symlinks: Vec<(PathBuf, PathBuf)>,
+    /// Files to make with their contents.
+    pub files: Vec<(PathBuf, String)>,
+    /// Where the mounts that come along go.
+    pub mounts: Vec<PathBuf>,
+}
+
+/// One run of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The host name inside.
+    pub hostname: String,
+    /// The service's ids in U1.
+    pub outer: (u32, u32),
+    /// The service's ids inside.
+    pub inner: (u32, u32),
+    /// Whether U1 has a range of ids (as root), so that the service becomes one of its own.
+    pub distinct_user: bool,
+    /// The size of the private tmpfs, in bytes.
+    pub scratch_bytes: u64,
+    /// Its directories with their modes, parents first.
+    pub scratch: Vec<(PathBuf, u32)>,
+    /// Where the project is seen.
+    pub repo: Option<PathBuf>,
+    /// Mounts after it, in order.
+    pub mounts: Vec<RunMount>,
+    /// Files with secret contents, mode 0400.
+    pub secrets: Vec<(PathBuf, Vec<u8>)>,
+    /// Where it can write: Landlock's view of the same.
+    pub writable: Vec<PathBuf>,
+    /// Resource limits of its processes.
+    pub files_limit: Option<u64>,
+    /// Processes of its user in its user namespace; where no cgroup limits them.
+    pub processes_limit: Option<u64>,
+    /// What to run.
+    pub exec: ExecSpec,
+    /// Whether its standard input is an idle pipe that never ends (else `/dev/null`).
+    pub idle_stdin: bool,
+    /// Whether a cgroup descriptor comes along.
+    pub cgroup: bool,
+}
+
+/// A mount of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunMount {
+    /// Where.
+    pub target: PathBuf,
+    /// What.
+    pub what: RunMountKind,
+    /// Whether the place must be made first, on the private tmpfs.
+    pub make: bool,
+}
+
+/// What a mount of a run is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunMountKind {
+    /// The mount in this slot.
+    Slot {
+        /// Which.
+        slot: usize,
+        /// Whether it is a directory.
+        directory: bool,
+    },
+    /// A new tmpfs.
+    Tmpfs {
+        /// Its size.
+        bytes: u64,
+        /// Whether it can be written.
+        writable: bool,
+    },
+}
+
+/// A program to execute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// The current directory.
+    pub cwd: PathBuf,
+}
+
+/// To init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToInit {
+    /// Execute a further program inside; its standard input, output and error come along.
+    Exec {
+        /// Names it in the answers.
+        id: u64,
+        /// What.
+        exec: ExecSpec,
+        /// Whether standard input is a terminal to take.
+        tty: bool,
+    },
+}
+
+/// From init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromInit {
+    /// The run could not be started; init ends.
+    Failed(Failure),
+    /// The program was executed; the pidfd of its process comes along.
+    Executed {
+        /// What Landlock enforces: 0 nothing, 1 partly, 2 fully.
+        landlock: u8,
+    },
+    /// The main process ended; init ends, and everything else of the run with it.
+    Exited(End),
+    /// A further program was executed.
+    ExecStarted {
+        /// Which.
+        id: u64,
+    },
+    /// A further program could not be executed.
+    ExecFailed {
+        /// Which.
+        id: u64,
+        /// Why.
+        failure: Failure,
+    },
+    /// A further program ended.
+    ExecEnded {
+        /// Which.
+        id: u64,
+        /// How.
+        end: End,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl From<Ended> for End {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Code(code) => Self::Code(code),
+            Ended::Signal(signal) => Self::Signal(signal),
+        }
+    }
+}
+
+/// First byte of a message: the text follows.
+const INLINE: u8 = 0;
+/// First byte of a message: the text is in a memfd, the first descriptor.
+const BY_MEMFD: u8 = 1;
+
+/// Sends a value; a long one goes by memfd.
+///
+/// # Errors
+/// When the other end is gone.
+pub fn send<T: Serialize>(socket: BorrowedFd<'_>, value: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut bytes = vec![INLINE];
+    serde_json::to_writer(&mut bytes, value)?;
+    if bytes.len() <= MAX_MESSAGE {
+        return scm::send_on(socket, &bytes, fds);
+    }
+    let memfd = process::memfd_with(c"ws-message", bytes.get(1..).unwrap_or_default())?;
+    let mut all = vec![memfd.as_fd()];
+    all.extend_from_slice(fds);
+    scm::send_on(socket, &[BY_MEMFD], &all)
+}
+
+/// Reads a value from a message.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] when the other end is gone; `InvalidData` when it is no such value.
+pub fn decode<T: DeserializeOwned>(message: Message) -> io::Result<(T, Vec<OwnedFd>)> {
+    let Message { bytes, mut fds } = message;
+    match bytes.split_first() {
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+        Some((&INLINE, text)) => Ok((serde_json::from_slice(text)?, fds)),
+        Some((&BY_MEMFD, _)) if !fds.is_empty() => {
+            let mut text = Vec::new();
+            std::fs::File::from(fds.remove(0)).read_to_end(&mut text)?;
+            Ok((serde_json::from_slice(&text)?, fds))
+        }
+        Some(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Waits for a value.
+///
+/// # Errors
+/// As [`decode`].
+pub fn receive<T: DeserializeOwned>(channel: &Channel) -> io::Result<(T, Vec<OwnedFd>)> {
+    decode(channel.recv()?)
+}
