@@ -1,1 +1,3 @@
-//! To be written.
+//! The supervisor.
+
+pub mod state_dir;
