@@ -1,2 +1,64 @@
-//! Automation of the project: `cargo xtask`.
-fn main() {}
+//! Automation of the project, all of it in Rust: `cargo xtask`.
+//!
+//! Owns what is generated and committed ([`schema`]), what no compiler checks ([`tidy`]) and the run
+//! that a change must pass ([`test`]). Never part of what is shipped.
+
+#![expect(clippy::print_stderr, reason = "a tool for developers: it talks to a terminal and to CI's log")]
+
+mod schema;
+mod test;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+use: cargo xtask COMMAND
+
+  test [--no-install]   everything that a change must pass; installs the Debian packages that the tests
+                        need where it can (root, or sudo) and says so first
+  schema [--check]      write schemas/*.json; with --check, fail where one is not fresh
+  tidy                  check what no compiler checks: module docs, dependency directions, …
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let root = root();
+    let result = match words.as_slice() {
+        ["test"] => test::run(&root, true),
+        ["test", "--no-install"] => test::run(&root, false),
+        ["schema"] => schema::write(&root),
+        ["schema", "--check"] => schema::check(&root),
+        ["tidy"] => tidy::run(&root),
+        ["help" | "--help" | "-h"] => {
+            eprint!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What failed, for people.
+type Failure = String;
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("xtask is a directory of the repository").to_owned()
+}
+
+/// `path` as seen from the root, with `/` between its parts.
+fn relative(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
+}
