@@ -5,6 +5,7 @@
 //! descriptor is close-on-exec from birth.
 
 pub mod aio;
+pub mod cgroup;
 pub mod idmap;
 pub mod landlock;
 pub mod lockdown;
