@@ -1,0 +1,167 @@
+//! The messages of `NETLINK_ROUTE` (rtnetlink(7)) that make a link between two network namespaces.
+//!
+//! Only encodes: each function adds messages to a [`Batch`], which a [`super::Socket`] then runs. Interface
+//! indexes are chosen by the caller, for both ends, so that everything can be prepared without asking the
+//! kernel in between.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::{Batch, Body};
+
+/// The index of the loopback interface: the first of every namespace.
+pub const LOOPBACK: u32 = 1;
+
+const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+const UP: u32 = libc::IFF_UP as u32;
+
+/// A pair of virtual interfaces: one here, in a bridge and up; the other, still down, in another namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Veth<'a> {
+    /// The index here; must be free.
+    pub index: u32,
+    /// The name here, at most 15 bytes.
+    pub name: &'a str,
+    /// The index of the bridge here.
+    pub bridge: u32,
+    /// The other end's index; must be free in its namespace.
+    pub peer_index: u32,
+    /// The other end's name, at most 15 bytes.
+    pub peer_name: &'a str,
+    /// The other end's hardware address.
+    pub peer_mac: [u8; 6],
+    /// The other end's namespace.
+    pub peer_namespace: BorrowedFd<'a>,
+}
+
+/// Makes a pair. One queue each: the kernel would make one for each processor, with objects in sysfs that
+/// cost more than the pair itself on a large machine, and a link between two processes uses one at a time.
+///
+/// The peer cannot be made up already (`ENOTCONN`), nor a port's flags be set in the message that makes it.
+pub fn add_veth(batch: &mut Batch, veth: &Veth<'_>) -> usize {
+    batch.push(libc::RTM_NEWLINK, CREATE, |b| {
+        link_header(b, veth.index, UP, UP);
+        b.text(libc::IFLA_IFNAME, veth.name).u32(libc::IFLA_MASTER, veth.bridge);
+        one_queue(b);
+        b.nest(libc::IFLA_LINKINFO, |b| {
+            b.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |b| {
+                const PEER: u16 = 1; // VETH_INFO_PEER
+                b.nest(PEER, |b| {
+                    link_header(b, veth.peer_index, 0, 0);
+                    b.text(libc::IFLA_IFNAME, veth.peer_name)
+                        .attr(libc::IFLA_ADDRESS, &veth.peer_mac)
+                        .u32(libc::IFLA_NET_NS_FD, veth.peer_namespace.as_raw_fd().cast_unsigned());
+                    one_queue(b);
+                });
+            });
+        });
+    })
+}
+
+/// Makes the port `index` of a bridge one that only the bridge itself talks with: isolated from other
+/// isolated ports, learning nothing, flooded with nothing.
+/// Then nothing reaches it without an [`add_bridge_entry`].
+pub fn isolate_port(batch: &mut Batch, index: u32) -> usize {
+    // IFLA_BRPORT_* of linux/if_link.h.
+    const LEARNING: u16 = 8;
+    const UNICAST_FLOOD: u16 = 9;
+    const MULTICAST_FLOOD: u16 = 27;
+    const BROADCAST_FLOOD: u16 = 30;
+    const ISOLATED: u16 = 33;
+    batch.push(libc::RTM_NEWLINK, 0, |b| {
+        link_header(b, index, 0, 0);
+        b.nest(libc::IFLA_LINKINFO, |b| {
+            b.text(libc::IFLA_INFO_SLAVE_KIND, "bridge").nest(libc::IFLA_INFO_SLAVE_DATA, |b| {
+                b.u8(ISOLATED, 1);
+                for off in [LEARNING, UNICAST_FLOOD, MULTICAST_FLOOD, BROADCAST_FLOOD] {
+                    b.u8(off, 0);
+                }
+            });
+        });
+    })
+}
+
+/// Tells a bridge that `mac` is behind its port `index`, for good.
+pub fn add_bridge_entry(batch: &mut Batch, index: u32, mac: [u8; 6]) -> usize {
+    neighbour(batch, libc::AF_BRIDGE, index, libc::NUD_NOARP, libc::NTF_MASTER, |b| {
+        b.attr(libc::NDA_LLADDR, &mac);
+    })
+}
+
+/// Tells the interface `index` that `address` has the hardware address `mac`, for good: nobody is asked,
+/// and nobody's answer changes it.
+pub fn add_neighbour(batch: &mut Batch, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> usize {
+    neighbour(batch, libc::AF_INET, index, libc::NUD_PERMANENT, 0, |b| {
+        b.attr(libc::NDA_DST, &address.octets()).attr(libc::NDA_LLADDR, &mac);
+    })
+}
+
+/// Gives the interface `index` an address of its own (`/32`).
+pub fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr) -> usize {
+    batch.push(libc::RTM_NEWADDR, CREATE, |b| {
+        let mut header = [libc::AF_INET as u8, 32, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+        header[4..].copy_from_slice(&index.to_ne_bytes());
+        b.raw(&header).attr(libc::IFA_LOCAL, &address.octets()).attr(libc::IFA_ADDRESS, &address.octets());
+    })
+}
+
+/// Brings the interface `index` up.
+pub fn set_up(batch: &mut Batch, index: u32) -> usize {
+    batch.push(libc::RTM_SETLINK, 0, |b| link_header(b, index, UP, UP))
+}
+
+/// Adds a route to `address` as a neighbour on the interface `index`.
+pub fn add_host_route(batch: &mut Batch, index: u32, address: Ipv4Addr) -> usize {
+    route(batch, 32, libc::RT_SCOPE_LINK, |b| {
+        b.attr(libc::RTA_DST, &address.octets()).u32(libc::RTA_OIF, index);
+    })
+}
+
+/// Adds the default route, through `gateway` on the interface `index`.
+pub fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) -> usize {
+    route(batch, 0, libc::RT_SCOPE_UNIVERSE, |b| {
+        b.attr(libc::RTA_GATEWAY, &gateway.octets()).u32(libc::RTA_OIF, index);
+    })
+}
+
+/// `struct ifinfomsg`.
+fn link_header(b: &mut Body<'_>, index: u32, flags: u32, change: u32) {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..].copy_from_slice(&change.to_ne_bytes());
+    b.raw(&header);
+}
+
+fn one_queue(b: &mut Body<'_>) {
+    b.u32(libc::IFLA_NUM_TX_QUEUES, 1).u32(libc::IFLA_NUM_RX_QUEUES, 1);
+}
+
+/// `struct ndmsg` and what follows.
+fn neighbour(
+    batch: &mut Batch,
+    family: libc::c_int,
+    index: u32,
+    state: u16,
+    flags: u8,
+    attrs: impl FnOnce(&mut Body<'_>),
+) -> usize {
+    batch.push(libc::RTM_NEWNEIGH, (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16, |b| {
+        let mut header = [0; 12];
+        header[0] = family as u8;
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        header[8..10].copy_from_slice(&state.to_ne_bytes());
+        header[10] = flags;
+        b.raw(&header);
+        attrs(b);
+    })
+}
+
+/// `struct rtmsg` and what follows.
+fn route(batch: &mut Batch, prefix: u8, scope: u8, attrs: impl FnOnce(&mut Body<'_>)) -> usize {
+    batch.push(libc::RTM_NEWROUTE, CREATE, |b| {
+        let (main, made_by, unicast) = (libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, libc::RTN_UNICAST);
+        b.raw(&[libc::AF_INET as u8, prefix, 0, 0, main, made_by, scope, unicast, 0, 0, 0, 0]);
+        attrs(b);
+    })
+}
