@@ -50,6 +50,9 @@ pub enum Error {
     /// A message or attribute is longer than its length field can say; nothing was sent.
     #[error("a netlink message or attribute is too long")]
     TooLong,
+    /// The request contradicts itself; nothing was sent.
+    #[error("{0}")]
+    Invalid(&'static str),
     /// The messages could not be sent.
     #[error("could not send {bytes} bytes of netlink messages")]
     Send {
@@ -564,12 +567,9 @@ mod tests {
         expected.extend_from_slice(&44_u32.to_ne_bytes());
         expected.extend_from_slice(&[kind[0], kind[1], flags[0], flags[1], 0, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(&[1, 2, 0, 0]);
-        for (len, kind, rest) in [
-            (5_u16, 3_u16, &[9_u8, 0, 0, 0][..]),
-            (16, 0x8004, &[]),
-            (8, 5, b"abc\0"),
-            (4, 6, &[]),
-        ] {
+        for (len, kind, rest) in
+            [(5_u16, 3_u16, &[9_u8, 0, 0, 0][..]), (16, 0x8004, &[]), (8, 5, b"abc\0"), (4, 6, &[])]
+        {
             expected.extend_from_slice(&len.to_ne_bytes());
             expected.extend_from_slice(&kind.to_ne_bytes());
             expected.extend_from_slice(rest);

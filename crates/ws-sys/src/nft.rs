@@ -906,11 +906,7 @@ impl Transaction {
     /// Nothing was changed then, unless the error's source says that the answer was lost.
     pub fn commit(mut self, socket: &mut Socket) -> Result<(), CommitError> {
         if let Some(wrong) = self.wrong {
-            let reason = std::io::Error::new(
-                std::io::ErrorKind::InvalidInput,
-                "the parts of a key are not those of the set",
-            );
-            let source = netlink::Error::Send { bytes: 0, source: reason };
+            let source = netlink::Error::Invalid("the parts of a key are not those of the set");
             return Err(CommitError { what: wrong.to_string(), source });
         }
         if self.is_empty() {
@@ -978,9 +974,13 @@ mod tests {
 
     #[test]
     fn interface_names_are_checked() {
-        for (name, good) in
-            [("eth0", true), ("", false), ("a/b", false), ("0123456789abcde", true), ("0123456789abcdef", false)]
-        {
+        for (name, good) in [
+            ("eth0", true),
+            ("", false),
+            ("a/b", false),
+            ("0123456789abcde", true),
+            ("0123456789abcdef", false),
+        ] {
             assert_eq!(InterfaceName::new(name).is_some(), good, "{name:?}");
         }
         assert_eq!(InterfaceName::new("eth0").unwrap().as_str(), "eth0");

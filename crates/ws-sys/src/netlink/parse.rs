@@ -67,8 +67,12 @@ impl<'a> Iterator for Messages<'a> {
         let parse = || {
             let len = u32_at(bytes, 0)? as usize;
             let payload = bytes.get(HEADER..len)?;
-            let message =
-                Message { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, seq: u32_at(bytes, 8)?, payload };
+            let message = Message {
+                kind: u16_at(bytes, 4)?,
+                flags: u16_at(bytes, 6)?,
+                seq: u32_at(bytes, 8)?,
+                payload,
+            };
             Some((message, len))
         };
         let Some((message, len)) = parse() else { return Some(Err(Malformed::Message)) };
@@ -207,7 +211,10 @@ impl Ack {
             let request = u32_at(message.payload, 4).ok_or(Malformed::Message)? as usize;
             let capped = message.flags & libc::NLM_F_CAPPED as u16 != 0;
             let copied = if capped { HEADER } else { request.max(HEADER) };
-            start = copied.checked_next_multiple_of(super::ALIGN).and_then(|n| n.checked_add(4)).ok_or(Malformed::Message)?;
+            start = copied
+                .checked_next_multiple_of(super::ALIGN)
+                .and_then(|n| n.checked_add(4))
+                .ok_or(Malformed::Message)?;
         }
         for attr in attrs(message.payload.get(start..).ok_or(Malformed::Message)?) {
             let attr = attr?;
@@ -262,7 +269,8 @@ mod tests {
 
     fn tree() -> impl Strategy<Value = Tree> {
         let kind = 0..0x3fff_u16;
-        let leaf = (kind.clone(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(k, b)| Tree::Leaf(k, b));
+        let leaf =
+            (kind.clone(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(k, b)| Tree::Leaf(k, b));
         leaf.prop_recursive(4, 32, 6, move |inner| {
             (kind.clone(), prop::collection::vec(inner, 0..6)).prop_map(|(k, t)| Tree::Node(k, t))
         })
@@ -271,7 +279,9 @@ mod tests {
     fn write(body: &mut Body<'_>, tree: &Tree) {
         match tree {
             Tree::Leaf(kind, bytes) => body.attr(*kind, bytes),
-            Tree::Node(kind, trees) => body.nest(*kind, |body| trees.iter().for_each(|tree| write(body, tree))),
+            Tree::Node(kind, trees) => {
+                body.nest(*kind, |body| trees.iter().for_each(|tree| write(body, tree)))
+            }
         };
     }
 

@@ -114,11 +114,7 @@ pub fn rules(socket: &mut Socket, table: Table) -> Result<Vec<RuleInfo>, Error> 
         for expression in attrs.find_kind(4)?.attrs() {
             expressions.push(expression?.attrs().find_kind(1)?.text()?);
         }
-        found.push(RuleInfo {
-            chain: text(message, 2)?,
-            handle: attrs.find_kind(3)?.be64()?,
-            expressions,
-        });
+        found.push(RuleInfo { chain: text(message, 2)?, handle: attrs.find_kind(3)?.be64()?, expressions });
         Ok(())
     })?;
     Ok(found)
