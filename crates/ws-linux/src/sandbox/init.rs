@@ -21,7 +21,9 @@ use ws_sys::scm::Channel;
 use ws_sys::seccomp::Filter;
 
 use super::launcher::{REPO, SCRATCH, SLOTS, TEMPLATE, below};
-use super::protocol::{self, End, ExecSpec, Failure, FromInit, RunMount, RunMountKind, RunSpec, Stage, ToInit};
+use super::protocol::{
+    self, End, ExecSpec, Failure, FromInit, RunMount, RunMountKind, RunSpec, Stage, ToInit,
+};
 
 /// What of the new procfs is shown read-only (`SANDBOX` rule 40; proc(5)).
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
@@ -69,7 +71,8 @@ fn start(
     spec: &RunSpec,
     filter: &Filter,
 ) -> Result<Running, Failure> {
-    process::close_all_but(&[control.as_fd(), stdout.as_fd(), stderr.as_fd()]).stage("closing inherited files")?;
+    process::close_all_but(&[control.as_fd(), stdout.as_fd(), stderr.as_fd()])
+        .stage("closing inherited files")?;
     process::hide_arguments("ws-init").stage("hiding the command line")?;
     nix::unistd::sethostname(&spec.hostname).map_err(io::Error::from).stage("setting the host name")?;
     // The files of /proc/sys/user are written from inside U2, when the procfs that has them writable is gone.
@@ -106,7 +109,12 @@ fn start(
 }
 
 fn open_null() -> Result<OwnedFd, Failure> {
-    std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from).stage("opening /dev/null")
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map(OwnedFd::from)
+        .stage("opening /dev/null")
 }
 
 /// Mounts what is the run's own into its copy of the template.
@@ -192,7 +200,11 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mount_one(root: &Path, run_mount: &RunMount, own: &dyn Fn(&Path) -> io::Result<()>) -> Result<(), Failure> {
+fn mount_one(
+    root: &Path,
+    run_mount: &RunMount,
+    own: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<(), Failure> {
     let target = &run_mount.target;
     let stage = || format!("mounting {}", target.display());
     let place = below(root, target);
@@ -256,7 +268,10 @@ fn enter_user_namespace(spec: &RunSpec, user_limits: BorrowedFd<'_>) -> Result<(
     }
     process::set_dumpable(false).stage("becoming undumpable")?;
     if process::unshare(Namespaces { user: true, ..Namespaces::default() }).is_ok() {
-        return Err(Failure::because("forbidding further namespaces", "another user namespace could be made"));
+        return Err(Failure::because(
+            "forbidding further namespaces",
+            "another user namespace could be made",
+        ));
     }
     Ok(())
 }
@@ -325,12 +340,14 @@ fn become_program(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool, keep: 
     let stage = format!("executing {name}");
     let c_string = |text: &str| CString::new(text).map_err(io::Error::from);
     let argv: io::Result<Vec<CString>> = spec.argv.iter().map(|arg| c_string(arg)).collect();
-    let env: io::Result<Vec<CString>> = spec.env.iter().map(|(key, value)| c_string(&format!("{key}={value}"))).collect();
+    let env: io::Result<Vec<CString>> =
+        spec.env.iter().map(|(key, value)| c_string(&format!("{key}={value}"))).collect();
     let (argv, env) = match (argv, env) {
         (Ok(argv), Ok(env)) => (argv, env),
         (Err(error), _) | (_, Err(error)) => return Failure::new(stage, &error),
     };
-    let path = spec.env.iter().find(|(key, _)| key == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
+    let path =
+        spec.env.iter().find(|(key, _)| key == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
     let mut last = io::Error::from_raw_os_error(nix::libc::ENOENT);
     for candidate in candidates(name, path) {
         let Ok(program) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
@@ -350,7 +367,10 @@ fn candidates(name: &str, path: &str) -> Vec<PathBuf> {
     if name.contains('/') {
         return vec![PathBuf::from(name)];
     }
-    path.split(':').filter(|directory| !directory.is_empty()).map(|directory| Path::new(OsStr::new(directory)).join(name)).collect()
+    path.split(':')
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| Path::new(OsStr::new(directory)).join(name))
+        .collect()
 }
 
 /// Reaps, executes what is asked for, and ends with the main process or the supervisor.
@@ -381,7 +401,9 @@ fn supervise(control: &Channel, running: Running) -> ! {
                 process::exit_now(0);
             };
             let done = match fds.as_slice() {
-                [stdin, stdout, stderr] => execute(&exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty),
+                [stdin, stdout, stderr] => {
+                    execute(&exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty)
+                }
                 _ => Err(Failure::because("executing", "its standard streams are missing")),
             };
             let answer = match done {

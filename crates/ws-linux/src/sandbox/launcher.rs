@@ -23,7 +23,7 @@ use ws_sys::scm::Channel;
 use ws_sys::seccomp::Filter;
 
 use super::init;
-use super::protocol::{self, EntryKind, Failure, RepoEntry, Reply, RunSpec, Stage, Template, ToLauncher};
+use super::protocol::{self, EntryKind, Failure, Reply, RepoEntry, RunSpec, Stage, Template, ToLauncher};
 use super::spawner::{open_own_net, write_sysctls};
 
 /// The template's place in a launcher.
@@ -53,11 +53,7 @@ pub(super) fn run(channel: Channel, filter: &Filter) -> ! {
             Err(failure) => Err(failure.clone()),
         };
         let sent = match &done {
-            Ok(fd) => protocol::send(
-                channel.as_fd(),
-                &Reply::Done,
-                fd.as_ref().map(AsFd::as_fd).as_slice(),
-            ),
+            Ok(fd) => protocol::send(channel.as_fd(), &Reply::Done, fd.as_ref().map(AsFd::as_fd).as_slice()),
             Err(failure) => protocol::send(channel.as_fd(), &Reply::Failed(failure.clone()), &[]),
         };
         if sent.is_err() {
@@ -187,7 +183,9 @@ fn put_repo(first: bool, last: bool, entries: &[RepoEntry], fds: &[OwnedFd]) -> 
                 std::os::unix::fs::symlink(text, &path).stage(stage())?;
                 continue;
             }
-            EntryKind::Directory => rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)).map_err(io::Error::from),
+            EntryKind::Directory => {
+                rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)).map_err(io::Error::from)
+            }
             EntryKind::File => make_place(root, Path::new(&entry.name), false),
         }
         .stage(stage())?;
@@ -211,7 +209,8 @@ fn start_run(
     filter: &Filter,
 ) -> Result<OwnedFd, Failure> {
     let mut fds = fds.into_iter();
-    let mut next = |what: &str| fds.next().ok_or_else(|| Failure::because("starting", format!("{what} is missing")));
+    let mut next =
+        |what: &str| fds.next().ok_or_else(|| Failure::because("starting", format!("{what} is missing")));
     let control = Channel::from_fd(next("its channel")?);
     let stdout = next("its standard output")?;
     let stderr = next("its standard error")?;

@@ -1,1 +1,224 @@
-//! From a service's plan to what spawner, launcher and init are told: pure, tested without rights.
+//! From a service's plan to what launcher and init are told: pure, tested without rights.
+
+use std::path::{Path, PathBuf};
+
+use ws_core::plan::{BindSource, Run, ServicePlan, View};
+
+use super::protocol::{ExecSpec, RunMount, RunMountKind, RunSpec, SourceRequest, Template};
+
+/// Device files that every service has, and nothing else of /dev.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Links of /dev that programs expect (as `MAKEDEV` and every container make them).
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+/// The first user id of services in U1, as root: ids below it are of no service.
+const FIRST_SERVICE_ID: u32 = 1000;
+
+/// The ids of a service in U1.
+///
+/// As root each service has its own; rootless all have the caller's, the only one that is mapped.
+#[must_use]
+pub fn outer_ids(service: &ServicePlan, rootless: Option<(u32, u32)>) -> (u32, u32) {
+    rootless.unwrap_or_else(|| {
+        let id = FIRST_SERVICE_ID + service.index;
+        (id, id)
+    })
+}
+
+/// A mount that is kept in a slot of the launcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// What to open.
+    pub source: SourceRequest,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Whether its owners are mapped (as root).
+    pub owner_mapped: bool,
+}
+
+/// What a place inside lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ground {
+    /// The read-only root: the template has to have the place.
+    Root,
+    /// A tmpfs of the run, or the root of the project: made for each run.
+    Run,
+    /// Something of the host: the place must be there.
+    Host,
+}
+
+/// The mount that `place` lies on: the one with the longest path above it.
+fn ground(view: &View, place: &Path) -> Ground {
+    let mut best = (0, Ground::Root);
+    let mut consider = |mount: &Path, kind: Ground| {
+        let length = mount.components().count();
+        if place != mount && place.starts_with(mount) && length >= best.0 {
+            best = (length, kind);
+        }
+    };
+    for bind in &view.system {
+        consider(&bind.target, Ground::Host);
+    }
+    for (path, _) in &view.scratch {
+        consider(path, Ground::Run);
+    }
+    if let Some(repo) = &view.repo {
+        consider(&repo.root, Ground::Run);
+    }
+    for bind in &view.binds {
+        let kind = if bind.source == BindSource::Hidden { Ground::Run } else { Ground::Host };
+        consider(&bind.target, kind);
+    }
+    for (path, _) in &view.tmpfs {
+        consider(path, Ground::Run);
+    }
+    best.1
+}
+
+/// The template of a service and the sources of its mounts, in the same order.
+#[must_use]
+pub fn template(service: &ServicePlan, sysctls: &[(&str, &str)]) -> (Template, Vec<SourceRequest>) {
+    let view = &service.view;
+    let mut template = Template {
+        sysctls: sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        symlinks: view.symlinks.clone(),
+        files: view.files.clone(),
+        ..Template::default()
+    };
+    let mut sources = Vec::new();
+    template.directories.extend(["/proc", "/dev", "/dev/pts", "/dev/shm"].map(PathBuf::from));
+    for name in DEVICES {
+        let path = Path::new("/dev").join(name);
+        template.mount_files.push(path.clone());
+        template.mounts.push(path.clone());
+        sources.push(SourceRequest { path, beneath: None, writable: true, device: true });
+    }
+    template.symlinks.extend(DEVICE_LINKS.map(|(path, text)| (PathBuf::from(path), PathBuf::from(text))));
+    let mut place = |path: &Path, directory: bool| {
+        if ground(view, path) == Ground::Root {
+            let list = if directory { &mut template.directories } else { &mut template.mount_files };
+            list.push(path.to_path_buf());
+        }
+    };
+    for bind in &view.system {
+        place(&bind.target, bind.directory);
+    }
+    for (path, _) in &view.scratch {
+        place(path, true);
+    }
+    if let Some(repo) = &view.repo {
+        place(&repo.root, true);
+    }
+    for bind in &view.binds {
+        place(&bind.target, bind.directory);
+    }
+    for (path, _) in &view.tmpfs {
+        place(path, true);
+    }
+    for bind in &view.system {
+        if let BindSource::Host(path) = &bind.source {
+            template.mounts.push(bind.target.clone());
+            sources.push(SourceRequest { path: path.clone(), beneath: None, writable: false, device: false });
+        }
+    }
+    (template, sources)
+}
+
+/// The slots of a service: one for each bind that has a source, in the order of the view.
+#[must_use]
+pub fn slots(view: &View, root: &Path, volumes: &Path) -> Vec<Slot> {
+    view.binds
+        .iter()
+        .filter_map(|bind| {
+            let (path, beneath) = match &bind.source {
+                BindSource::Host(path) => (path.clone(), path.starts_with(root).then(|| root.to_path_buf())),
+                BindSource::Volume(name) => (volumes.join(name.as_str()), Some(volumes.to_path_buf())),
+                BindSource::Hidden => return None,
+            };
+            Some(Slot {
+                source: SourceRequest { path, beneath, writable: bind.writable, device: false },
+                directory: bind.directory,
+                owner_mapped: bind.owner_mapped,
+            })
+        })
+        .collect()
+}
+
+/// What a run needs beside the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct RunContext<'a> {
+    /// The caller's ids, rootless.
+    pub rootless: Option<(u32, u32)>,
+    /// Secrets that are files: where, with which contents.
+    pub secret_files: &'a [(PathBuf, Vec<u8>)],
+    /// Secrets that are environment variables.
+    pub secret_env: &'a [(String, String)],
+    /// Whether a cgroup descriptor comes along.
+    pub cgroup: bool,
+    /// Whether a cgroup limits its processes; else a resource limit does.
+    pub pids_by_cgroup: bool,
+    /// Whether the program is a service (its standard input never ends), not a task or a build.
+    pub idle_stdin: bool,
+}
+
+/// Processes that are ours in the service's user namespace: init.
+const OUR_PROCESSES: u64 = 1;
+
+/// What init is told to run `run`.
+#[must_use]
+pub fn run_spec(service: &ServicePlan, run: &Run, context: RunContext<'_>) -> RunSpec {
+    let view = &service.view;
+    let mut mounts = Vec::new();
+    let mut next = 0;
+    for bind in &view.binds {
+        let what = if bind.source == BindSource::Hidden {
+            RunMountKind::Tmpfs { bytes: 4096, writable: false }
+        } else {
+            next += 1;
+            RunMountKind::Slot { slot: next - 1, directory: bind.directory }
+        };
+        mounts.push(RunMount {
+            target: bind.target.clone(),
+            what,
+            make: ground(view, &bind.target) == Ground::Run,
+        });
+    }
+    for (path, size) in &view.tmpfs {
+        mounts.push(RunMount {
+            target: path.clone(),
+            what: RunMountKind::Tmpfs { bytes: size.0, writable: true },
+            make: ground(view, path) == Ground::Run,
+        });
+    }
+    let mut writable: Vec<PathBuf> = ["/dev", "/proc"].map(PathBuf::from).to_vec();
+    writable.extend(view.scratch.iter().map(|(path, _)| path.clone()));
+    writable.extend(view.binds.iter().filter(|bind| bind.writable).map(|bind| bind.target.clone()));
+    writable.extend(view.tmpfs.iter().map(|(path, _)| path.clone()));
+
+    let mut env = run.env.clone();
+    env.extend(context.secret_env.iter().cloned());
+    RunSpec {
+        hostname: service.name.to_string(),
+        outer: outer_ids(service, context.rootless),
+        inner: (view.uid, view.gid),
+        distinct_user: context.rootless.is_none(),
+        scratch_bytes: view.scratch_size.0,
+        scratch: view.scratch.clone(),
+        repo: view.repo.as_ref().map(|repo| repo.root.clone()),
+        mounts,
+        secrets: context.secret_files.to_vec(),
+        writable,
+        files_limit: service.limits.files,
+        processes_limit: (!context.pids_by_cgroup).then(|| u64::from(service.limits.pids) + OUR_PROCESSES),
+        exec: ExecSpec { argv: run.argv.clone(), env, cwd: run.cwd.clone() },
+        idle_stdin: context.idle_stdin,
+        cgroup: context.cgroup,
+    }
+}

@@ -45,9 +45,10 @@ pub fn open(request: &SourceRequest, id_map: Option<BorrowedFd<'_>>) -> Result<O
         mount::set_attributes(tree.as_fd(), mapped, true).map_err(|error| {
             let name = mount::filesystem_name(place.as_fd()).unwrap_or_else(|_| "its file system".to_owned());
             match error.raw_os_error() {
-                Some(nix::libc::EINVAL) => {
-                    Failure::because(stage(), format!("{name} cannot map owners (an id-mapped mount is refused)"))
-                }
+                Some(nix::libc::EINVAL) => Failure::because(
+                    stage(),
+                    format!("{name} cannot map owners (an id-mapped mount is refused)"),
+                ),
                 _ => Failure::new(format!("{}, with its owner mapped", stage()), &error),
             }
         })?;

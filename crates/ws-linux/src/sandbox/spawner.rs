@@ -71,11 +71,14 @@ pub fn fork(options: &Options) -> Result<Spawner, Failure> {
                 confirm(&ours)?;
                 let first = FIRST_HOST_ID + slot * IDS;
                 let range = Range { inside: 0, outside: first, count: IDS };
-                idmap::write(&pid.to_string(), range, range, false).stage("mapping the ids of the workspace")?;
+                idmap::write(&pid.to_string(), range, range, false)
+                    .stage("mapping the ids of the workspace")?;
                 protocol::send(ours.as_fd(), &Reply::Done, &[]).stage("telling the spawner to go on")?;
             }
             confirm(&ours)?;
-            Ok(Spawner { inner: Arc::new(Inner { channel: Mutex::new(ours), pidfd, pid, slot: options.slot }) })
+            Ok(Spawner {
+                inner: Arc::new(Inner { channel: Mutex::new(ours), pidfd, pid, slot: options.slot }),
+            })
         }
     }
 }
@@ -254,7 +257,8 @@ fn serve(
     let first = fds.into_iter().next();
     match request {
         ToSpawner::Launcher => {
-            let channel = first.ok_or_else(|| Failure::because("making a launcher", "its channel is missing"))?;
+            let channel =
+                first.ok_or_else(|| Failure::because("making a launcher", "its channel is missing"))?;
             let options = CloneOptions {
                 namespaces: Namespaces { mount: true, net: true, ..Namespaces::default() },
                 sibling: true,
@@ -265,9 +269,12 @@ fn serve(
                 Forked::Parent { pidfd, .. } => Ok(pidfd),
             }
         }
-        ToSpawner::Socket { kind, in_service: false } => socket(kind).stage("making a socket of the workspace"),
+        ToSpawner::Socket { kind, in_service: false } => {
+            socket(kind).stage("making a socket of the workspace")
+        }
         ToSpawner::Socket { kind, in_service: true } => {
-            let namespace = first.ok_or_else(|| Failure::because("making a socket", "its namespace is missing"))?;
+            let namespace =
+                first.ok_or_else(|| Failure::because("making a socket", "its namespace is missing"))?;
             process::enter_net(namespace.as_fd()).stage("entering a service's network namespace")?;
             let made = socket(kind).stage("making a socket of a service");
             // Staying in a service's namespace would misdirect every later request.
@@ -295,8 +302,11 @@ fn socket(kind: SocketKind) -> io::Result<OwnedFd> {
         SocketKind::Netfilter => {
             socket(AddressFamily::Netlink, SockType::Raw, cloexec, SockProtocol::NetlinkNetFilter)?
         }
-        SocketKind::Tcp => {
-            socket(AddressFamily::Inet, SockType::Stream, cloexec | SockFlag::SOCK_NONBLOCK, SockProtocol::Tcp)?
-        }
+        SocketKind::Tcp => socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            cloexec | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::Tcp,
+        )?,
     })
 }

@@ -1,0 +1,385 @@
+//! The control groups of one workspace instance: a directory for the instance, one for each service.
+//!
+//! Decides nothing about limits: they come from the plan. What could not be had is told, so that the level
+//! of enforcement is computed from what the kernel took. Everything here is found again by its name after
+//! a crash ([`clear_leftovers`]), never by a process's number.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use ws_core::engine::Step;
+use ws_core::host::Usage;
+use ws_core::plan::{LimitsPlan, Plan};
+use ws_model::{InstanceId, Level, ServiceName};
+use ws_sys::aio::Readable;
+use ws_sys::cgroup::{self, Controller, Group, Layout, Limits, Mode, Tree};
+
+/// How many processes a build may have: the default of a service, since a service's own limits never
+/// apply to its build.
+const BUILD_PIDS: u32 = 4096;
+/// How long the kernel may take from its notice of an OOM to the count of what it killed.
+const OOM_COUNTED_WITHIN: Duration = Duration::from_secs(2);
+/// How often the count is looked at meanwhile.
+const OOM_LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Why control groups could not be made or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The instance's directories.
+    #[error("could not make the control groups of `{instance}`")]
+    Instance {
+        /// Whose.
+        instance: InstanceId,
+        /// Why.
+        source: cgroup::Error,
+    },
+    /// A service's directories.
+    #[error("could not make the control group of `{service}`")]
+    Service {
+        /// Whose.
+        service: ServiceName,
+        /// Why.
+        source: cgroup::Error,
+    },
+    /// A limit that the kernel offers and does not take or keep.
+    #[error("could not limit `{service}`")]
+    Limit {
+        /// Whose.
+        service: ServiceName,
+        /// Why.
+        source: cgroup::Error,
+    },
+    /// A process could not be moved.
+    #[error("could not place a process")]
+    Place(#[source] cgroup::Error),
+}
+
+/// What [`Cgroups::create`] needs beside the plan.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which controllers are mounted where.
+    pub layout: Layout,
+    /// The user, as the host counts, who is root in the workspace's user namespace and places processes
+    /// with `CLONE_INTO_CGROUP`; `None`: the caller itself.
+    pub owner: Option<u32>,
+    /// How many processes of ours are in a service's group: added to its limit.
+    pub own_processes: u32,
+}
+
+/// The control groups of an instance. Dropping it removes nothing: see [`Cgroups::remove`].
+#[derive(Debug)]
+pub struct Cgroups {
+    tree: Tree,
+    services: BTreeMap<ServiceName, Arc<ServiceGroup>>,
+}
+
+impl Cgroups {
+    /// Makes the directories of the instance and of every service, and sets each service's limits, so that
+    /// one that the kernel refuses is known before anything starts. What no controller can enforce is no
+    /// error: see [`Cgroups::missing`].
+    ///
+    /// # Errors
+    /// When a directory exists already (see [`clear_leftovers`]) or a usable controller refuses. Nothing is
+    /// left then.
+    pub fn create(instance: &InstanceId, plan: &Plan, config: &Config) -> Result<Self, Error> {
+        let of_instance = |source| Error::Instance { instance: instance.clone(), source };
+        let tree = Tree::create(&config.layout, &directory(instance)).map_err(of_instance)?;
+        let mut cgroups = Self { tree, services: BTreeMap::new() };
+        let mut fill = || -> Result<(), Error> {
+            if let Some(uid) = config.owner {
+                cgroups.tree.delegate_to(uid).map_err(of_instance)?;
+            }
+            for (name, service) in &plan.services {
+                let of_service = |source| Error::Service { service: name.clone(), source };
+                let group = cgroups.tree.add(name.as_str()).map_err(of_service)?;
+                if let Some(uid) = config.owner {
+                    group.delegate_to(uid).map_err(of_service)?;
+                }
+                let own = u64::from(config.own_processes);
+                let group = ServiceGroup {
+                    name: name.clone(),
+                    group,
+                    main: limits(&service.limits, own),
+                    build: Limits { pids: Some(u64::from(BUILD_PIDS) + own), ..Limits::default() },
+                    oom_before: AtomicU64::new(0),
+                };
+                group.enter(Step::Main)?;
+                cgroups.services.insert(name.clone(), Arc::new(group));
+            }
+            Ok(())
+        };
+        match fill() {
+            Ok(()) => Ok(cgroups),
+            Err(error) => {
+                for left in cgroups.tree.remove(Duration::from_secs(1)) {
+                    tracing::warn!(error = %phrase(&left), "a control group was left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The group of a service of the plan.
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceGroup>> {
+        self.services.get(name)
+    }
+
+    /// The highest level that is possible with what control groups enforce: memory, processor time and
+    /// number of processes are needed for *standard*.
+    #[must_use]
+    pub fn ceiling(&self) -> Level {
+        let all = Controller::ALL.iter().all(|controller| self.tree.usable().has(*controller));
+        if all { Level::Full } else { Level::Limited }
+    }
+
+    /// What is missing for a higher level than [`Cgroups::ceiling`]: "memory limits: no memory controller".
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let lacking = |controller| Some((controller, self.tree.usable().lacking(controller)?));
+        let phrases = Controller::ALL.into_iter().filter_map(lacking);
+        phrases.map(|(controller, why)| format!("{controller} limits: {why}")).collect()
+    }
+
+    /// Whether a control group limits the number of processes; else a resource limit has to.
+    #[must_use]
+    pub fn limits_pids(&self) -> bool {
+        self.tree.usable().has(Controller::Pids)
+    }
+
+    /// Moves the spawner to where it may place processes into services' groups.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_spawner(&self, pid: u32) -> Result<(), Error> {
+        self.tree.attach(pid).map_err(Error::Place)
+    }
+
+    /// What every service uses now.
+    #[must_use]
+    pub fn usage(&self) -> BTreeMap<ServiceName, Usage> {
+        let usage = |group: &ServiceGroup| {
+            let cgroup::Usage { memory_bytes, cpu_usec } = group.group.usage();
+            Usage { memory_bytes, cpu_usec }
+        };
+        self.services.iter().map(|(name, group)| (name.clone(), usage(group))).collect()
+    }
+
+    /// Kills every process of the instance, spawner and launchers included.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.tree.kill().map_err(Error::Place)
+    }
+
+    /// Removes every directory of the instance, waiting for processes that are about to end for `within`
+    /// in all; gives what could not be removed as sentences. Blocks; can be called again.
+    #[must_use]
+    pub fn remove(&self, within: Duration) -> Vec<String> {
+        self.tree.remove(within).iter().map(phrase).collect()
+    }
+}
+
+/// The group of a service: kept over its runs.
+#[derive(Debug)]
+pub struct ServiceGroup {
+    name: ServiceName,
+    group: Group,
+    main: Limits,
+    build: Limits,
+    /// How many processes the kernel had killed for their memory when the present run began.
+    oom_before: AtomicU64,
+}
+
+impl ServiceGroup {
+    /// Prepares the group for a run: sets the limits of that step, and begins to count OOM kills for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses a limit: the run must not start.
+    pub fn enter(&self, step: Step) -> Result<(), Error> {
+        let limits = match step {
+            Step::Main => &self.main,
+            Step::Build => &self.build,
+        };
+        self.group.set(limits).map_err(|source| Error::Limit { service: self.name.clone(), source })?;
+        self.oom_before.store(self.oom_kills(), Ordering::Release);
+        Ok(())
+    }
+
+    /// How many processes the kernel has killed for lack of memory since the group was made.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        self.group.oom_kills().ok().flatten().unwrap_or(0)
+    }
+
+    /// Whether the kernel has killed a process of the present run for lack of memory. True only after the
+    /// process is dead: ask when it has exited.
+    #[must_use]
+    pub fn oom_killed(&self) -> bool {
+        self.oom_kills() > self.oom_before.load(Ordering::Acquire)
+    }
+
+    /// The directory for `CLONE_INTO_CGROUP`; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn dir_fd(&self) -> Result<Option<OwnedFd>, Error> {
+        self.group.v2_dir_fd().map_err(Error::Place)
+    }
+
+    /// Moves the service's launcher into the v1 directories. Call it for all services back to back: the
+    /// first waits some 14 ms, those right after it do not.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_launcher(&self, pid: u32) -> Result<(), Error> {
+        self.group.attach_launcher(pid).map_err(Error::Place)
+    }
+
+    /// Kills every process of the service, its init included and its launcher not.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.group.kill().map_err(Error::Place)
+    }
+
+    /// The group itself: counters, live change of limits, freeze.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Waits until no process of the service is left; `false` when that takes longer than `within`. At once
+    /// `true` where it cannot be told (no cgroup v2).
+    ///
+    /// # Errors
+    /// When the kernel's notification cannot be had.
+    pub async fn emptied(&self, within: Duration) -> Result<bool, Error> {
+        let populated = || Ok(self.group.populated().map_err(Error::Place)?.unwrap_or(false));
+        if !populated()? {
+            return Ok(true);
+        }
+        let Some(watch) = self.group.watch_events().map_err(Error::Place)? else { return Ok(true) };
+        let events = readable(watch)?;
+        let deadline = Instant::now() + within;
+        // Looked at again after the watch is there, or the change in between would be missed.
+        while populated()? {
+            match tokio::time::timeout_at(deadline, drained(&events)).await {
+                Ok(told) => told?,
+                Err(_elapsed) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Kills the rest of the service whenever the kernel kills one of its processes for lack of memory, as
+    /// v2 does by itself: half a service is worse than none. Ends when the future is dropped; at once where
+    /// the kernel does it or nothing is limited.
+    ///
+    /// # Errors
+    /// When the kernel's notification cannot be had.
+    pub async fn guard_oom(&self, mode: Mode) -> Result<(), Error> {
+        let kernel_does_it = match mode {
+            Mode::Unified | Mode::Absent => true,
+            Mode::Hybrid | Mode::Legacy => false,
+        };
+        if kernel_does_it {
+            return Ok(());
+        }
+        let Some(watch) = self.group.watch_oom().map_err(Error::Place)? else { return Ok(()) };
+        let events = readable(watch)?;
+        let mut seen = self.oom_kills();
+        loop {
+            drained(&events).await?;
+            // The news comes before the count, and also when there is nothing to kill.
+            let deadline = Instant::now() + OOM_COUNTED_WITHIN;
+            while self.oom_kills() == seen && Instant::now() < deadline {
+                tokio::time::sleep(OOM_LOOK_EVERY).await;
+            }
+            let now = self.oom_kills();
+            if now > seen {
+                seen = now;
+                self.kill()?;
+            }
+        }
+    }
+}
+
+fn readable(watch: cgroup::Watch) -> Result<Readable, Error> {
+    let failed = |source| Error::Place(cgroup::Error::Watch { path: PathBuf::new(), source });
+    Readable::new(watch.into_fd()).map_err(failed)
+}
+
+/// Waits for news and takes it.
+async fn drained(events: &Readable) -> Result<(), Error> {
+    let failed = |source| Error::Place(cgroup::Error::Watch { path: PathBuf::new(), source });
+    let mut buffer = [0; 1024];
+    let read = events.read_with(|fd| rustix::io::read(fd, &mut buffer).map_err(std::io::Error::from));
+    read.await.map(drop).map_err(failed)
+}
+
+fn limits(plan: &LimitsPlan, own_processes: u64) -> Limits {
+    Limits {
+        memory: plan.memory.map(|size| size.0),
+        cpu_milli: plan.cpus.map(|cpus| cpus.0),
+        pids: Some(u64::from(plan.pids) + own_processes),
+    }
+}
+
+/// The name of the instance's directory in every hierarchy.
+fn directory(instance: &InstanceId) -> String {
+    format!("ws.{instance}")
+}
+
+/// What [`clear_leftovers`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// The directories that were removed, with whatever ran in them.
+    pub removed: Vec<PathBuf>,
+    /// What could not be done, a sentence each.
+    pub errors: Vec<String>,
+}
+
+/// Kills what a crashed supervisor of this instance left and removes every directory of it, in all
+/// hierarchies. Blocks. The caller holds the instance's lock, so none of it is in use.
+///
+/// An instance of the same name in a container of this host has its lock elsewhere: it is known by its
+/// processes, which are deeper in process namespaces than ours ever are, and left alone.
+#[must_use]
+pub fn clear_leftovers(instance: &InstanceId, layout: &Layout, within: Duration) -> Cleared {
+    let mut cleared = Cleared::default();
+    for dir in cgroup::find(layout, &directory(instance)) {
+        if is_of_a_container(&dir) {
+            cleared.errors.push(format!("{} belongs to a container and was left", dir.display()));
+            continue;
+        }
+        match cgroup::clear(&dir, within) {
+            Ok(()) => cleared.removed.push(dir),
+            Err(error) => cleared.errors.push(phrase(&error)),
+        }
+    }
+    cleared
+}
+
+/// Ours are: spawner and launchers in the host's process namespace, services one below.
+fn is_of_a_container(dir: &std::path::Path) -> bool {
+    let helpers = dir.join("_helpers");
+    cgroup::process_depths(dir).iter().any(|(_, depth)| *depth > 2)
+        || cgroup::process_depths(&helpers).iter().any(|(_, depth)| *depth > 1)
+}
+
+/// An error and its causes in one line.
+fn phrase(error: &cgroup::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,292 @@
+//! The sandbox on the real kernel, without engine or command line: two services, a run each, one more run
+//! that keeps the network namespace, nothing left. As root and, in a child, as user 1000.
+//!
+//! Its own `main`: the spawner is forked from a process that must have one thread.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ws_core::plan::{Bind, BindSource, Exclude, LimitsPlan, RepoView, Run, ServicePlan, View};
+use ws_linux::sandbox::layout::{self, RunContext};
+use ws_linux::sandbox::protocol::{
+    self, End, EntryKind, FromInit, Reply, RepoEntry, SourceRequest, ToLauncher,
+};
+use ws_linux::sandbox::sources;
+use ws_linux::sandbox::spawner::{self, Spawner};
+use ws_model::{ByteSize, Restart, RestartPolicy, ServiceKind, ServiceName, Stop};
+use ws_sys::process;
+use ws_sys::scm::Channel;
+
+fn main() -> ExitCode {
+    if std::env::args().any(|arg| arg == "--list") {
+        println!("sandbox: test");
+        return ExitCode::SUCCESS;
+    }
+    let base = tempfile::tempdir().expect("a temporary directory");
+    std::fs::set_permissions(base.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        scenario("root", &base.path().join("root"), Some(4_000));
+        // The same as an ordinary user, in a process of its own.
+        let status = match process::clone(&process::CloneOptions::default()).unwrap() {
+            process::Forked::Child => {
+                let directory = base.path().join("user");
+                std::fs::create_dir(&directory).unwrap();
+                nix::unistd::chown(&directory, Some(1000.into()), Some(1000.into())).unwrap();
+                process::become_ids(1000, 1000, true).unwrap();
+                process::set_dumpable(true).unwrap();
+                let done = std::panic::catch_unwind(|| scenario("user", &directory.join("w"), None));
+                process::exit_now(i32::from(done.is_err()));
+            }
+            process::Forked::Parent { pidfd, .. } => {
+                process::poll_readable(&[pidfd.as_fd()]).unwrap();
+                process::reap_pidfd(pidfd.as_fd()).unwrap().unwrap()
+            }
+        };
+        assert_eq!(status, process::Ended::Code(0), "the scenario as user 1000");
+    } else {
+        println!("sandbox: not root, so only the rootless half runs");
+        scenario("user", &base.path().join("user"), None);
+    }
+    println!("1 passed, 0 failed");
+    ExitCode::SUCCESS
+}
+
+fn scenario(label: &str, root: &Path, slot: Option<u32>) {
+    std::fs::create_dir_all(root.join("src/data")).unwrap();
+    std::fs::write(root.join("src/hello.txt"), "hello").unwrap();
+    std::fs::write(root.join(".env"), "SECRET=1").unwrap();
+    std::fs::write(root.join("README"), "readme").unwrap();
+    std::os::unix::fs::symlink("README", root.join("link")).unwrap();
+
+    let options = spawner::Options { router_sysctls: vec![("net.ipv4.ip_forward".into(), "1".into())], slot };
+    let spawner = spawner::fork(&options).unwrap_or_else(|failure| panic!("{label}: {failure}"));
+    let rootless = slot.is_none().then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
+    let service = service(root);
+    let mut sandbox = Sandbox::prepare(&spawner, &service, root, rootless);
+
+    let script = r#"
+        set -e
+        echo "id=$(id -u):$(id -g) user=$(id -un) pid=$$ host=$(hostname)"
+        echo "caps=$(grep CapEff /proc/self/status | cut -f2) nnp=$(grep NoNewPrivs /proc/self/status | cut -f2) seccomp=$(grep Seccomp: /proc/self/status | cut -f2)"
+        cat src/hello.txt; echo; cat link; echo
+        ls -a . | tr '\n' ' '; echo
+        echo written > src/data/new && cat src/data/new
+        if echo x > src/other 2>/dev/null; then echo WROTE; else echo refused; fi
+        if [ -e .env ]; then echo SEEN; else echo hidden; fi
+        if unshare -Ur true 2>/dev/null; then echo NESTED; else echo locked; fi
+        touch /tmp/x "$HOME/y" /dev/shm/z; ls /tmp
+        cat /proc/1/environ 2>/dev/null | tr '\0' '\n' | grep -c . || true
+        ls /proc | grep -c '^[0-9]' || true
+        chmod u+s src/data/new 2>/dev/null && echo SUID || echo nosuid
+        readlink /proc/self/ns/net
+    "#;
+    let first = sandbox.run(&service, script);
+    println!("--- {label}\n{first}");
+    let wanted = if rootless.is_some() { "id=1000:1000" } else { "id=1000:1000" };
+    for text in [
+        wanted,
+        "caps=0000000000000000 nnp=1 seccomp=2",
+        "hello",
+        "readme",
+        "written",
+        "refused",
+        "hidden",
+        "locked",
+        "nosuid",
+    ] {
+        assert!(first.contains(text), "{label}: no {text:?} in:\n{first}");
+    }
+    for text in ["WROTE", "SEEN", "NESTED", "SUID"] {
+        assert!(!first.contains(text), "{label}: {text} in:\n{first}");
+    }
+    // What it wrote belongs to the owner of the tree.
+    let owner = |path: &Path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap());
+    assert_eq!(owner(&root.join("src/data/new")), owner(root));
+
+    // A further run keeps the network namespace, and nothing else.
+    let second = sandbox.run(&service, "ls /tmp; readlink /proc/self/ns/net");
+    let net = |text: &str| text.lines().last().unwrap().to_owned();
+    assert_eq!(net(&first), net(&second), "{label}: the network namespace stays");
+    assert_eq!(second.lines().count(), 1, "{label}: /tmp is new: {second}");
+
+    drop(sandbox);
+    spawner.end();
+}
+
+fn service(root: &Path) -> ServicePlan {
+    let bind = |path: PathBuf, writable, owner_mapped| Bind {
+        source: BindSource::Host(path.clone()),
+        target: path,
+        writable,
+        directory: true,
+        owner_mapped,
+    };
+    let mut system = Vec::new();
+    let mut symlinks = Vec::new();
+    for name in ["/usr", "/bin", "/lib", "/lib64", "/sbin"] {
+        match std::fs::symlink_metadata(name) {
+            Ok(meta) if meta.is_symlink() => symlinks.push((name.into(), std::fs::read_link(name).unwrap())),
+            Ok(_) => system.push(bind(name.into(), false, false)),
+            Err(_) => {}
+        }
+    }
+    ServicePlan {
+        name: ServiceName::new("api").unwrap(),
+        kind: ServiceKind::Service,
+        index: 0,
+        address: [10, 77, 0, 2].into(),
+        mac: [2, 0, 10, 77, 0, 2],
+        waits: vec![],
+        build: None,
+        run: Run { argv: vec![], env: vec![], cwd: root.to_path_buf() },
+        view: View {
+            uid: 1000,
+            gid: 1000,
+            user: "dev".into(),
+            home: "/home/dev".into(),
+            symlinks,
+            files: vec![
+                ("/etc/passwd".into(), "dev:x:1000:1000::/home/dev:/bin/sh\n".into()),
+                ("/etc/group".into(), "dev:x:1000:\n".into()),
+            ],
+            system,
+            scratch: vec![
+                ("/tmp".into(), 0o1777),
+                ("/run".into(), 0o755),
+                ("/run/api".into(), 0o755),
+                ("/home/dev".into(), 0o700),
+                ("/dev/shm".into(), 0o1777),
+            ],
+            scratch_size: ByteSize::mib(64),
+            repo: Some(RepoView { root: root.to_path_buf(), exclude: vec![Exclude::Name(".env".into())] }),
+            binds: vec![bind(root.join("src/data"), true, true)],
+            tmpfs: vec![],
+            secret_files: vec![],
+            secret_env: vec![],
+        },
+        links: vec![],
+        publish: vec![],
+        ready: None,
+        restart: Restart {
+            policy: RestartPolicy::No,
+            max: None,
+            backoff_min: std::time::Duration::from_millis(100),
+            backoff_max: std::time::Duration::from_secs(1),
+        },
+        stop: Stop { signal: 15, grace: std::time::Duration::from_secs(10) },
+        limits: LimitsPlan { memory: None, cpus: None, pids: 100, pids_declared: false, files: None },
+    }
+}
+
+struct Sandbox {
+    channel: Channel,
+    launcher: OwnedFd,
+    rootless: Option<(u32, u32)>,
+}
+
+impl Sandbox {
+    fn prepare(spawner: &Spawner, service: &ServicePlan, root: &Path, rootless: Option<(u32, u32)>) -> Self {
+        let (channel, launcher) = spawner.launcher().unwrap();
+        let sandbox = Self { channel, launcher, rootless };
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(root).unwrap());
+        let map = rootless
+            .is_none()
+            .then(|| spawner.id_map((owner, owner), layout::outer_ids(service, rootless)).unwrap());
+        let open = |request: SourceRequest, mapped: bool| {
+            if rootless.is_some() {
+                spawner.open(request).unwrap()
+            } else {
+                let map = if mapped { map.as_ref().map(AsFd::as_fd) } else { None };
+                sources::open(&request, map).unwrap_or_else(|failure| panic!("{failure}"))
+            }
+        };
+        let (template, requests) = layout::template(service, &[("net.ipv4.ip_unprivileged_port_start", "0")]);
+        let mounts: Vec<OwnedFd> = requests.into_iter().map(|request| open(request, false)).collect();
+        sandbox.ask(&ToLauncher::Prepare(template), &mounts);
+        for (slot, wanted) in
+            layout::slots(&service.view, root, Path::new("/nonexistent")).into_iter().enumerate()
+        {
+            let mount = open(wanted.source, wanted.owner_mapped);
+            sandbox.ask(&ToLauncher::Source { slot, directory: wanted.directory }, &[mount]);
+        }
+        let mut entries = Vec::new();
+        let mut mounts = Vec::new();
+        let repo = service.view.repo.as_ref().unwrap();
+        for entry in std::fs::read_dir(root).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if !repo.shows(&name) {
+                continue;
+            }
+            let kind = entry.file_type().unwrap();
+            if kind.is_symlink() {
+                let text = std::fs::read_link(entry.path()).unwrap();
+                entries.push(RepoEntry { name, kind: EntryKind::Symlink(text) });
+                continue;
+            }
+            let request = SourceRequest {
+                path: entry.path(),
+                beneath: Some(root.to_path_buf()),
+                writable: false,
+                device: false,
+            };
+            mounts.push(open(request, true));
+            let kind = if kind.is_dir() { EntryKind::Directory } else { EntryKind::File };
+            entries.push(RepoEntry { name, kind });
+        }
+        sandbox.ask(&ToLauncher::Repo { first: true, last: true, entries }, &mounts);
+        sandbox
+    }
+
+    fn ask(&self, request: &ToLauncher, fds: &[OwnedFd]) -> Vec<OwnedFd> {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        protocol::send(self.channel.as_fd(), request, &fds).unwrap();
+        match protocol::receive::<Reply>(&self.channel).unwrap() {
+            (Reply::Done, fds) => fds,
+            (Reply::Failed(failure), _) => panic!("{failure}"),
+        }
+    }
+
+    fn run(&mut self, service: &ServicePlan, script: &str) -> String {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let writer = OwnedFd::from(writer);
+        let run = Run {
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/home/dev".into())],
+            cwd: service.run.cwd.clone(),
+        };
+        let context = RunContext {
+            rootless: self.rootless,
+            secret_files: &[],
+            secret_env: &[],
+            cgroup: false,
+            pids_by_cgroup: false,
+            idle_stdin: true,
+        };
+        let spec = layout::run_spec(service, &run, context);
+        let stderr = writer.try_clone().unwrap();
+        let fds = self.ask(&ToLauncher::Start(Box::new(spec)), &[theirs.into_fd(), writer, stderr]);
+        let init = fds.into_iter().next().unwrap();
+        let (started, fds) = protocol::receive::<FromInit>(&ours).unwrap();
+        assert!(matches!(started, FromInit::Executed { landlock: 2 }), "{started:?}");
+        assert!(process::pid_of(fds[0].as_fd()).is_ok());
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let (ended, _) = protocol::receive::<FromInit>(&ours).unwrap();
+        assert_eq!(ended, FromInit::Exited(End::Code(0)), "{text}");
+        process::poll_readable(&[init.as_fd()]).unwrap();
+        process::reap_pidfd(init.as_fd()).unwrap().expect("init has ended");
+        text
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        process::pidfd_signal(self.launcher.as_fd(), 9).unwrap();
+        process::poll_readable(&[self.launcher.as_fd()]).unwrap();
+        process::reap_pidfd(self.launcher.as_fd()).unwrap();
+    }
+}
