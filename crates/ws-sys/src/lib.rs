@@ -10,6 +10,8 @@ pub mod idmap;
 pub mod landlock;
 pub mod lockdown;
 pub mod mount;
+pub mod netlink;
+pub mod nft;
 pub mod process;
 pub mod scm;
 pub mod seccomp;
