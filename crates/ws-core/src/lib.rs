@@ -9,5 +9,6 @@
 //! the same transcript on any machine.
 
 pub mod engine;
+pub mod graph;
 pub mod host;
 pub mod plan;

@@ -1,0 +1,211 @@
+//! What every service of the workspace sees alike: the system, a user, names, private directories.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ws_model::{ConfigPath, Problem, ServiceName, Workspace};
+
+use super::facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES};
+use super::{Bind, BindSource};
+
+/// The user id and group id inside when the caller is root.
+const UID_FOR_ROOT: u32 = 1000;
+/// The user's name inside when the caller is root, or has a name that cannot stand in a passwd file.
+const USER_FOR_ROOT: &str = "ws";
+/// The id of nobody and nogroup.
+const NOBODY: u32 = 65_534;
+
+/// Directories of the run's private tmpfs, with their modes; the home and `/run/<service>` are added.
+const SCRATCH: &[(&str, u32)] =
+    &[("/dev/shm", 0o1777), ("/run", 0o755), ("/tmp", 0o1777), ("/var/tmp", 0o1777)];
+
+/// What all views have in common.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) user: String,
+    pub(super) home: PathBuf,
+    pub(super) symlinks: Vec<(PathBuf, PathBuf)>,
+    pub(super) files: Vec<(PathBuf, String)>,
+    pub(super) system: Vec<Bind>,
+    pub(super) scratch: Vec<(PathBuf, u32)>,
+}
+
+impl Base {
+    pub(super) fn new(
+        workspace: &Workspace,
+        facts: &Facts,
+        addresses: &BTreeMap<&ServiceName, Ipv4Addr>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let (uid, gid) = if facts.uid == 0 { (UID_FOR_ROOT, UID_FOR_ROOT) } else { (facts.uid, facts.gid) };
+        let named = !facts.user.is_empty() && !facts.user.contains([':', '\n', '/']);
+        let user = if facts.uid == 0 || !named { USER_FOR_ROOT.to_owned() } else { facts.user.clone() };
+        let home = home(facts, &user);
+        check_root(&workspace.root, &home, problems);
+
+        let mut symlinks = Vec::new();
+        let mut system = Vec::new();
+        let prefixed = facts
+            .paths
+            .keys()
+            .filter(|path| path.parent() == Some(Path::new("/etc")))
+            .filter(|path| {
+                path.to_str().is_some_and(|p| SYSTEM_PREFIXES.iter().any(|prefix| p.starts_with(prefix)))
+            })
+            .map(PathBuf::as_path);
+        let mut paths: Vec<&Path> = SYSTEM_PATHS.iter().map(Path::new).chain(prefixed).collect();
+        paths.sort_unstable();
+        for path in paths {
+            let directory = match facts.paths.get(path) {
+                None => continue,
+                Some(PathKind::Symlink(to)) => {
+                    symlinks.push((path.to_path_buf(), to.clone()));
+                    continue;
+                }
+                Some(PathKind::Directory) => true,
+                Some(PathKind::File) => false,
+            };
+            system.push(Bind {
+                source: BindSource::Host(path.to_path_buf()),
+                target: path.to_path_buf(),
+                writable: false,
+                directory,
+                owner_mapped: false,
+            });
+            if workspace.root.starts_with(path) {
+                // The project lies in a system directory: it must not be seen past its own view.
+                system.push(Bind {
+                    source: BindSource::Hidden,
+                    target: workspace.root.clone(),
+                    writable: false,
+                    directory: true,
+                    owner_mapped: false,
+                });
+            }
+        }
+        symlinks.push((PathBuf::from("/var/run"), PathBuf::from("/run")));
+
+        let mut scratch: Vec<(PathBuf, u32)> =
+            SCRATCH.iter().map(|(path, mode)| (PathBuf::from(path), *mode)).collect();
+        if !scratch.iter().any(|(path, _)| *path == home) {
+            scratch.push((home.clone(), 0o700));
+        }
+
+        let files = vec![
+            (PathBuf::from("/etc/group"), group(&user, gid)),
+            (PathBuf::from("/etc/host.conf"), "multi on\n".to_owned()),
+            (PathBuf::from("/etc/hosts"), hosts(workspace, addresses)),
+            (PathBuf::from("/etc/nsswitch.conf"), NSSWITCH.to_owned()),
+            (PathBuf::from("/etc/passwd"), passwd(&user, uid, gid, &home)),
+            (PathBuf::from("/etc/resolv.conf"), resolv_conf(workspace)),
+        ];
+        Self { uid, gid, user, home, symlinks, files, system, scratch }
+    }
+}
+
+/// Whether a path is in a tree that belongs to the system: permissions there are for everybody, and are
+/// not translated.
+pub(super) fn in_system(path: &Path) -> bool {
+    const TREES: &[&str] =
+        &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix", "/etc"];
+    TREES.iter().any(|tree| path.starts_with(tree))
+}
+
+/// The home inside is the caller's path, so that paths in messages and caches stay true; one that would
+/// hide the system or is no path at all is replaced.
+fn home(facts: &Facts, user: &str) -> PathBuf {
+    let unusable = !facts.home.is_absolute()
+        || facts.home.to_str().is_none_or(|home| home.contains([':', '\n']))
+        || in_system(&facts.home)
+        || ["/proc", "/sys", "/dev"].iter().any(|tree| facts.home.starts_with(tree))
+        || facts.home == Path::new("/")
+        || facts.home == Path::new("/run")
+        || facts.home == Path::new("/var");
+    if unusable { Path::new("/home").join(user) } else { facts.home.clone() }
+}
+
+fn check_root(root: &Path, home: &Path, problems: &mut Vec<Problem>) {
+    let shown = root.display();
+    if root.to_str().is_none_or(|text| text.contains('\n')) {
+        problems.push(
+            Problem::error(
+                "WS0503",
+                ConfigPath::root(),
+                format!("the project's path `{shown}` is not plain text"),
+            )
+            .help("move the project to a path in UTF-8 without line breaks"),
+        );
+    } else if home.starts_with(root) {
+        problems.push(
+            Problem::error(
+                "WS0502",
+                ConfigPath::root(),
+                format!("the project is `{shown}`, which holds your home"),
+            )
+            .label("every service would see all of it")
+            .help("move this file into a directory of its own"),
+        );
+    } else if SYSTEM_PATHS.iter().any(|path| root == Path::new(path))
+        || ["/", "/etc", "/run", "/var", "/tmp", "/dev/shm"].iter().any(|path| root == Path::new(path))
+        || ["/proc", "/sys"].iter().any(|tree| root.starts_with(tree))
+        || (root.starts_with("/dev") && !root.starts_with("/dev/shm"))
+    {
+        problems.push(
+            Problem::error(
+                "WS0502",
+                ConfigPath::root(),
+                format!("the project is `{shown}`, a directory of the system"),
+            )
+            .help("move this file into a directory of its own"),
+        );
+    }
+}
+
+fn passwd(user: &str, uid: u32, gid: u32, home: &Path) -> String {
+    let mut text = String::from("root:x:0:0:root:/root:/usr/sbin/nologin\n");
+    let _ = writeln!(text, "{user}:x:{uid}:{gid}:{user}:{}:/bin/sh", home.display());
+    if uid != NOBODY {
+        let _ = writeln!(text, "nobody:x:{NOBODY}:{NOBODY}:nobody:/nonexistent:/usr/sbin/nologin");
+    }
+    text
+}
+
+fn group(user: &str, gid: u32) -> String {
+    let mut text = String::from("root:x:0:\n");
+    if gid != 0 {
+        let _ = writeln!(text, "{user}:x:{gid}:");
+    }
+    if gid != NOBODY {
+        let _ = writeln!(text, "nogroup:x:{NOBODY}:");
+    }
+    text
+}
+
+fn hosts(workspace: &Workspace, addresses: &BTreeMap<&ServiceName, Ipv4Addr>) -> String {
+    let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+    for (name, address) in addresses {
+        let _ = writeln!(text, "{address} {name} {name}.{}", workspace.name);
+    }
+    text
+}
+
+/// One short attempt: the name server is a bridge away, or refuses at once.
+fn resolv_conf(workspace: &Workspace) -> String {
+    format!("nameserver {}\noptions timeout:2 attempts:1\n", workspace.subnet.gateway())
+}
+
+const NSSWITCH: &str = "\
+passwd: files
+group: files
+shadow: files
+hosts: files dns
+networks: files
+protocols: files
+services: files
+ethers: files
+rpc: files
+";

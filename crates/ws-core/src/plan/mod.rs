@@ -1,0 +1,500 @@
+//! The plan: everything that is decided before anything is done.
+//!
+//! An executor of a plan makes no choice: if it needs an `if` about intent, a field is missing here.
+//! Read [`resolve`] first. It is a function of the validated workspace and of what the host observed
+//! ([`Facts`], for [`paths_of_interest`] and [`directories_of_interest`]) and of nothing else.
+
+mod base;
+mod describe;
+mod facts;
+mod habits;
+mod links;
+mod lint;
+mod net;
+mod order;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ws_model::{
+    ByteSize, CommandLine, Condition, ConfigPath, Level, Limits, MilliCpus, PortProto, Probe, Problem,
+    Publish, Restart, SecretName, Service, ServiceKind, ServiceName, Severity, Stop, Subnet, VolumeName,
+    Workspace, WorkspaceName,
+};
+
+use crate::host::Standing;
+
+pub use describe::{describe, to_json};
+pub use facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES, directories_of_interest, paths_of_interest};
+pub use lint::lint;
+
+/// How many processes and threads a service may have when the file does not say.
+pub const DEFAULT_PIDS: u32 = 4096;
+
+/// How large a service's private tmpfs may become when the file does not say.
+///
+/// Room for what programs unpack and sort, and little enough that a runaway log in `/tmp` does not take
+/// the machine's memory.
+pub const DEFAULT_TMP: ByteSize = ByteSize::mib(256);
+
+/// Where programs without a slash are looked up.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is asked of the plan beside the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The addresses that services of this instance had before: they keep them.
+    pub previous: BTreeMap<ServiceName, Ipv4Addr>,
+    /// Accept this level, although the file asks for a higher one.
+    pub accept: Option<Level>,
+}
+
+/// A plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The workspace's name.
+    pub name: WorkspaceName,
+    /// The project root.
+    pub root: PathBuf,
+    /// The private network.
+    pub subnet: Subnet,
+    /// The least level that is accepted.
+    pub required: Level,
+    /// Why, as a phrase: "`enforcement: standard`", "api declares limits.memory".
+    pub required_because: String,
+    /// Named volumes that some service mounts.
+    pub volumes: Vec<VolumeName>,
+    /// Every service by name.
+    pub services: BTreeMap<ServiceName, ServicePlan>,
+    /// The services in waves: each waits only for services of earlier waves.
+    pub waves: Vec<Vec<ServiceName>>,
+    /// Directories that two services can both reach and one can write: channels past the links.
+    pub channels: Vec<Channel>,
+    /// What is worth telling and stops nothing.
+    pub warnings: Vec<Problem>,
+}
+
+/// A directory that is a channel between services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// The host's directory, or the volume's name.
+    pub what: String,
+    /// Who can write it.
+    pub writers: Vec<ServiceName>,
+    /// Who can only read it.
+    pub readers: Vec<ServiceName>,
+}
+
+/// Everything about one service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServicePlan {
+    /// Its name.
+    pub name: ServiceName,
+    /// Service or task.
+    pub kind: ServiceKind,
+    /// Its number in the workspace, from 0, below [`Subnet::capacity`]: interface indexes, the uid of
+    /// the service (as root) and the like follow from it. Two services never have the same.
+    pub index: u32,
+    /// Its address: a digest of its name, so that it stays when others come and go.
+    pub address: Ipv4Addr,
+    /// The hardware address of its interface: locally administered, follows from the address.
+    pub mac: [u8; 6],
+    /// What its start waits for.
+    pub waits: Vec<Wait>,
+    /// What is run before the start.
+    pub build: Option<Run>,
+    /// What is run.
+    pub run: Run,
+    /// What it sees.
+    pub view: View,
+    /// Whom it may reach.
+    pub links: Vec<LinkRule>,
+    /// What is published on the host.
+    pub publish: Vec<Publish>,
+    /// When it is ready.
+    pub ready: Option<Probe>,
+    /// What happens when it ends.
+    pub restart: Restart,
+    /// How it is stopped.
+    pub stop: Stop,
+    /// What it may use, defaults filled in.
+    pub limits: LimitsPlan,
+}
+
+/// One thing that a start waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// For which service.
+    pub on: ServiceName,
+    /// Until when.
+    pub condition: Condition,
+    /// Whether the start fails when it can never be had; else the wait is dropped then.
+    pub required: bool,
+    /// Where the file says so.
+    pub at: ConfigPath,
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Program and arguments; the program is absolute, or has no slash and is looked up in `PATH`.
+    pub argv: Vec<String>,
+    /// The whole environment, in order of names; secrets that go by environment are not in it.
+    pub env: Vec<(String, String)>,
+    /// The current directory, absolute.
+    pub cwd: PathBuf,
+}
+
+/// A link that is granted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkRule {
+    /// To which service.
+    pub to: ServiceName,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its port.
+    pub port: PortProto,
+    /// Where the file says so.
+    pub at: ConfigPath,
+}
+
+/// What is enforced with numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsPlan {
+    /// Memory; `None`: no limit.
+    pub memory: Option<ByteSize>,
+    /// Processor time; `None`: no limit.
+    pub cpus: Option<MilliCpus>,
+    /// Processes and threads of the service (those of `ws` in its cgroup are added by the host).
+    pub pids: u32,
+    /// Whether the file declares `pids` (the default is not a declaration).
+    pub pids_declared: bool,
+    /// `RLIMIT_NOFILE`; `None`: the caller's soft and hard limits.
+    pub files: Option<u64>,
+}
+
+/// What a service sees: an empty tmpfs root with an allow-list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Its user id inside: the caller's, 1000 when the caller is root.
+    pub uid: u32,
+    /// Its group id inside.
+    pub gid: u32,
+    /// Its user's name inside.
+    pub user: String,
+    /// Its home inside.
+    pub home: PathBuf,
+    /// Symbolic links in the read-only root (`/bin` → `usr/bin`), absolute paths.
+    pub symlinks: Vec<(PathBuf, PathBuf)>,
+    /// Files in the read-only root with their contents (`/etc/passwd`, …), mode 0444.
+    pub files: Vec<(PathBuf, String)>,
+    /// System directories and files that are bound read-only, the same for every run.
+    pub system: Vec<Bind>,
+    /// Directories of the run's private tmpfs with their modes, parents first (`/tmp` 1777, `home` 0700,
+    /// `/run` 0755, `/var/tmp` 1777, `/dev/shm` 1777, `/run/<service>` 0755, `/run/secrets` 0500).
+    pub scratch: Vec<(PathBuf, u32)>,
+    /// The size of that tmpfs.
+    pub scratch_size: ByteSize,
+    /// The project at its own path; absent when nothing of it is visible.
+    pub repo: Option<RepoView>,
+    /// What is mounted after the project, parents before children: `writable`, `reads`, `volumes`.
+    pub binds: Vec<Bind>,
+    /// Further private tmpfs.
+    pub tmpfs: Vec<(PathBuf, ByteSize)>,
+    /// Secrets that are files, with their paths inside.
+    pub secret_files: Vec<(SecretName, PathBuf)>,
+    /// Secrets that are environment variables of the run.
+    pub secret_env: Vec<(SecretName, String)>,
+}
+
+/// The project as a service sees it: its top-level entries, read-only, one by one, as they are when a
+/// run starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoView {
+    /// The project root on the host, and its path inside.
+    pub root: PathBuf,
+    /// The names of top-level entries that are left out: `.git`, `.env`, everything that starts with
+    /// `.env.`, secret sources, policy inputs, other services' writable directories that are top-level.
+    pub exclude: Vec<Exclude>,
+}
+
+/// A rule that leaves top-level entries out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exclude {
+    /// This name.
+    Name(String),
+    /// Every name that starts with this.
+    Prefix(String),
+}
+
+impl RepoView {
+    /// Whether the top-level entry `name` is visible.
+    #[must_use]
+    pub fn shows(&self, name: &str) -> bool {
+        !self.exclude.iter().any(|rule| match rule {
+            Exclude::Name(exact) => exact == name,
+            Exclude::Prefix(prefix) => name.starts_with(prefix.as_str()),
+        })
+    }
+}
+
+/// A mount from the host or from a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// What is mounted.
+    pub source: BindSource,
+    /// Where inside, absolute.
+    pub target: PathBuf,
+    /// Whether it can be written.
+    pub writable: bool,
+    /// Whether it is a directory (else a file).
+    pub directory: bool,
+    /// Whether, as root, files in it appear as the service's own and what it writes belongs to the
+    /// source's owner (an id-mapped mount). System paths need none.
+    pub owner_mapped: bool,
+}
+
+/// What a [`Bind`] mounts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BindSource {
+    /// A path of the host, absolute.
+    Host(PathBuf),
+    /// A volume of the instance.
+    Volume(VolumeName),
+    /// A private tmpfs of this size that hides what is below (another service's writable directory).
+    Hidden,
+}
+
+/// Decides everything.
+///
+/// # Errors
+/// Every problem that was found, errors and warnings, when there is an error among them.
+pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let numbers = match net::numbers(workspace.services.keys(), workspace.subnet, &options.previous) {
+        Ok(numbers) => numbers,
+        Err(problem) => return Err(vec![*problem]),
+    };
+    let addresses: BTreeMap<&ServiceName, Ipv4Addr> =
+        numbers.iter().map(|(name, number)| (*name, workspace.subnet.host(*number))).collect();
+    let mut order = order::decide(workspace, &mut problems);
+    let base = base::Base::new(workspace, facts, &addresses, &mut problems);
+    let mut views = view::Views::new(workspace, facts, &base);
+
+    let mut services = BTreeMap::new();
+    for (name, service) in &workspace.services {
+        let address = addresses[name];
+        let view = views.view(name, service, &mut problems);
+        let plan = ServicePlan {
+            name: name.clone(),
+            kind: service.kind,
+            index: numbers[name],
+            address,
+            mac: net::mac(address),
+            waits: order.waits.remove(name).unwrap_or_default(),
+            build: service.build.as_ref().map(|build| {
+                run(&build.command, service, environment(workspace, name, service, &view, None))
+            }),
+            run: run(
+                &service.command,
+                service,
+                environment(workspace, name, service, &view, service.limits.memory),
+            ),
+            links: links::rules(name, service, workspace, &addresses, &mut problems),
+            publish: service.ports.clone(),
+            ready: service.ready.clone(),
+            restart: service.restart.clone(),
+            stop: service.stop.clone(),
+            limits: limits(&service.limits),
+            view,
+        };
+        services.insert(name.clone(), plan);
+    }
+    views.report_leaks(&mut problems);
+    habits::check(workspace, &mut problems);
+
+    if problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err(problems);
+    }
+    let (required, required_because) = required(workspace, options.accept);
+    let plan = Plan {
+        name: workspace.name.clone(),
+        root: workspace.root.clone(),
+        subnet: workspace.subnet,
+        required,
+        required_because,
+        volumes: volumes(&services),
+        channels: views.channels(),
+        services,
+        waves: order.waves,
+        warnings: problems,
+    };
+    if cfg!(debug_assertions) {
+        let faults = lint(&plan);
+        assert!(faults.is_empty(), "the planner contradicts itself: {faults:#?}");
+    }
+    Ok(plan)
+}
+
+/// The services that were asked for (all, when none is named) and everything that they wait for.
+#[must_use]
+pub fn closure(plan: &Plan, asked: &[ServiceName]) -> BTreeSet<ServiceName> {
+    let mut found = BTreeSet::new();
+    let mut todo: Vec<&ServiceName> =
+        if asked.is_empty() { plan.services.keys().collect() } else { asked.iter().collect() };
+    while let Some(name) = todo.pop() {
+        let Some(service) = plan.services.get(name) else { continue };
+        if found.insert(name.clone()) {
+            todo.extend(service.waits.iter().map(|wait| &wait.on));
+        }
+    }
+    found
+}
+
+/// Whether what is really enforced is what the plan requires.
+///
+/// # Errors
+/// A problem for each service that is below, with what is missing.
+pub fn check_standing(plan: &Plan, standing: &BTreeMap<ServiceName, Standing>) -> Result<(), Vec<Problem>> {
+    let problems: Vec<Problem> = plan
+        .services
+        .keys()
+        .filter_map(|name| {
+            let (level, missing) = match standing.get(name) {
+                Some(standing) => (standing.level, standing.missing.as_slice()),
+                None => (Level::None, [].as_slice()),
+            };
+            if level >= plan.required {
+                return None;
+            }
+            let mut problem = Problem::error(
+                "WS0560",
+                ConfigPath::service(name),
+                format!("`{name}` can be held to level {level} here, and {} is required", plan.required),
+            )
+            .label(plan.required_because.clone());
+            for missing in missing {
+                problem = problem.help(format!("missing: {missing}"));
+            }
+            Some(problem.help(format!("to start with less: `ws up --accept {level}`")))
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+fn required(workspace: &Workspace, accept: Option<Level>) -> (Level, String) {
+    let declares = workspace.services.iter().find_map(|(name, service)| {
+        let limits = &service.limits;
+        let declared = [
+            ("memory", limits.memory.is_some()),
+            ("cpus", limits.cpus.is_some()),
+            ("pids", limits.pids.is_some()),
+        ];
+        declared.into_iter().find(|(_, is)| *is).map(|(what, _)| format!("{name} declares `limits.{what}`"))
+    });
+    let (level, because) = match (workspace.enforcement, declares) {
+        (Some(level), _) => (level, format!("`enforcement: {level}`")),
+        (None, Some(because)) => (Level::Standard, because),
+        (None, None) => (Level::Limited, "no service declares `limits`".to_owned()),
+    };
+    match accept {
+        Some(accepted) if accepted < level => (
+            accepted,
+            format!("`{accepted}` is accepted instead of {level}, which the file asks for: {because}"),
+        ),
+        Some(_) | None => (level, because),
+    }
+}
+
+fn limits(limits: &Limits) -> LimitsPlan {
+    LimitsPlan {
+        memory: limits.memory,
+        cpus: limits.cpus,
+        pids: limits.pids.unwrap_or(DEFAULT_PIDS),
+        pids_declared: limits.pids.is_some(),
+        files: limits.files,
+    }
+}
+
+fn volumes(services: &BTreeMap<ServiceName, ServicePlan>) -> Vec<VolumeName> {
+    let volumes: BTreeSet<&VolumeName> = services
+        .values()
+        .flat_map(|service| &service.view.binds)
+        .filter_map(|bind| match &bind.source {
+            BindSource::Volume(volume) => Some(volume),
+            BindSource::Host(_) | BindSource::Hidden => None,
+        })
+        .collect();
+    volumes.into_iter().cloned().collect()
+}
+
+fn run(command: &CommandLine, service: &Service, env: Vec<(String, String)>) -> Run {
+    let mut argv = command.0.clone();
+    if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
+        let path = view::lexical(&service.working_dir.join(Path::new(program)));
+        // A working directory that is not UTF-8 makes the project's path an error of its own.
+        *program = path.to_string_lossy().into_owned();
+    }
+    Run { argv, env, cwd: service.working_dir.clone() }
+}
+
+/// The environment: what the sandbox sets, then the service's own over it. Nothing else is inherited.
+fn environment(
+    workspace: &Workspace,
+    name: &ServiceName,
+    service: &Service,
+    view: &View,
+    memory: Option<ByteSize>,
+) -> Vec<(String, String)> {
+    let mut env = BTreeMap::from([
+        ("HOME", view.home.to_string_lossy().into_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("LOGNAME", view.user.clone()),
+        ("PATH", PATH.to_owned()),
+        ("SHELL", "/bin/sh".to_owned()),
+        ("USER", view.user.clone()),
+        ("WS_SERVICE", name.to_string()),
+        ("WS_WORKSPACE", workspace.name.to_string()),
+    ]);
+    if let Some(memory) = memory {
+        env.insert("WS_MEMORY_BYTES", memory.0.to_string());
+    }
+    let mut env: BTreeMap<String, String> =
+        env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    env.extend(service.environment.iter().map(|(key, value)| (key.clone(), value.clone())));
+    env.into_iter().collect()
+}
+
+/// A name that is not declared, with the one that was probably meant.
+fn unknown_name<'k>(
+    code: &'static str,
+    at: ConfigPath,
+    who: &str,
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'k str>,
+) -> Problem {
+    let near = known
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min();
+    let problem = Problem::error(code, at, format!("{who} names a {what} that is not declared"))
+        .label(format!("there is no {what} `{name}`"));
+    match near {
+        Some((_, near)) => problem.help(format!("did you mean `{near}`?")).replacement(near),
+        None => problem,
+    }
+}
+
+/// "`a`, `b` and 3 more"
+fn some_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let (first, rest) = names.split_at(names.len().min(3));
+    let first: Vec<String> = first.iter().map(|name| format!("`{name}`")).collect();
+    match rest.len() {
+        0 => first.join(", "),
+        n => format!("{} and {n} more", first.join(", ")),
+    }
+}

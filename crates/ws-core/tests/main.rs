@@ -1,0 +1,5 @@
+//! The core's promises: what a plan decides, how the engine behaves, and that no schedule of events
+//! breaks either.
+
+mod plan;
+mod support;
