@@ -41,7 +41,7 @@ pub(crate) fn run(root: &Path, install: bool) -> Result<(), Failure> {
     step("the tree is tidy", || tidy::run(root))?;
     if has_cargo_command("deny") {
         // Advisories need a database from elsewhere; licences, bans and sources need nothing.
-        cargo(root, &["deny", "--offline", "check", "licenses", "bans", "sources"])?;
+        cargo(root, &["deny", "--locked", "check", "licenses", "bans", "sources"])?;
     } else {
         eprintln!("\n== cargo deny is not installed: licences are not checked");
     }
