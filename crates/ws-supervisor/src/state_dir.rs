@@ -275,7 +275,8 @@ impl InstanceLock {
         match std::fs::remove_dir(&self.path) {
             Ok(()) => {}
             // Gone, or the next supervisor is moving in already.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
             Err(error) => keep(StateError::std("remove", &self.path)(error)),
         }
         first.map_or(Ok(()), Err)

@@ -1,0 +1,236 @@
+use std::sync::mpsc::channel;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+fn open(dir: &Path) -> LogStore {
+    LogStore::open(dir, LogLimits::default()).unwrap()
+}
+
+fn lines(chunk: &[u8]) -> Vec<LogLine> {
+    chunk.split_inclusive(|b| *b == b'\n').map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+async fn all(store: &LogStore, query: LogQuery) -> Vec<LogLine> {
+    let mut reader = store.read(&query);
+    let mut all = Vec::new();
+    while let Some(chunk) = reader.next().await {
+        all.extend(lines(&chunk));
+    }
+    all
+}
+
+fn texts(lines: &[LogLine]) -> Vec<&str> {
+    lines.iter().map(|line| line.line.as_str()).collect()
+}
+
+fn all_services() -> LogQuery {
+    LogQuery::default()
+}
+
+#[tokio::test]
+async fn lines_are_made_of_any_pieces() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let db = service("db");
+    for piece in ["one\r\ntw", "o\n\nthr", "", "ee \u{1b}[1mbold\0 \"q\"\nfo", "ur"] {
+        store.write(&db, LogStream::Stdout, piece.as_bytes());
+    }
+    // Cut in the middle of a character, and of no character at all.
+    store.write(&db, LogStream::Stderr, &"é".as_bytes()[..1]);
+    store.write(&db, LogStream::Stderr, &"é\n".as_bytes()[1..]);
+    store.write(&db, LogStream::Stderr, b"\xff\n");
+    store.end(&db, LogStream::Stdout);
+    store.end(&db, LogStream::Stdout);
+    store.note(&db, "two\nlines");
+    let found = all(&store, all_services()).await;
+    let expected = ["one", "two", "", "three \u{1b}[1mbold\0 \"q\"", "é", "\u{fffd}", "four", "two lines"];
+    assert_eq!(texts(&found), expected);
+    let seqs: Vec<u64> = found.iter().map(|line| line.seq).collect();
+    assert_eq!(seqs, (1..=8).collect::<Vec<_>>());
+    assert_eq!(found[4].stream, LogStream::Stderr);
+    assert_eq!(found[7].stream, LogStream::Ws);
+}
+
+#[tokio::test]
+async fn a_line_that_does_not_end_is_cut() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let db = service("db");
+    let piece = vec![b'x'; 1000];
+    for _ in 0..1000 {
+        store.write(&db, LogStream::Stdout, &piece);
+    }
+    let found = all(&store, all_services()).await;
+    assert!(found.len() >= 10);
+    assert!(found.iter().all(|line| line.line.len() <= MAX_LINE + 1000));
+}
+
+#[tokio::test]
+async fn the_order_is_that_of_arrival_over_all_services() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    for n in 0..300 {
+        let name = ["a", "b", "c"][n % 3];
+        store.write(&service(name), LogStream::Stdout, format!("{n}\n").as_bytes());
+    }
+    let found = all(&store, all_services()).await;
+    assert_eq!(texts(&found), (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
+    let only_b = all(&store, LogQuery { services: vec![service("b")], ..all_services() }).await;
+    assert_eq!(only_b.len(), 100);
+    let tail = all(&store, LogQuery { tail: Some(2), ..all_services() }).await;
+    assert_eq!(texts(&tail), ["294", "295", "296", "297", "298", "299"]);
+    let future = Timestamp { unix_ms: clock::now().unix_ms + 1_000_000 };
+    assert_eq!(all(&store, LogQuery { since: Some(future), ..all_services() }).await, []);
+    assert_eq!(all(&store, LogQuery { until: Some(future), ..all_services() }).await.len(), 300);
+    assert_eq!(all(&store, LogQuery { services: vec![service("none")], ..all_services() }).await, []);
+}
+
+#[tokio::test]
+async fn everything_is_on_disk_after_a_flush_and_numbers_go_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    for n in 0..1000 {
+        let name = ["a", "b"][n % 2];
+        store.write(&service(name), LogStream::Stdout, format!("{n}\n").as_bytes());
+    }
+    assert!(store.flush(LONG));
+    let from_disk: Vec<LogLine> = read_disk(temp.path(), &all_services()).unwrap().collect();
+    assert_eq!(from_disk, all(&store, all_services()).await);
+    let tail = LogQuery { tail: Some(3), services: vec![service("a")], ..all_services() };
+    let tail: Vec<LogLine> = read_disk(temp.path(), &tail).unwrap().collect();
+    assert_eq!(texts(&tail), ["994", "996", "998"]);
+    let since = LogQuery { since: Some(Timestamp { unix_ms: i64::MAX }), ..all_services() };
+    assert_eq!(read_disk(temp.path(), &since).unwrap().count(), 0);
+    drop(store);
+
+    // The next supervisor goes on, and shows what the last one kept.
+    let store = open(temp.path());
+    store.write(&service("a"), LogStream::Stdout, b"new\n");
+    let found = all(&store, LogQuery { tail: Some(2), ..all_services() }).await;
+    assert_eq!(texts(&found), ["997", "998", "999", "new"]);
+    assert_eq!(found[3].seq, 1001);
+    assert_eq!(all(&store, all_services()).await.len(), 1001);
+}
+
+#[tokio::test]
+async fn nothing_is_read_where_nothing_was_written() {
+    let temp = tempfile::tempdir().unwrap();
+    assert_eq!(read_disk(&temp.path().join("absent"), &all_services()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_the_ring_has_lost_comes_from_disk() {
+    let temp = tempfile::tempdir().unwrap();
+    let limits = LogLimits { ring_bytes: 4 << 10, ..LogLimits::default() };
+    let store = LogStore::open(temp.path(), limits).unwrap();
+    let (flood, quiet) = (service("flood"), service("quiet"));
+    store.write(&quiet, LogStream::Stdout, b"first\n");
+    for n in 0..1000 {
+        store.write(&flood, LogStream::Stdout, format!("{n}\n").as_bytes());
+        // Let the disk keep up: this is not about a slow one.
+        while store.shared.state().services[1].pending.len() > 5 {
+            std::thread::yield_now();
+        }
+    }
+    store.write(&quiet, LogStream::Stdout, b"last\n");
+    let found = all(&store, all_services()).await;
+    assert_eq!(found.len(), 1002);
+    assert!(found.is_sorted_by_key(|line| line.seq));
+    assert_eq!((found[0].line.as_str(), found[1001].line.as_str()), ("first", "last"));
+    assert!(store.shared.state().services[1].ring.len() < 100);
+}
+
+#[tokio::test]
+async fn a_follower_sees_everything_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(temp.path()));
+    store.write(&service("a"), LogStream::Stdout, b"0\n");
+    let mut reader = store.read(&LogQuery { follow: true, ..all_services() });
+    let writer = Arc::clone(&store);
+    let writing = std::thread::spawn(move || {
+        for n in 1..5000 {
+            let name = ["a", "b"][n % 2];
+            writer.write(&service(name), LogStream::Stdout, format!("{n}\n").as_bytes());
+        }
+        writer.end_readers();
+    });
+    let mut found = Vec::new();
+    while let Some(chunk) = tokio::time::timeout(LONG, reader.next()).await.unwrap() {
+        found.extend(lines(&chunk));
+    }
+    writing.join().unwrap();
+    assert_eq!(texts(&found), (0..5000).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_slow_follower_is_told_what_it_missed() {
+    let temp = tempfile::tempdir().unwrap();
+    let limits = LogLimits { ring_bytes: 4 << 10, ..LogLimits::default() };
+    let store = LogStore::open(temp.path(), limits).unwrap();
+    let mut reader = store.read(&LogQuery { follow: true, ..all_services() });
+    let (flood, quiet) = (service("flood"), service("quiet"));
+    for n in 0..1000 {
+        store.write(&flood, LogStream::Stdout, format!("{n}\n").as_bytes());
+    }
+    store.write(&quiet, LogStream::Stdout, b"heard\n");
+    store.end_readers();
+    let mut found = Vec::new();
+    while let Some(chunk) = reader.next().await {
+        found.extend(lines(&chunk));
+    }
+    let (marker, rest) = found.split_first().unwrap();
+    assert_eq!((marker.stream, &marker.service), (LogStream::Ws, &flood));
+    let missed: usize = marker.line.split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(missed + rest.len(), 1001, "{}", marker.line);
+    assert!(missed > 900);
+    assert!(found.is_sorted_by_key(|line| line.seq));
+    assert_eq!(found.last().unwrap().line, "heard");
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_is_told_and_stalls_nobody() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let (tell, told) = channel();
+    store.set_reporter(Box::new(move |report| drop(tell.send(report))));
+    let db = service("db");
+    // A directory stands where the file should be.
+    let file = file_of(&store.shared.dir, &db);
+    std::fs::create_dir(&file).unwrap();
+    store.write(&db, LogStream::Stdout, b"lost\n");
+    let Report::Notice { text } = told.recv_timeout(LONG).unwrap() else { panic!("no notice") };
+    assert!(text.starts_with("could not write"), "{text}");
+    assert_eq!(told.recv_timeout(LONG).unwrap(), Report::Dropped { service: db.clone(), bytes: 5 });
+    assert_eq!(texts(&all(&store, LogQuery { tail: Some(10), ..all_services() }).await), ["lost"]);
+    std::fs::remove_dir(&file).unwrap();
+    store.write(&db, LogStream::Stdout, b"kept\n");
+    let again = Report::Notice { text: "the output of services is written to disk again".to_owned() };
+    assert_eq!(told.recv_timeout(LONG).unwrap(), again);
+    assert!(store.flush(LONG));
+    let on_disk: Vec<LogLine> = read_disk(temp.path(), &all_services()).unwrap().collect();
+    let marker = "1 lines are missing here: the disk was too slow or full";
+    assert_eq!(texts(&on_disk), [marker, "kept"]);
+}
+
+#[test]
+fn many_services_share_the_memory() {
+    let temp = tempfile::tempdir().unwrap();
+    let limits = LogLimits { total_bytes: 1 << 20, ..LogLimits::default() };
+    let store = LogStore::open(temp.path(), limits).unwrap();
+    let line = format!("{}\n", "x".repeat(999));
+    for n in 0..10 {
+        for _ in 0..2000 {
+            store.write(&service(&format!("s{n}")), LogStream::Stdout, line.as_bytes());
+        }
+    }
+    let state = store.shared.state();
+    let last = &state.services[9];
+    assert!(last.ring_bytes <= (1 << 20) / 10 + 2000, "{}", last.ring_bytes);
+    assert!(last.pending_bytes <= (1 << 20) / 10 + 2000, "{}", last.pending_bytes);
+}
