@@ -15,6 +15,7 @@ use ws_linux::sandbox::protocol::{
 };
 use ws_linux::sandbox::sources;
 use ws_linux::sandbox::spawner::{self, Spawner};
+use ws_linux::slots::Slot;
 use ws_model::{ByteSize, Restart, RestartPolicy, ServiceKind, ServiceName, Stop};
 use ws_sys::process;
 use ws_sys::scm::Channel;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     let base = tempfile::tempdir().expect("a temporary directory");
     std::fs::set_permissions(base.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     if nix::unistd::geteuid().is_root() {
-        scenario("root", &base.path().join("root"), Some(4_000));
+        scenario("root", &base.path().join("root"), true);
         // The same as an ordinary user, in a process of its own.
         let status = match process::clone(&process::CloneOptions::default()).unwrap() {
             process::Forked::Child => {
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
                 nix::unistd::chown(&directory, Some(1000.into()), Some(1000.into())).unwrap();
                 process::become_ids(1000, 1000, true).unwrap();
                 process::set_dumpable(true).unwrap();
-                let done = std::panic::catch_unwind(|| scenario("user", &directory.join("w"), None));
+                let done = std::panic::catch_unwind(|| scenario("user", &directory.join("w"), false));
                 process::exit_now(i32::from(done.is_err()));
             }
             process::Forked::Parent { pidfd, .. } => {
@@ -47,13 +48,13 @@ fn main() -> ExitCode {
         assert_eq!(status, process::Ended::Code(0), "the scenario as user 1000");
     } else {
         println!("sandbox: not root, so only the rootless half runs");
-        scenario("user", &base.path().join("user"), None);
+        scenario("user", &base.path().join("user"), false);
     }
     println!("1 passed, 0 failed");
     ExitCode::SUCCESS
 }
 
-fn scenario(label: &str, root: &Path, slot: Option<u32>) {
+fn scenario(label: &str, root: &Path, as_root: bool) {
     std::fs::create_dir_all(root.join("src/data")).unwrap();
     std::fs::write(root.join("src/hello.txt"), "hello").unwrap();
     std::fs::write(root.join(".env"), "SECRET=1").unwrap();
@@ -62,7 +63,7 @@ fn scenario(label: &str, root: &Path, slot: Option<u32>) {
 
     let options = spawner::Options { router_sysctls: vec![("net.ipv4.ip_forward".into(), "1".into())], slot };
     let spawner = spawner::fork(&options).unwrap_or_else(|failure| panic!("{label}: {failure}"));
-    let rootless = slot.is_none().then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
+    let rootless = (!as_root).then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
     let service = service(root);
     let mut sandbox = Sandbox::prepare(&spawner, &service, root, rootless);
 

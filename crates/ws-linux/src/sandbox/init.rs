@@ -396,25 +396,36 @@ fn supervise(control: &Channel, running: Running) -> ! {
             }
         }
         if ready.first() == Some(&true) {
-            let Ok((ToInit::Exec { id, exec, tty }, fds)) = protocol::receive::<ToInit>(control) else {
+            match protocol::receive::<ToInit>(control) {
+                Ok((ToInit::Exec { id, exec, tty }, fds)) => {
+                    let answer = execute_further(id, &exec, tty, &fds, &mut execs);
+                    let _ = protocol::send(control.as_fd(), &answer, &[]);
+                }
+                Ok((ToInit::Kill { id }, _)) => {
+                    if let Some((_, pid)) = execs.iter().find(|(known, _)| *known == id) {
+                        // It leads a session, so its process group has its number. It is not reaped yet.
+                        let group = nix::unistd::Pid::from_raw(*pid);
+                        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+                    }
+                }
                 // The supervisor is gone: so is everything here.
-                process::exit_now(0);
-            };
-            let done = match fds.as_slice() {
-                [stdin, stdout, stderr] => {
-                    execute(&exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty)
-                }
-                _ => Err(Failure::because("executing", "its standard streams are missing")),
-            };
-            let answer = match done {
-                Ok(pid) => {
-                    execs.push((id, pid));
-                    FromInit::ExecStarted { id }
-                }
-                Err(failure) => FromInit::ExecFailed { id, failure },
-            };
-            let _ = protocol::send(control.as_fd(), &answer, &[]);
+                Err(_) => process::exit_now(0),
+            }
         }
+    }
+}
+
+fn execute_further(id: u64, exec: &ExecSpec, tty: bool, fds: &[OwnedFd], execs: &mut Vec<(u64, i32)>) -> FromInit {
+    let done = match fds {
+        [stdin, stdout, stderr] => execute(exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty),
+        _ => Err(Failure::because("executing", "its standard streams are missing")),
+    };
+    match done {
+        Ok(pid) => {
+            execs.push((id, pid));
+            FromInit::ExecStarted { id }
+        }
+        Err(failure) => FromInit::ExecFailed { id, failure },
     }
 }
 

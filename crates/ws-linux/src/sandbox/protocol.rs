@@ -273,6 +273,11 @@ pub enum ToInit {
         /// Whether standard input is a terminal to take.
         tty: bool,
     },
+    /// Kill a further program and its process group. Not answered; one that has ended is no error.
+    Kill {
+        /// Which.
+        id: u64,
+    },
 }
 
 /// From init.

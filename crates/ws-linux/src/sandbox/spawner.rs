@@ -18,6 +18,7 @@ use ws_sys::seccomp::Filter;
 use super::launcher;
 use super::protocol::{self, Failure, Reply, SocketKind, SourceRequest, Stage, ToSpawner};
 use super::sources;
+use crate::slots::Slot;
 
 /// First host id of the ranges that instances take, as root. Above every range that distributions hand out
 /// (`/etc/subuid` starts at 100,000; systemd's nspawn and dynamic users end at 0x6fff_ffff).
@@ -30,12 +31,12 @@ pub const IDS: u32 = 65_536;
 pub const SLOTS: u32 = 4_095;
 
 /// How a spawner is made.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     /// Sysctls of the router's network namespace.
     pub router_sysctls: Vec<(String, String)>,
-    /// The number of the id range that this instance holds; `None`: rootless.
-    pub slot: Option<u32>,
+    /// The id range that this instance holds; `None`: rootless.
+    pub slot: Option<Slot>,
 }
 
 /// The supervisor's handle of the spawner: requests are answered in order, in some tens of microseconds.
@@ -49,24 +50,24 @@ struct Inner {
     channel: Mutex<Channel>,
     pidfd: OwnedFd,
     pid: i32,
-    slot: Option<u32>,
+    slot: Option<Slot>,
 }
 
 /// Forks the spawner. The caller must be single-threaded.
 ///
 /// # Errors
 /// When user or network namespaces cannot be made; the failure says which and why.
-pub fn fork(options: &Options) -> Result<Spawner, Failure> {
+pub fn fork(options: Options) -> Result<Spawner, Failure> {
     let (ours, theirs) = Channel::pair().stage("making a channel to the spawner")?;
     let filter = Filter::for_services().stage("compiling the system call filter")?;
     match process::clone(&CloneOptions::default()).stage("forking the spawner")? {
         Forked::Child => {
             drop(ours);
-            process::exit_now(i32::from(run(&theirs, options, &filter).is_err()));
+            process::exit_now(i32::from(run(&theirs, &options, &filter).is_err()));
         }
         Forked::Parent { pid, pidfd } => {
             drop(theirs);
-            if let Some(slot) = options.slot {
+            if let Some(slot) = options.slot.as_ref().map(Slot::number) {
                 // The child has entered U1 and waits for its maps, which only this side may write.
                 confirm(&ours)?;
                 let first = FIRST_HOST_ID + slot * IDS;
@@ -145,7 +146,7 @@ impl Spawner {
     /// The id range of this instance; `None`: rootless.
     #[must_use]
     pub fn slot(&self) -> Option<u32> {
-        self.inner.slot
+        self.inner.slot.as_ref().map(Slot::number)
     }
 
     /// Its process id on the host.
