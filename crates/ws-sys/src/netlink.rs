@@ -12,7 +12,7 @@ pub mod route;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -517,10 +517,27 @@ impl AsFd for Socket {
     }
 }
 
-fn prepare(fd: &OwnedFd) -> io::Result<()> {
-    if sockopt::socket_domain(fd)? != rustix::net::AddressFamily::NETLINK {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a netlink socket"));
+/// Hands a netlink socket that was not used yet to the crates around `rtnetlink`; must be called in a tokio
+/// runtime, and used in the same.
+///
+/// # Errors
+/// When `fd` is not a netlink socket.
+pub fn into_async(fd: OwnedFd) -> io::Result<netlink_sys::TokioSocket> {
+    must_be_netlink(&fd)?;
+    // SAFETY: the descriptor is open and a netlink socket, and its ownership goes over.
+    Ok(unsafe { netlink_sys::TokioSocket::from_raw_fd(fd.into_raw_fd()) })
+}
+
+fn must_be_netlink(fd: &OwnedFd) -> io::Result<()> {
+    if sockopt::socket_domain(fd)? == rustix::net::AddressFamily::NETLINK {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a netlink socket"))
     }
+}
+
+fn prepare(fd: &OwnedFd) -> io::Result<()> {
+    must_be_netlink(fd)?;
     set_option(fd, libc::NETLINK_EXT_ACK)?;
     set_option(fd, libc::NETLINK_CAP_ACK)?;
     if sockopt::set_socket_recv_buffer_size_force(fd, BUFFER).is_err() {

@@ -276,6 +276,8 @@ pub enum Load {
     SourcePort,
     /// The receiver's port, of any transport that starts with ports.
     DestinationPort,
+    /// The flags of a TCP segment. Only meaningful once the packet is known to be TCP.
+    TcpFlags,
     /// The type in the frame's header.
     EtherType,
     /// The family of a packet in an [`Family::Inet`] table.
@@ -299,7 +301,8 @@ pub enum Load {
 impl Load {
     fn len(self) -> u32 {
         match self {
-            Self::NetworkProtocol | Self::TransportProtocol | Self::ConnectionDirection => 1,
+            Self::NetworkProtocol | Self::TransportProtocol => 1,
+            Self::ConnectionDirection | Self::TcpFlags => 1,
             Self::SourcePort | Self::DestinationPort | Self::EtherType => 2,
             Self::Ipv4Source | Self::Ipv4Destination => 4,
             Self::InputIndex | Self::OutputIndex | Self::ConnectionState => 4,
@@ -316,7 +319,8 @@ impl Load {
             Self::TransportProtocol => Some(Field::Protocol),
             Self::SourcePort | Self::DestinationPort => Some(Field::Port),
             Self::InputInterface | Self::OutputInterface => Some(Field::Interface),
-            Self::EtherType
+            Self::TcpFlags
+            | Self::EtherType
             | Self::NetworkProtocol
             | Self::InputIndex
             | Self::OutputIndex
@@ -349,6 +353,7 @@ impl Load {
             Self::Ipv4Destination => payload(b, libc::NFT_PAYLOAD_NETWORK_HEADER, 16),
             Self::SourcePort => payload(b, libc::NFT_PAYLOAD_TRANSPORT_HEADER, 0),
             Self::DestinationPort => payload(b, libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2),
+            Self::TcpFlags => payload(b, libc::NFT_PAYLOAD_TRANSPORT_HEADER, 13),
             Self::EtherType => meta(b, libc::NFT_META_PROTOCOL),
             Self::NetworkProtocol => meta(b, libc::NFT_META_NFPROTO),
             Self::TransportProtocol => meta(b, libc::NFT_META_L4PROTO),
@@ -474,6 +479,22 @@ impl Rule {
     #[must_use]
     pub fn transport(self, protocol: u8) -> Self {
         self.compare(Load::TransportProtocol, true, &[protocol])
+    }
+
+    /// The transport protocol has another number.
+    #[must_use]
+    pub fn not_transport(self, protocol: u8) -> Self {
+        self.compare(Load::TransportProtocol, false, &[protocol])
+    }
+
+    /// It is a TCP segment that asks for a connection: of FIN, SYN, RST and ACK only SYN is set. The packet
+    /// must be known to be TCP.
+    #[must_use]
+    pub fn tcp_opening(self) -> Self {
+        const FIN_SYN_RST_ACK: u8 = 0x17;
+        const SYN: u8 = 0x02;
+        let mask = Some(vec![FIN_SYN_RST_ACK]);
+        self.step(Step::Compare { load: Load::TcpFlags, mask, equal: true, value: vec![SYN] })
     }
 
     /// The IPv4 receiver is this address.

@@ -129,6 +129,8 @@ fn build() -> Transaction {
         Rule::new().ipv4().not_in_set(HOSTS, &[Load::Ipv4Destination]).jump("more"),
         Rule::new().from_interface(eth0).to_interface(eth0).accept(),
         Rule::new().ipv4().ipv4_destination(Ipv4Addr::new(10, 0, 0, 1)).transport(17).drop(),
+        Rule::new().transport(6).tcp_opening().state(CtState::NEW).counter(),
+        Rule::new().not_transport(6).counter(),
         Rule::new().limit(100, 200).log(Log { group: 5, prefix: "ws-deny", snaplen: 64 }),
         Rule::new().transport(6).counter().reject(Reject::TcpReset),
         Rule::new().reject(Reject::AdminProhibited),
@@ -173,6 +175,8 @@ const GOLDEN: &str = r#"table inet t {
 		ip daddr != @hosts jump more
 		iifname "eth0" oifname "eth0" accept
 		ip daddr 10.0.0.1 meta l4proto 17 drop
+		tcp flags syn / fin,syn,rst,ack ct state new counter
+		meta l4proto != 6 counter
 		limit rate 100/second burst 200 packets log prefix "ws-deny" group 5 snaplen 64 queue-threshold 1
 		meta l4proto 6 counter reject with tcp reset
 		reject with icmpx admin-prohibited
@@ -223,7 +227,7 @@ fn what_is_loaded_is_read_back() {
     assert_eq!(found, [("more", None), ("output", Some((3, 0, 0))), ("early", Some((0, -300, 1)))]);
     let found = rules(&mut socket, INET).unwrap();
     let output: Vec<_> = found.iter().filter(|rule| rule.chain == "output").collect();
-    assert_eq!(output.len(), 10);
+    assert_eq!(output.len(), 12);
     assert_eq!(output[0].expressions, ["meta", "cmp", "immediate"]);
     assert_eq!(rules(&mut socket, BRIDGE).unwrap().len(), 2);
     let expected = [link(3, 80), link(4, 443)].map(|key| key.to_vec());
@@ -254,7 +258,7 @@ fn one_refusal_leaves_nothing_behind_and_names_what_was_refused() {
     t.add_rule(OUTPUT, &Rule::new().jump("nowhere"));
     t.add_rule(OUTPUT, &Rule::new().accept());
     let error = t.commit(&mut socket).unwrap_err();
-    assert_eq!(error.to_string(), "could not add rule 11 to the chain `output`");
+    assert_eq!(error.to_string(), "could not add rule 13 to the chain `output`");
     let [refusal] = error.source.refusals() else { panic!("{:?}", error.source) };
     assert_eq!(refusal.errno, rustix::io::Errno::NOENT.raw_os_error());
     assert!(refusal.offset.is_some(), "{refusal:?}");

@@ -122,9 +122,26 @@ pub fn rules(socket: &mut Socket, table: Table) -> Result<Vec<RuleInfo>, Error> 
 
 /// The elements of a set.
 ///
+/// The kernel rearranges a set that grew in the background, and a list that is read meanwhile misses some
+/// without a word (seen on 6.18); so it is read until it is twice the same.
+///
 /// # Errors
-/// When the kernel cannot be asked, or there is no such set, or its keys are of other types.
+/// When the kernel cannot be asked, or there is no such set, or its keys are of other types;
+/// [`Error::Changed`] when it does not come to rest.
 pub fn elements(socket: &mut Socket, set: Set) -> Result<BTreeSet<Vec<Value>>, Error> {
+    const ATTEMPTS: usize = 16;
+    let mut found = read_elements(socket, set)?;
+    for _ in 0..ATTEMPTS {
+        let again = read_elements(socket, set)?;
+        if again == found {
+            return Ok(found);
+        }
+        found = again;
+    }
+    Err(Error::Changed)
+}
+
+fn read_elements(socket: &mut Socket, set: Set) -> Result<BTreeSet<Vec<Value>>, Error> {
     let mut request = request(libc::NFT_MSG_GETSETELEM, set.table.family.number(), |b| {
         b.text(1, set.table.name).text(2, set.name);
     });
