@@ -12,3 +12,4 @@ pub mod engine;
 pub mod graph;
 pub mod host;
 pub mod plan;
+mod text;

@@ -487,14 +487,3 @@ fn unknown_name<'k>(
         None => problem,
     }
 }
-
-/// "`a`, `b` and 3 more"
-fn some_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
-    let names: Vec<&str> = names.collect();
-    let (first, rest) = names.split_at(names.len().min(3));
-    let first: Vec<String> = first.iter().map(|name| format!("`{name}`")).collect();
-    match rest.len() {
-        0 => first.join(", "),
-        n => format!("{} and {n} more", first.join(", ")),
-    }
-}

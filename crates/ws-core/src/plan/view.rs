@@ -12,9 +12,11 @@ use ws_model::{
     Workspace,
 };
 
+use crate::text::some_quoted;
+
 use super::base::{Base, in_system};
 use super::facts::{Facts, PathKind};
-use super::{Bind, BindSource, Channel, DEFAULT_TMP, Exclude, RepoView, View, some_of, unknown_name};
+use super::{Bind, BindSource, Channel, DEFAULT_TMP, Exclude, RepoView, View, unknown_name};
 
 /// Names at the top of the project that are left out, whole, when a secret or an env file lies in them.
 const SECRET_DIRECTORIES: &[&str] = &["secrets", ".secrets"];
@@ -801,7 +803,7 @@ impl<'a> Views<'a> {
                 }
                 None => (ConfigPath::root().key("env_file"), format!("the env file `{shown}`")),
             };
-            let who = some_of(services.iter().map(|name| name.as_str()));
+            let who = some_quoted(services.iter().map(|name| name.as_str()));
             let dir = SECRET_DIRECTORIES[0];
             problems.push(
                 Problem::error("WS0535", at, format!("{what} would be visible to {who}"))

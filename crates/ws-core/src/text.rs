@@ -1,0 +1,61 @@
+//! Small pieces of the sentences that causes, warnings and plans are made of.
+
+use std::time::Duration;
+
+/// How many of a list are named before the rest is counted.
+const NAMED: usize = 3;
+
+/// `200 ms`, `1.5 s`, `10 s`, `2 min`
+pub(crate) fn duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis < 1000 {
+        format!("{millis} ms")
+    } else if millis.is_multiple_of(60_000) {
+        format!("{} min", millis / 60_000)
+    } else if millis.is_multiple_of(1000) {
+        format!("{} s", millis / 1000)
+    } else {
+        format!("{}.{} s", millis / 1000, millis % 1000 / 100)
+    }
+}
+
+/// "a, b, c and 2 more"
+pub(crate) fn some(parts: &[String]) -> String {
+    let (first, rest) = parts.split_at(parts.len().min(NAMED));
+    match rest.len() {
+        0 => first.join(", "),
+        n => format!("{} and {n} more", first.join(", ")),
+    }
+}
+
+/// "`a`, `b`, `c` and 2 more"
+pub(crate) fn some_quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    some(&names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        for (millis, text) in [
+            (0, "0 ms"),
+            (200, "200 ms"),
+            (1000, "1 s"),
+            (1500, "1.5 s"),
+            (90_000, "90 s"),
+            (120_000, "2 min"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn long_lists_are_counted() {
+        let parts = ["a", "b", "c", "d", "e"].map(str::to_owned);
+        assert_eq!(some(&parts[..3]), "a, b, c");
+        assert_eq!(some(&parts), "a, b, c and 2 more");
+    }
+}
