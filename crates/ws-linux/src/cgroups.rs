@@ -17,7 +17,7 @@ use ws_core::host::Usage;
 use ws_core::plan::{LimitsPlan, Plan};
 use ws_model::{InstanceId, Level, ServiceName};
 use ws_sys::aio::Readable;
-use ws_sys::cgroup::{self, Controller, Group, Layout, Limits, Mode, Tree};
+use ws_sys::cgroup::{self, Controller, Group, Layout, Limits, Tree};
 
 /// How many processes a build may have: the default of a service, since a service's own limits never
 /// apply to its build.
@@ -55,9 +55,12 @@ pub enum Error {
         /// Why.
         source: cgroup::Error,
     },
-    /// A process could not be moved.
-    #[error("could not place a process")]
-    Place(#[source] cgroup::Error),
+    /// A process could not be placed, killed or waited for.
+    #[error("could not use a control group")]
+    Use(#[source] cgroup::Error),
+    /// The kernel's notification could not be waited for.
+    #[error("could not wait for news of a control group")]
+    Notice(#[source] std::io::Error),
 }
 
 /// What [`Cgroups::create`] needs beside the plan.
@@ -158,7 +161,7 @@ impl Cgroups {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach_spawner(&self, pid: u32) -> Result<(), Error> {
-        self.tree.attach(pid).map_err(Error::Place)
+        self.tree.attach(pid).map_err(Error::Use)
     }
 
     /// What every service uses now.
@@ -176,7 +179,7 @@ impl Cgroups {
     /// # Errors
     /// When the kernel refuses.
     pub fn kill(&self) -> Result<(), Error> {
-        self.tree.kill().map_err(Error::Place)
+        self.tree.kill().map_err(Error::Use)
     }
 
     /// Removes every directory of the instance, waiting for processes that are about to end for `within`
@@ -231,7 +234,7 @@ impl ServiceGroup {
     /// # Errors
     /// When it cannot be opened.
     pub fn dir_fd(&self) -> Result<Option<OwnedFd>, Error> {
-        self.group.v2_dir_fd().map_err(Error::Place)
+        self.group.v2_dir_fd().map_err(Error::Use)
     }
 
     /// Moves the service's launcher into the v1 directories. Call it for all services back to back: the
@@ -240,7 +243,7 @@ impl ServiceGroup {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach_launcher(&self, pid: u32) -> Result<(), Error> {
-        self.group.attach_launcher(pid).map_err(Error::Place)
+        self.group.attach_launcher(pid).map_err(Error::Use)
     }
 
     /// Kills every process of the service, its init included and its launcher not.
@@ -248,7 +251,7 @@ impl ServiceGroup {
     /// # Errors
     /// When the kernel refuses.
     pub fn kill(&self) -> Result<(), Error> {
-        self.group.kill().map_err(Error::Place)
+        self.group.kill().map_err(Error::Use)
     }
 
     /// The group itself: counters, live change of limits, freeze.
@@ -263,11 +266,11 @@ impl ServiceGroup {
     /// # Errors
     /// When the kernel's notification cannot be had.
     pub async fn emptied(&self, within: Duration) -> Result<bool, Error> {
-        let populated = || Ok(self.group.populated().map_err(Error::Place)?.unwrap_or(false));
+        let populated = || Ok(self.group.populated().map_err(Error::Use)?.unwrap_or(false));
         if !populated()? {
             return Ok(true);
         }
-        let Some(watch) = self.group.watch_events().map_err(Error::Place)? else { return Ok(true) };
+        let Some(watch) = self.group.watch_events().map_err(Error::Use)? else { return Ok(true) };
         let events = readable(watch)?;
         let deadline = Instant::now() + within;
         // Looked at again after the watch is there, or the change in between would be missed.
@@ -286,15 +289,11 @@ impl ServiceGroup {
     ///
     /// # Errors
     /// When the kernel's notification cannot be had.
-    pub async fn guard_oom(&self, mode: Mode) -> Result<(), Error> {
-        let kernel_does_it = match mode {
-            Mode::Unified | Mode::Absent => true,
-            Mode::Hybrid | Mode::Legacy => false,
-        };
-        if kernel_does_it {
+    pub async fn guard_oom(&self) -> Result<(), Error> {
+        if self.group.dies_as_a_whole() {
             return Ok(());
         }
-        let Some(watch) = self.group.watch_oom().map_err(Error::Place)? else { return Ok(()) };
+        let Some(watch) = self.group.watch_oom().map_err(Error::Use)? else { return Ok(()) };
         let events = readable(watch)?;
         let mut seen = self.oom_kills();
         loop {
@@ -314,16 +313,14 @@ impl ServiceGroup {
 }
 
 fn readable(watch: cgroup::Watch) -> Result<Readable, Error> {
-    let failed = |source| Error::Place(cgroup::Error::Watch { path: PathBuf::new(), source });
-    Readable::new(watch.into_fd()).map_err(failed)
+    Readable::new(watch.into_fd()).map_err(Error::Notice)
 }
 
 /// Waits for news and takes it.
 async fn drained(events: &Readable) -> Result<(), Error> {
-    let failed = |source| Error::Place(cgroup::Error::Watch { path: PathBuf::new(), source });
     let mut buffer = [0; 1024];
     let read = events.read_with(|fd| rustix::io::read(fd, &mut buffer).map_err(std::io::Error::from));
-    read.await.map(drop).map_err(failed)
+    read.await.map(drop).map_err(Error::Notice)
 }
 
 fn limits(plan: &LimitsPlan, own_processes: u64) -> Limits {
@@ -371,7 +368,7 @@ pub fn clear_leftovers(instance: &InstanceId, layout: &Layout, within: Duration)
 
 /// Ours are: spawner and launchers in the host's process namespace, services one below.
 fn is_of_a_container(dir: &std::path::Path) -> bool {
-    let helpers = dir.join("_helpers");
+    let helpers = dir.join(cgroup::HELPERS);
     cgroup::process_depths(dir).iter().any(|(_, depth)| *depth > 2)
         || cgroup::process_depths(&helpers).iter().any(|(_, depth)| *depth > 1)
 }

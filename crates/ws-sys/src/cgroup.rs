@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use group::Group;
 pub use layout::{Layout, Mode};
 pub use leftover::{clear, find, process_depths};
-pub use tree::{Tree, Usable, detect_writable};
+pub use tree::{HELPERS, Tree, Usable, detect_writable};
 pub use watch::Watch;
 
 /// A kind of limit.

@@ -163,10 +163,16 @@ impl Group {
         Ok(Some(Throttling { periods, usec }))
     }
 
+    /// Whether the kernel kills the whole group when it runs out of memory (v2); on v1 it kills one process.
+    #[must_use]
+    pub fn dies_as_a_whole(&self) -> bool {
+        matches!(self.backends.get(&Controller::Memory), Some(Backend::V2(_)))
+    }
+
     /// A descriptor that becomes readable when the group ran out of memory; `None` where there is no
     /// memory controller. Compare [`Group::oom_kills`] then: it also does so when the group is removed.
     ///
-    /// On v2 the kernel kills the whole group; on v1 one process, and the rest is for the caller to kill.
+    /// Where [`Group::dies_as_a_whole`] is false, the rest is for the caller to kill.
     ///
     /// # Errors
     /// When the kernel refuses the registration.

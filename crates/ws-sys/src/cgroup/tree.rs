@@ -13,9 +13,9 @@ use super::group::{Backend, Group};
 use super::layout::{Home, Layout};
 use super::{Controller, Error, Result, files, leftover, v1, v2};
 
-/// The child of the v2 directory that holds the processes that make others. Names of groups do not start
-/// so (see [`Tree::add`]).
-const HELPERS: &str = "_helpers";
+/// The child of a tree's v2 directory that holds the processes that make others (see [`Tree::attach`]).
+/// Names of groups do not start with `_`.
+pub const HELPERS: &str = "_helpers";
 
 /// Which controllers were found to be usable by trying, and why the others are not.
 #[derive(Debug, Clone, PartialEq, Eq)]

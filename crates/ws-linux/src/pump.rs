@@ -1,0 +1,257 @@
+//! Pumps: the output of a run goes from its pipe to the log, as it comes.
+//!
+//! A pump has one buffer, used again for every piece, and takes turns with the other tasks of the runtime
+//! after each, so that a service that floods stalls nobody. It keeps nothing and understands nothing, but
+//! for the lines that a `log` probe waits for.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+use ws_core::host::LogSink;
+use ws_model::ServiceName;
+use ws_model::wire::LogStream;
+
+use crate::probes::LogMatcher;
+
+/// What is read at once: as much as a pipe holds by default.
+const BUFFER: usize = 64 * 1024;
+/// The longest line that a probe's expression is shown; of a longer one it sees the beginning.
+const MAX_LINE: usize = 64 * 1024;
+
+/// A pump that works. Dropping it stops it and closes its end of the pipe.
+#[derive(Debug)]
+pub struct Pump {
+    task: JoinHandle<u64>,
+}
+
+impl Pump {
+    /// Begins to read `pipe`, the end of a pipe that a run writes to, on the current runtime.
+    ///
+    /// # Errors
+    /// When `pipe` is no pipe that can be read.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(
+        service: ServiceName,
+        stream: LogStream,
+        pipe: OwnedFd,
+        sink: Arc<dyn LogSink>,
+        matcher: Option<LogMatcher>,
+    ) -> io::Result<Self> {
+        let pipe = pipe::Receiver::from_owned_fd(pipe)?;
+        let lines = matcher.map(Lines::new);
+        Ok(Self { task: tokio::spawn(pump(service, stream, pipe, sink, lines)) })
+    }
+
+    /// Waits for the end of the stream; gives how many bytes there were. Everything has been handed on
+    /// then. If the future is dropped, the pump is stopped.
+    pub async fn finished(mut self) -> u64 {
+        // A task that is neither aborted nor panics always has a result.
+        (&mut self.task).await.unwrap_or(0)
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn pump(
+    service: ServiceName,
+    stream: LogStream,
+    mut pipe: pipe::Receiver,
+    sink: Arc<dyn LogSink>,
+    mut lines: Option<Lines>,
+) -> u64 {
+    let mut total = 0;
+    // Not filled with zeros: memory that no output ever reached is never touched.
+    let mut buffer = Vec::with_capacity(BUFFER);
+    loop {
+        buffer.clear();
+        match pipe.read_buf(&mut buffer).await {
+            Ok(0) => break,
+            Ok(n) => {
+                total += n as u64;
+                sink.write(&service, stream, &buffer);
+                if lines.as_mut().is_some_and(|lines| lines.feed(&buffer)) {
+                    lines = None;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%service, %error, "reading the output ended early");
+                break;
+            }
+        }
+    }
+    if let Some(lines) = &mut lines {
+        lines.end();
+    }
+    sink.end(&service, stream);
+    total
+}
+
+/// Cuts a stream into lines for a probe's expression.
+struct Lines {
+    matcher: LogMatcher,
+    /// The beginning of the line whose end has not come.
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    fn new(matcher: LogMatcher) -> Self {
+        Self { matcher, partial: Vec::new() }
+    }
+
+    /// Shows every line that ends in `bytes`; `true` when there is no need for more.
+    fn feed(&mut self, mut bytes: &[u8]) -> bool {
+        while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = bytes.split_at(at);
+            bytes = rest.get(1..).unwrap_or_default();
+            let matched = if self.partial.is_empty() {
+                self.matcher.line(line.get(..MAX_LINE).unwrap_or(line))
+            } else {
+                self.keep(line);
+                let matched = self.matcher.line(&self.partial);
+                self.partial.clear();
+                matched
+            };
+            if matched {
+                return true;
+            }
+        }
+        self.keep(bytes);
+        self.matcher.is_done()
+    }
+
+    /// An unfinished line is a line.
+    fn end(&mut self) {
+        if !self.partial.is_empty() {
+            self.matcher.line(&self.partial);
+            self.partial.clear();
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = MAX_LINE - self.partial.len();
+        self.partial.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::probes;
+
+    /// Remembers what it was given.
+    #[derive(Default)]
+    struct Memory {
+        bytes: Mutex<Vec<u8>>,
+        ends: Mutex<Vec<(ServiceName, LogStream)>>,
+    }
+
+    impl LogSink for Memory {
+        fn write(&self, _: &ServiceName, _: LogStream, bytes: &[u8]) {
+            self.bytes.lock().unwrap().extend_from_slice(bytes);
+        }
+        fn end(&self, service: &ServiceName, stream: LogStream) {
+            self.ends.lock().unwrap().push((service.clone(), stream));
+        }
+    }
+
+    fn api() -> ServiceName {
+        ServiceName::new("api").unwrap()
+    }
+
+    #[tokio::test]
+    async fn everything_that_is_written_arrives_in_order_and_is_counted() {
+        let sink = Arc::new(Memory::default());
+        let (reader, mut writer) = io::pipe().unwrap();
+        let pump =
+            Pump::start(api(), LogStream::Stderr, reader.into(), Arc::clone(&sink) as _, None).unwrap();
+        // More than a pipe and the buffer hold, in odd pieces.
+        let text: Vec<u8> = (0..1_000_003_u32).map(|n| (n % 251) as u8).collect();
+        let written = text.clone();
+        let feeder =
+            std::thread::spawn(move || written.chunks(7777).for_each(|part| writer.write_all(part).unwrap()));
+        let bytes = tokio::time::timeout(Duration::from_secs(20), pump.finished()).await.unwrap();
+        feeder.join().unwrap();
+        assert_eq!(bytes, 1_000_003);
+        assert!(*sink.bytes.lock().unwrap() == text);
+        assert_eq!(*sink.ends.lock().unwrap(), [(api(), LogStream::Stderr)]);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_pump_closes_its_end() {
+        let sink = Arc::new(Memory::default());
+        let (reader, mut writer) = io::pipe().unwrap();
+        let pump =
+            Pump::start(api(), LogStream::Stdout, reader.into(), Arc::clone(&sink) as _, None).unwrap();
+        drop(pump);
+        let broken = async {
+            // The task is dropped when the runtime gets to it.
+            while writer.write_all(b"x").is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), broken).await.unwrap();
+        assert_eq!(*sink.ends.lock().unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_pipe_is_refused() {
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        let sink = Arc::new(Memory::default());
+        assert!(Pump::start(api(), LogStream::Stdout, file.into(), sink, None).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_probe_sees_lines_however_they_are_cut() {
+        let sink = Arc::new(Memory::default());
+        let (matcher, mut matched) = probes::log_match("^ready on [0-9]+$").unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let pump = Pump::start(api(), LogStream::Stdout, reader.into(), sink, Some(matcher)).unwrap();
+        for part in ["not ready on 1\nrea", "dy o", "n 80\r\nready on 9\n"] {
+            writer.write_all(part.as_bytes()).unwrap();
+        }
+        let line = tokio::time::timeout(Duration::from_secs(20), matched.line()).await.unwrap();
+        assert_eq!(line.as_deref(), Some("ready on 80"));
+        drop(writer);
+        assert_eq!(pump.finished().await, 39);
+    }
+
+    fn lines_of(pattern: &str, parts: &[&[u8]]) -> Option<String> {
+        let (matcher, matched) = probes::log_match(pattern).unwrap();
+        let mut lines = Lines::new(matcher);
+        for part in parts {
+            lines.feed(part);
+            assert!(lines.partial.len() <= MAX_LINE);
+        }
+        lines.end();
+        matched.now()
+    }
+
+    #[test]
+    fn the_last_line_needs_no_end_and_long_lines_are_bounded() {
+        assert_eq!(lines_of("up$", &[b"is ", b"up"]).as_deref(), Some("is up"));
+        assert_eq!(lines_of("up", &[b"is \n", b"\n"]), None);
+        let long = vec![b'a'; 3 * MAX_LINE];
+        assert_eq!(lines_of("b", &[&long, &long, b"b\n"]), None);
+        assert_eq!(lines_of("b", &[&long, &long, b"\nb\n"]).as_deref(), Some("b"));
+        assert_eq!(lines_of("^a+$", &[&long, b"\n"]).map(|line| line.len() <= MAX_LINE), Some(true));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_do_no_harm() {
+        assert_eq!(lines_of("ok", &[b"\xff\xfe ok \x80\n"]).as_deref(), Some("\u{fffd}\u{fffd} ok \u{fffd}"));
+    }
+}
