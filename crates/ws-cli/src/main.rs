@@ -1,3 +1,5 @@
 //! The `ws` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ws_cli::main(std::env::args_os())
+}

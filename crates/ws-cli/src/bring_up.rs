@@ -1,0 +1,566 @@
+//! `ws up`: start a supervisor or find the one that runs, ask it for services, and follow until what was
+//! wanted is there, cannot be, or somebody has had enough.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use ws_client::{Client, EventQuery, EventStream, Hold, LogLines, LogQuery};
+use ws_core::plan::{self, Plan};
+use ws_model::wire::{DownRequest, LogLine, ServiceStatus, WhyLink};
+use ws_model::{Event, EventKind, Level, Phase, ProbeKind, Reason, ServiceName, Timestamp, exit};
+
+use crate::args::PlanOptions;
+use crate::error::Failure;
+use crate::instances::Place;
+use crate::launch::{self, Launched, Supervisor};
+use crate::live::{Block, Ending, FRAME, Signals};
+use crate::load::{self, Planned};
+use crate::render::event;
+use crate::render::log::Painter;
+use crate::render::progress::{self, Goal};
+use crate::render::report::{self, Case, LAST_LINES};
+use crate::render::summary::{self, About};
+use crate::units::{human_duration, now};
+use crate::view::View;
+use crate::{Context, instances, names, runtime, take_down};
+
+/// Until when the command follows the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until it is interrupted or nothing runs any more; the stack goes down with it.
+    Interrupted,
+    /// Until everything was started.
+    Started,
+    /// Until everything is ready.
+    Ready {
+        /// For at most this long.
+        within: Option<Duration>,
+    },
+}
+
+impl Until {
+    fn attached(self) -> bool {
+        self == Self::Interrupted
+    }
+}
+
+/// Brings the stack, or some services of it, up.
+///
+/// # Errors
+/// When it cannot be started, or does not become what was asked for.
+pub fn up(context: &Context, typed: &[String], options: &PlanOptions, until: Until) -> Result<u8, Failure> {
+    let planned = load::plan(context, options)?;
+    let wanted = names::services(typed, planned.plan.services.keys())?;
+    let place = Place::of(&context.settings, &planned.loaded.workspace);
+    runtime()?.block_on(async {
+        let began = Instant::now();
+        let since = now();
+        let (client, owner) = reach(context, &planned, &place, options.accept, until).await?;
+        let shown = plan::closure(&planned.plan, &wanted).into_iter().collect();
+        let up = Up { context, client, place, planned: &planned, wanted, shown, began, since };
+        up.follow(owner, until).await
+    })
+}
+
+/// Whose the supervisor is.
+#[derive(Debug)]
+enum Owner {
+    /// Ours: started by this command.
+    Us(Box<Supervisor>),
+    /// It ran before.
+    Somebody,
+}
+
+/// Finds the supervisor of the instance, or starts it.
+async fn reach(
+    context: &Context,
+    planned: &Planned,
+    place: &Place,
+    accept: Option<Level>,
+    until: Until,
+) -> Result<(Client, Owner), Failure> {
+    for _ in 0..2 {
+        if let Some(client) = instances::connect_to(context, place).await? {
+            tell_about_running(context, planned, &client).await?;
+            return Ok((client, Owner::Somebody));
+        }
+        let secrets = load::secrets(planned, &context.settings)?;
+        ws_supervisor::state_dir::prepare_state_dir(&place.state, &place.instance, &planned.plan.root)?;
+        let order = launch::order(place, planned.loaded.sources.clone(), accept, secrets, until.attached());
+        match launch::start(&order, &context.settings.around.env).await? {
+            Launched::Ours(supervisor) => {
+                for notice in &supervisor.notices {
+                    context.ui.note(notice);
+                }
+                let client = Client::connect(&place.socket()).await?;
+                return Ok((client, Owner::Us(supervisor)));
+            }
+            // Another `ws up` of this instance was faster: attach to its supervisor.
+            Launched::Taken => {}
+        }
+    }
+    Err(Failure::failed("another `ws up` of this instance starts and ends again and again"))
+}
+
+/// What runs was planned from the file as it was: a change since then is said aloud, and not applied.
+async fn tell_about_running(context: &Context, planned: &Planned, client: &Client) -> Result<(), Failure> {
+    let info = client.info().await?;
+    context.ui.note(&format!("it runs already (supervisor {}); attaching", info.pid));
+    let changed =
+        std::fs::metadata(&planned.loaded.found.file).and_then(|meta| meta.modified()).is_ok_and(|at| {
+            at.duration_since(std::time::UNIX_EPOCH)
+                .is_ok_and(|at| i64::try_from(at.as_millis()).is_ok_and(|ms| ms > info.started_at.unix_ms))
+        });
+    if changed {
+        let name = planned.loaded.found.file.file_name().map(|name| name.to_string_lossy().into_owned());
+        context.ui.warn(&format!(
+            "`{}` was changed after the start: what runs is the plan of before; `ws down` and `ws up` use the new one",
+            name.unwrap_or_default()
+        ));
+    }
+    Ok(())
+}
+
+/// A stack that comes up.
+struct Up<'a> {
+    context: &'a Context,
+    client: Client,
+    place: Place,
+    planned: &'a Planned,
+    /// What was asked for; empty: everything.
+    wanted: Vec<ServiceName>,
+    /// What was asked for and what it needs.
+    shown: Vec<ServiceName>,
+    /// When the command began.
+    began: Instant,
+    /// The same on the wall clock.
+    since: Timestamp,
+}
+
+/// What the loop knows.
+struct State<'a> {
+    view: View,
+    block: Block<'a>,
+    painter: Painter,
+    /// Services whose failure was told.
+    told: BTreeSet<ServiceName>,
+    /// Whether the summary was printed, and no progress is shown any more.
+    settled: bool,
+    /// Why the supervisor ends, when it said so.
+    stopped: Option<String>,
+}
+
+/// What happened next.
+enum Next {
+    Event(Option<Event>),
+    Log(Option<LogLine>),
+    Signal(Ending),
+    Frame,
+    TimeUp,
+}
+
+impl Up<'_> {
+    async fn follow(&self, owner: Owner, until: Until) -> Result<u8, Failure> {
+        let mut signals = Signals::listen()?;
+        let (owner, hold) = self.take_over(owner, until).await?;
+        let logs = if until.attached() { Some(self.logs(&owner).await?) } else { None };
+        self.client.up(&self.wanted).await?;
+        let (rows, seq) = self.client.services_at().await?;
+        let events = self.client.events(EventQuery { since: seq, follow: true }).await?;
+        let owner = match (owner, until.attached()) {
+            (Owner::Us(mut supervisor), false) => {
+                // From here on the stack is on its own: interrupting this command only ends the waiting.
+                supervisor.release().await?;
+                Owner::Us(supervisor)
+            }
+            (owner, _) => owner,
+        };
+        let terminal = self.context.ui.out_terminal;
+        let state = State {
+            painter: Painter::new(rows.iter().map(|row| &row.service), false, terminal),
+            view: View::of(&rows),
+            block: Block::new(&self.context.ui),
+            told: BTreeSet::new(),
+            settled: false,
+            stopped: None,
+        };
+        let ended = self.attend(state, events, logs, &mut signals, &owner, until).await;
+        drop(hold);
+        ended
+    }
+
+    /// An attached `ws up` owns what it started, so that the stack goes down with its terminal.
+    async fn take_over(&self, owner: Owner, until: Until) -> Result<(Owner, Option<Hold>), Failure> {
+        match (&owner, until.attached()) {
+            (Owner::Us(_), true) => {
+                let hold = self.client.hold().await?;
+                Ok((owner, Some(hold)))
+            }
+            (Owner::Us(_) | Owner::Somebody, _) => Ok((owner, None)),
+        }
+    }
+
+    async fn logs(&self, owner: &Owner) -> Result<LogLines, Failure> {
+        let query = LogQuery {
+            services: self.shown.clone(),
+            tail: match owner {
+                Owner::Us(_) => None,
+                // What was printed before is in `ws logs`.
+                Owner::Somebody => Some(0),
+            },
+            since: matches!(owner, Owner::Us(_)).then_some(self.since),
+            until: None,
+            follow: true,
+        };
+        Ok(self.client.logs(&query).await?)
+    }
+
+    async fn attend(
+        &self,
+        mut state: State<'_>,
+        mut events: EventStream,
+        mut logs: Option<LogLines>,
+        signals: &mut Signals,
+        owner: &Owner,
+        until: Until,
+    ) -> Result<u8, Failure> {
+        let mut frames = interval(FRAME);
+        frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = match until {
+            Until::Ready { within: Some(within) } => Some(self.began + within),
+            _ => None,
+        };
+        loop {
+            if let Some(code) = self.judge(&mut state, owner, until).await? {
+                return Ok(code);
+            }
+            let animated = !state.settled && self.context.ui.err_terminal;
+            let next = tokio::select! {
+                biased;
+                ending = signals.next() => Next::Signal(ending),
+                () = sleep_until(deadline), if deadline.is_some() => Next::TimeUp,
+                _ = frames.tick(), if animated => Next::Frame,
+                event = events.next() => match event {
+                    Some(Ok(event)) => Next::Event(Some(event)),
+                    // An event that only a later version knows.
+                    Some(Err(ws_client::ClientError::Protocol { .. })) => continue,
+                    Some(Err(_)) | None => Next::Event(None),
+                },
+                line = next_line(&mut logs), if logs.is_some() => Next::Log(line),
+            };
+            match next {
+                Next::Event(Some(event)) => self.on_event(&mut state, &event),
+                Next::Event(None) => {
+                    state.block.clear();
+                    return self.ended_elsewhere(state.stopped.as_deref(), until).await;
+                }
+                Next::Log(Some(line)) => {
+                    state.block.clear();
+                    self.print_log(&state.painter, &line)?;
+                }
+                Next::Log(None) => logs = None,
+                Next::Frame => self.draw(&mut state),
+                Next::TimeUp => {
+                    state.block.clear();
+                    return self.timed_out(&state, until).await;
+                }
+                Next::Signal(ending) => {
+                    state.block.clear();
+                    drop(state);
+                    return self.interrupted(ending, owner, until, signals, logs).await;
+                }
+            }
+        }
+    }
+
+    /// Whether the command is at its end, and what was reached on the way.
+    async fn judge(&self, state: &mut State<'_>, owner: &Owner, until: Until) -> Result<Option<u8>, Failure> {
+        let lost = state.view.lost(&self.wanted);
+        let ready = state.view.wanted(&self.wanted).all(|(_, row)| row.is_ready());
+        match until {
+            Until::Interrupted => {
+                if ready && !state.settled {
+                    state.block.clear();
+                    state.settled = true;
+                    self.summary("ready").await?;
+                    if matches!(owner, Owner::Somebody) {
+                        self.context.ui.say("attached; Ctrl-C detaches and leaves it running");
+                    }
+                }
+                let fresh: Vec<ServiceName> =
+                    lost.iter().filter(|name| !state.told.contains(*name)).cloned().collect();
+                if !fresh.is_empty() {
+                    state.block.clear();
+                    self.report(&fresh, state).await?;
+                    state.told.extend(fresh);
+                }
+                // A service that is well again may fail again.
+                state.told.retain(|name| lost.contains(name));
+                if matches!(owner, Owner::Us(_)) && state.view.is_over() {
+                    state.block.clear();
+                    return self.all_over(&lost).await.map(Some);
+                }
+                Ok(None)
+            }
+            Until::Started => {
+                let started = state.view.wanted(&self.wanted).all(|(_, row)| row.is_started());
+                if !started {
+                    return Ok(None);
+                }
+                state.block.clear();
+                if !lost.is_empty() {
+                    return self.failed(&lost, state).await.map(Some);
+                }
+                self.summary(if ready { "ready" } else { "started" }).await?;
+                Ok(Some(exit::OK))
+            }
+            Until::Ready { .. } => {
+                if !lost.is_empty() {
+                    state.block.clear();
+                    return self.failed(&lost, state).await.map(Some);
+                }
+                if !ready {
+                    return Ok(None);
+                }
+                state.block.clear();
+                self.summary("ready").await?;
+                Ok(Some(exit::OK))
+            }
+        }
+    }
+
+    fn on_event(&self, state: &mut State<'_>, event: &Event) {
+        let changed = state.view.apply(event);
+        if let EventKind::SupervisorStopped { cause } = &event.kind {
+            state.stopped = Some(cause.clone());
+        }
+        let ui = &self.context.ui;
+        let worth_a_line = match (&event.kind, ui.err_terminal && !state.settled) {
+            (EventKind::Notice { .. } | EventKind::LogDropped { .. }, _) => true,
+            // The progress block shows it.
+            (EventKind::Phase { .. } | EventKind::Published { .. }, true) => false,
+            (EventKind::Phase { phase, .. }, false) => !state.settled || is_news(*phase),
+            (EventKind::Published { .. }, false) => !state.settled,
+            (
+                EventKind::SupervisorStarted { .. }
+                | EventKind::SupervisorStopped { .. }
+                | EventKind::WorkspaceReady { .. }
+                | EventKind::WorkspaceFailed { .. },
+                _,
+            ) => false,
+        };
+        if worth_a_line {
+            state.block.clear();
+            ui.say(&event::short(event));
+        }
+        if changed && !state.settled {
+            self.draw(state);
+        }
+    }
+
+    fn draw(&self, state: &mut State<'_>) {
+        if let Some(size) = self.context.ui.err_size()
+            && !state.settled
+        {
+            state.block.draw(&progress::block(
+                &state.view,
+                &self.shown,
+                Goal::Up,
+                self.began.elapsed(),
+                size,
+            ));
+        }
+    }
+
+    fn print_log(&self, painter: &Painter, line: &LogLine) -> Result<(), Failure> {
+        match self.context.ui.format {
+            crate::args::Format::Json => self.context.ui.json_line(line),
+            crate::args::Format::Text => self.context.ui.line(&painter.line(line)),
+        }
+    }
+
+    async fn summary(&self, word: &'static str) -> Result<(), Failure> {
+        let rows = self.wanted_rows().await?;
+        let about = About {
+            word,
+            took: Some(self.began.elapsed()),
+            http: speaks_http(&self.planned.plan),
+            accepted_below: self.planned.asked,
+        };
+        self.context.ui.say(&summary::line(&rows, &about));
+        Ok(())
+    }
+
+    async fn wanted_rows(&self) -> Result<Vec<ServiceStatus>, Failure> {
+        let mut rows = self.client.services().await?;
+        rows.retain(|row| row.phase != Phase::Pending);
+        Ok(rows)
+    }
+
+    /// Says why services are not what was wanted.
+    async fn report(&self, services: &[ServiceName], state: &State<'_>) -> Result<(), Failure> {
+        for service in services {
+            let Some(row) = state.view.services.get(service) else { continue };
+            let chain = match self.client.why(service).await {
+                Ok(why) => why.chain,
+                // An older supervisor, or one that ends: what is known here.
+                Err(_) => {
+                    vec![WhyLink { service: service.clone(), phase: row.phase, cause: row.cause.clone() }]
+                }
+            };
+            let innocent = row.cause.reason == Reason::DependencyFailed || row.phase == Phase::Waiting;
+            let log = if innocent { Vec::new() } else { self.last_lines(service).await };
+            let case = Case { service: service.clone(), kind: row.kind, chain, log };
+            self.context.ui.say(report::case(&case).trim_end_matches('\n'));
+        }
+        Ok(())
+    }
+
+    /// The last lines of a service; none when they cannot be had: the report is worth more than they are.
+    async fn last_lines(&self, service: &ServiceName) -> Vec<LogLine> {
+        let query = LogQuery {
+            services: vec![service.clone()],
+            tail: Some(LAST_LINES),
+            since: Some(self.since),
+            until: None,
+            follow: false,
+        };
+        let Ok(lines) = self.client.logs(&query).await else { return Vec::new() };
+        lines.filter_map(|line| std::future::ready(line.ok())).collect().await
+    }
+
+    /// Something that was waited for failed: what runs is left for a look.
+    async fn failed(&self, lost: &[ServiceName], state: &State<'_>) -> Result<u8, Failure> {
+        self.report(lost, state).await?;
+        let names: Vec<String> = lost.iter().map(|name| format!("`{name}`")).collect();
+        self.context.ui.fail(&self.left_running(format!("{} failed", crate::render::list(&names))));
+        Ok(exit::FAILED)
+    }
+
+    async fn timed_out(&self, state: &State<'_>, until: Until) -> Result<u8, Failure> {
+        let late: Vec<ServiceName> = state
+            .view
+            .wanted(&self.wanted)
+            .filter(|(_, row)| !row.is_ready())
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.report(&late, state).await?;
+        let within = match until {
+            Until::Ready { within: Some(within) } => human_duration(within),
+            _ => human_duration(self.began.elapsed()),
+        };
+        let names: Vec<String> = late.iter().map(|name| format!("`{name}`")).collect();
+        self.context
+            .ui
+            .fail(&self.left_running(format!("not ready within {within}: {}", crate::render::list(&names))));
+        Ok(exit::FAILED)
+    }
+
+    fn left_running(&self, message: String) -> Failure {
+        Failure::failed(message)
+            .hint("what was started is left for a look: `ws ps`, `ws logs`; `ws down` removes it")
+    }
+
+    /// Everything has ended by itself: nobody needs the supervisor any more.
+    async fn all_over(&self, lost: &[ServiceName]) -> Result<u8, Failure> {
+        self.context.ui.say("everything has ended");
+        take_down::ask(self.context, &self.client, &self.place, DownRequest::default()).await?;
+        Ok(if lost.is_empty() { exit::OK } else { exit::FAILED })
+    }
+
+    /// The supervisor ended and we did not ask it to.
+    async fn ended_elsewhere(&self, cause: Option<&str>, until: Until) -> Result<u8, Failure> {
+        instances::gone(self.context, &self.place).await?;
+        match (cause, until.attached()) {
+            (Some(cause), true) => {
+                self.context.ui.say(&format!("the stack was taken down: {cause}"));
+                Ok(exit::OK)
+            }
+            (Some(cause), false) => {
+                Err(Failure::failed(format!("the stack was taken down meanwhile: {cause}")))
+            }
+            (None, _) => Err(Failure::failed("the supervisor was killed, and everything with it")
+                .hint(format!("its log is `{}`", self.place.state.join(launch::LOG).display()))),
+        }
+    }
+
+    async fn interrupted(
+        &self,
+        ending: Ending,
+        owner: &Owner,
+        until: Until,
+        signals: &mut Signals,
+        logs: Option<LogLines>,
+    ) -> Result<u8, Failure> {
+        let ui = &self.context.ui;
+        if !until.attached() {
+            ui.say("interrupted; it goes on in the background: `ws ps` shows it, `ws down` stops it");
+            return Ok(exit::INTERRUPTED);
+        }
+        if matches!(owner, Owner::Somebody) {
+            ui.say("detached; it goes on running: `ws down` stops it");
+            return Ok(exit::INTERRUPTED);
+        }
+        if ending == Ending::Interrupt {
+            ui.say("stopping; Ctrl-C again kills everything now");
+        }
+        let painter = Painter::new(self.planned.plan.services.keys(), false, ui.out_terminal);
+        let going = take_down::Going {
+            context: self.context,
+            client: &self.client,
+            place: &self.place,
+            logs,
+            painter: Some(painter),
+        };
+        going.down(DownRequest::default(), signals).await?;
+        Ok(exit::INTERRUPTED)
+    }
+}
+
+/// Phases that are worth a line in the middle of logs, once everything was ready.
+fn is_news(phase: Phase) -> bool {
+    match phase {
+        Phase::Ready
+        | Phase::Unhealthy
+        | Phase::Exited
+        | Phase::Failed
+        | Phase::Backoff
+        | Phase::Violated
+        | Phase::Stopped
+        | Phase::Building => true,
+        Phase::Pending | Phase::Waiting | Phase::Starting | Phase::Running | Phase::Stopping => false,
+    }
+}
+
+/// The ports that speak HTTP as far as the file says: their probe does.
+fn speaks_http(plan: &Plan) -> BTreeSet<(ServiceName, u16)> {
+    let port = |ready: &ProbeKind| match ready {
+        ProbeKind::Http { port, .. } => Some(*port),
+        ProbeKind::Exec(_) | ProbeKind::Tcp { .. } | ProbeKind::Log { .. } => None,
+    };
+    plan.services
+        .iter()
+        .filter_map(|(name, service)| Some((name.clone(), port(&service.ready.as_ref()?.kind)?)))
+        .collect()
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next line; `None` at the end. Lines that only a later version knows are left out.
+pub(crate) async fn next_line(logs: &mut Option<LogLines>) -> Option<LogLine> {
+    let logs = logs.as_mut()?;
+    loop {
+        match logs.next().await {
+            Some(Ok(line)) => return Some(line),
+            Some(Err(ws_client::ClientError::Protocol { .. })) => {}
+            Some(Err(_)) | None => return None,
+        }
+    }
+}

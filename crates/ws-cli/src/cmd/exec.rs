@@ -1,0 +1,71 @@
+//! `ws exec`
+
+use clap::Args;
+
+use crate::error::Failure;
+use crate::{Context, inside};
+
+const AFTER_HELP: &str = "\
+Examples:
+  ws exec api sh                       a shell inside api
+  ws exec db psql -U app shop
+  ws exec -T db pg_dump shop > dump.sql
+  ws exec -e LOG=debug api ./task
+
+The command runs with the service's own user, files, network, limits and environment. It gets a
+terminal when the standard input is one; -T turns that off.
+
+Exit codes: the command's own (128 + N when signal N ended it), or
+  121  the stack failed
+  125  ws itself failed: nothing runs, no such service
+  126  the command cannot be executed
+  127  the command was not found";
+
+/// Run a command inside a running service.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ExecArgs {
+    /// No terminal, even when the standard input is one.
+    #[arg(short = 'T', long = "no-tty")]
+    pub no_tty: bool,
+
+    /// Add a variable to the service's environment; may be given several times.
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+
+    /// The directory inside; without it the service's own.
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+
+    /// In which service.
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+
+    /// What to run, with its arguments.
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write `KEY=VALUE`".to_owned()),
+    }
+}
+
+/// Runs the command and gives its exit code.
+///
+/// # Errors
+/// When the command cannot be run.
+pub fn run(args: &ExecArgs, context: &Context) -> Result<u8, Failure> {
+    inside::exec(
+        context,
+        &inside::Wanted {
+            service: &args.service,
+            command: &args.command,
+            env: &args.env,
+            working_dir: args.workdir.as_deref(),
+            terminal: !args.no_tty,
+        },
+    )
+}

@@ -1,0 +1,330 @@
+//! From files to a plan: reads what the reader of the workspace file asks for, shows its diagnostics,
+//! plans. The commands that need nothing else (`check`, `config`, `plan`, `graph`, `explain`) are here.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use ws_core::plan::{self, Plan};
+use ws_model::{ConfigPath, Level, Problem, SecretName, SecretSource, Severity, Workspace, exit};
+use ws_spec::{Diagnostic, Parsed, Sources, SpanMap};
+
+use crate::args::{Format, PlanOptions};
+use crate::error::Failure;
+use crate::instances::Place;
+use crate::settings::{Found, Settings};
+use crate::ui::{BAD, CARE, GOOD, Ui, paint};
+use crate::{Context, addresses, machine};
+
+/// No file that a person writes is longer; the rest is not read. The reader of the workspace file has
+/// a smaller limit of its own and says so.
+const MAX_FILE: u64 = 64 << 20;
+
+/// A workspace that was read without an error.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Where it was found.
+    pub found: Found,
+    /// What was read.
+    pub sources: Sources,
+    /// What it means.
+    pub workspace: Workspace,
+    /// Where everything stands in the text.
+    pub spans: SpanMap,
+}
+
+/// A workspace with its plan.
+#[derive(Debug)]
+pub struct Planned {
+    /// The workspace.
+    pub loaded: Loaded,
+    /// The plan.
+    pub plan: Plan,
+    /// The level that the file asks for, where a lower one is accepted.
+    pub asked: Option<Level>,
+}
+
+/// Reads everything that the workspace is made of.
+///
+/// # Errors
+/// When the file, or a file that was named on the command line, cannot be read.
+pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Sources), Failure> {
+    let found = settings.find()?;
+    let text = read_bytes(&found.file).map_err(|error| {
+        Failure::usage(format!("could not read `{}`", found.file.display())).because(&error)
+    })?;
+    let dot_env = found.root.join(".env");
+    let mut sources = Sources {
+        file: found.file.clone(),
+        root: found.root.clone(),
+        text: text.into(),
+        dot_env: if dot_env.exists() { Some((dot_env.clone(), read_text(&dot_env)?)) } else { None },
+        cli_env_files: settings
+            .env_files
+            .iter()
+            .map(|file| Ok((file.clone(), read_text(file)?)))
+            .collect::<Result<_, Failure>>()?,
+        environment: settings.around.env.clone(),
+        files: BTreeMap::new(),
+        home: home(settings),
+        profiles: options.profile.clone(),
+        default_name: found
+            .root
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    };
+    loop {
+        let mut needed = ws_spec::files_needed(&sources);
+        needed.retain(|file| !sources.files.contains_key(file));
+        if needed.is_empty() {
+            return Ok((found, sources));
+        }
+        for file in needed {
+            let text = read_bytes(&file).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            sources.files.insert(file, text);
+        }
+    }
+}
+
+fn home(settings: &Settings) -> PathBuf {
+    let around = &settings.around;
+    let named = around.env.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    named.or_else(|| around.home.clone()).unwrap_or_else(|| PathBuf::from("/"))
+}
+
+fn read_bytes(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_text(file: &Path) -> Result<String, Failure> {
+    let failure = || Failure::usage(format!("could not read `{}`", file.display()));
+    let bytes = read_bytes(file).map_err(|error| failure().because(&error))?;
+    String::from_utf8(bytes).map_err(|error| failure().because(&error.utf8_error()))
+}
+
+/// Reads the workspace and shows what is wrong with it.
+///
+/// # Errors
+/// When something is; it was told then.
+pub fn open(context: &Context, options: &PlanOptions) -> Result<Loaded, Failure> {
+    let (found, sources) = read(&context.settings, options)?;
+    let Parsed { workspace, spans, diagnostics } = ws_spec::parse(&sources);
+    show(&context.ui, &diagnostics, &sources);
+    match workspace {
+        Some(workspace) => Ok(Loaded { found, sources, workspace, spans }),
+        None => Err(not_good(&found, &diagnostics)),
+    }
+}
+
+/// Reads the workspace, plans, and shows what is wrong.
+///
+/// # Errors
+/// When something is; it was told then.
+pub fn plan(context: &Context, options: &PlanOptions) -> Result<Planned, Failure> {
+    let loaded = open(context, options)?;
+    match resolve(&context.settings, &loaded.workspace, options) {
+        Ok(plan) => {
+            show(&context.ui, &place(&loaded.spans, &plan.warnings), &loaded.sources);
+            let asked =
+                asked(&context.settings, &loaded.workspace, options).filter(|asked| *asked > plan.required);
+            Ok(Planned { loaded, plan, asked })
+        }
+        Err(problems) => {
+            let diagnostics = place(&loaded.spans, &problems);
+            show(&context.ui, &diagnostics, &loaded.sources);
+            Err(not_good(&loaded.found, &diagnostics))
+        }
+    }
+}
+
+fn resolve(settings: &Settings, workspace: &Workspace, options: &PlanOptions) -> Result<Plan, Vec<Problem>> {
+    let previous = addresses::read(&Place::of(settings, workspace).state);
+    plan::resolve(workspace, &machine::facts(workspace), &plan::Options { previous, accept: options.accept })
+}
+
+/// The level that the file asks for, when one was accepted beside it.
+fn asked(settings: &Settings, workspace: &Workspace, options: &PlanOptions) -> Option<Level> {
+    options.accept?;
+    let plain = PlanOptions { accept: None, profile: options.profile.clone() };
+    resolve(settings, workspace, &plain).ok().map(|plan| plan.required)
+}
+
+fn place(spans: &SpanMap, problems: &[Problem]) -> Vec<Diagnostic> {
+    problems.iter().map(|problem| ws_spec::diagnose(spans, problem)).collect()
+}
+
+fn show(ui: &Ui, diagnostics: &[Diagnostic], sources: &Sources) {
+    if diagnostics.is_empty() {
+        return;
+    }
+    let width = ui.err_size().map_or(ws_spec::Style::PLAIN.width, |size| size.columns);
+    let style = ws_spec::Style { color: ui.err_colours, width };
+    ui.say(ws_spec::render(diagnostics, sources, style).trim_end_matches('\n'));
+}
+
+fn not_good(found: &Found, diagnostics: &[Diagnostic]) -> Failure {
+    let codes: std::collections::BTreeSet<&str> =
+        diagnostics.iter().filter(|d| d.severity == Severity::Error).map(|d| d.code).collect();
+    let failure = Failure::usage(format!("`{}` has {}", found.file.display(), counts(diagnostics)));
+    match codes.first() {
+        Some(code) => failure.hint(format!("`ws explain {code}` says more")),
+        None => failure,
+    }
+}
+
+fn counts(diagnostics: &[Diagnostic]) -> String {
+    let count = |severity, word: &str| match diagnostics.iter().filter(|d| d.severity == severity).count() {
+        0 => None,
+        1 => Some(format!("1 {word}")),
+        n => Some(format!("{n} {word}s")),
+    };
+    let parts: Vec<String> = [count(Severity::Error, "error"), count(Severity::Warning, "warning")]
+        .into_iter()
+        .flatten()
+        .collect();
+    crate::render::list(&parts)
+}
+
+/// The values of the secrets that some service of the plan gets.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn secrets(planned: &Planned, settings: &Settings) -> Result<BTreeMap<SecretName, Vec<u8>>, Failure> {
+    let mut values = BTreeMap::new();
+    let views = planned.plan.services.values().map(|service| &service.view);
+    let used = views.flat_map(|view| {
+        let files = view.secret_files.iter().map(|(name, _)| name);
+        files.chain(view.secret_env.iter().map(|(name, _)| name))
+    });
+    for name in used {
+        let Some(source) = planned.loaded.workspace.secrets.get(name) else { continue };
+        let value = match source {
+            SecretSource::File(file) => read_bytes(file).map_err(|error| {
+                Failure::usage(format!("could not read the secret `{name}` from `{}`", file.display()))
+                    .because(&error)
+                    .hint("make the file, or name another one in `secrets`")
+            })?,
+            SecretSource::Environment(variable) => settings
+                .around
+                .env
+                .get(variable)
+                .ok_or_else(|| {
+                    Failure::usage(format!("the secret `{name}` comes from `{variable}`, which is not set"))
+                        .hint(format!("set it for this command: `{variable}=… ws up`"))
+                })?
+                .clone()
+                .into_bytes(),
+        };
+        values.insert(name.clone(), value);
+    }
+    Ok(values)
+}
+
+/// `ws check`
+///
+/// # Errors
+/// When something is wrong.
+pub fn check(context: &Context, options: &PlanOptions) -> Result<u8, Failure> {
+    let (found, sources) = read(&context.settings, options)?;
+    let Parsed { workspace, spans, mut diagnostics } = ws_spec::parse(&sources);
+    let mut services = 0;
+    if let Some(workspace) = workspace {
+        let problems = match resolve(&context.settings, &workspace, options) {
+            Ok(plan) => {
+                services = plan.services.len();
+                plan.warnings
+            }
+            Err(problems) => problems,
+        };
+        diagnostics.extend(place(&spans, &problems));
+    }
+    let wrong = diagnostics.iter().any(|d| d.severity == Severity::Error);
+    match context.ui.format {
+        Format::Json => context.ui.json(&ws_spec::to_json(&diagnostics))?,
+        Format::Text => {
+            show(&context.ui, &diagnostics, &sources);
+            let file = found.file.display();
+            context.ui.say(&match (wrong, diagnostics.is_empty()) {
+                (true, _) => format!("{}: `{file}` has {}", paint(BAD, "not good"), counts(&diagnostics)),
+                (false, false) => format!("{}: `{file}` has {}", paint(CARE, "good"), counts(&diagnostics)),
+                (false, true) if services == 1 => format!("{}: `{file}`, 1 service", paint(GOOD, "good")),
+                (false, true) => format!("{}: `{file}`, {services} services", paint(GOOD, "good")),
+            });
+        }
+    }
+    Ok(if wrong { exit::USAGE } else { exit::OK })
+}
+
+/// `ws config`
+///
+/// # Errors
+/// When something is wrong with the file.
+pub fn config(context: &Context, options: &PlanOptions, origins: bool) -> Result<u8, Failure> {
+    let loaded = open(context, options)?;
+    let text = ws_spec::config(&loaded.workspace, &loaded.spans, origins);
+    match context.ui.format {
+        Format::Text => context.ui.data(&text)?,
+        Format::Json => {
+            let value: serde_json::Value = serde_yaml::from_str(&text)
+                .map_err(|error| Failure::failed("could not turn the workspace into JSON").because(&error))?;
+            context.ui.json(&value)?;
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// `ws plan`
+///
+/// # Errors
+/// When something is wrong with the file.
+pub fn show_plan(context: &Context, options: &PlanOptions) -> Result<u8, Failure> {
+    let planned = plan(context, options)?;
+    match context.ui.format {
+        Format::Text => context.ui.data(&plan::describe(&planned.plan))?,
+        Format::Json => context.ui.json(&plan::to_json(&planned.plan))?,
+    }
+    Ok(exit::OK)
+}
+
+/// `ws graph`
+///
+/// # Errors
+/// When something is wrong with the file.
+pub fn show_graph(context: &Context, options: &PlanOptions) -> Result<u8, Failure> {
+    let planned = plan(context, options)?;
+    match context.ui.format {
+        Format::Text => context.ui.data(&ws_core::graph::render_text(&planned.plan))?,
+        Format::Json => context.ui.json(&ws_core::graph::to_json(&planned.plan))?,
+    }
+    Ok(exit::OK)
+}
+
+/// `ws explain`
+///
+/// # Errors
+/// When there is no such code.
+pub fn explain(context: &Context, code: &str) -> Result<u8, Failure> {
+    let code = code.to_uppercase();
+    let text = ws_spec::explain(&code).ok_or_else(|| {
+        Failure::usage(format!("there is no code `{code}`"))
+            .hint("codes stand in diagnostics: `error[WS0201]`; `ws check` prints them")
+    })?;
+    match context.ui.format {
+        Format::Text => context.ui.line(text.trim_end())?,
+        Format::Json => context.ui.json(&json!({ "code": code, "text": text }))?,
+    }
+    Ok(exit::OK)
+}
+
+/// Where the file speaks of a service, for pointing at it: `workspace.yaml:12`.
+#[must_use]
+pub fn line_of(loaded: &Loaded, at: &ConfigPath) -> String {
+    let place = loaded.spans.locate(at);
+    let name = place.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{name}:{}", place.line)
+}

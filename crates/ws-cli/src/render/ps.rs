@@ -1,0 +1,252 @@
+//! The table of `ws ps` and of `ws ls`.
+
+use ws_model::wire::{InstanceRow, InstanceState, PublishedPort, ServiceStatus};
+use ws_model::{Phase, Timestamp};
+
+use crate::render::{Cell, phase_style, table};
+use crate::ui::{BAD, DIM, GOOD};
+use crate::units::{human_bytes, human_since};
+
+/// The services as a table; at most `width` columns where that is given.
+#[must_use]
+pub fn services(rows: &[ServiceStatus], now: Timestamp, width: Option<usize>) -> String {
+    let memory = rows.iter().any(|row| row.memory_bytes.is_some());
+    let mut header = vec!["SERVICE", "PHASE", "ADDRESS", "PORTS", "UPTIME", "LEVEL"];
+    if memory {
+        header.push("MEMORY");
+    }
+    header.push("CAUSE");
+    let cells: Vec<Vec<Cell>> = rows
+        .iter()
+        .map(|row| {
+            let mut cells = vec![
+                Cell::plain(row.service.as_str()),
+                Cell::new(phase(row), phase_style(row.phase)),
+                Cell::plain(row.address.clone()),
+                Cell::plain(ports(&row.ports)),
+                Cell::plain(uptime(row, now)),
+                Cell::plain(row.level.map(|level| level.to_string()).unwrap_or_default()),
+            ];
+            if memory {
+                cells.push(Cell::plain(row.memory_bytes.map(human_bytes).unwrap_or_default()));
+            }
+            cells.push(Cell::plain(cause(row)));
+            cells
+        })
+        .collect();
+    table(&header, &cells, width)
+}
+
+fn phase(row: &ServiceStatus) -> String {
+    match (row.phase, row.exit_code) {
+        (Phase::Exited, Some(code)) => format!("exited({code})"),
+        (phase, _) => phase.to_string(),
+    }
+}
+
+fn cause(row: &ServiceStatus) -> String {
+    match row.restarts {
+        0 => row.cause.clone(),
+        1 => format!("{} (restarted once)", row.cause),
+        n => format!("{} (restarted {n} times)", row.cause),
+    }
+}
+
+fn uptime(row: &ServiceStatus, now: Timestamp) -> String {
+    match row.phase {
+        Phase::Running | Phase::Ready | Phase::Unhealthy | Phase::Stopping => {
+            row.started_at.map(|at| human_since(at, now)).unwrap_or_default()
+        }
+        Phase::Pending
+        | Phase::Waiting
+        | Phase::Building
+        | Phase::Starting
+        | Phase::Stopped
+        | Phase::Exited
+        | Phase::Failed
+        | Phase::Backoff
+        | Phase::Violated => String::new(),
+    }
+}
+
+/// Published ports: `127.0.0.1:8080->80/tcp`.
+#[must_use]
+pub fn ports(ports: &[PublishedPort]) -> String {
+    let one = |port: &PublishedPort| format!("{}->{}/{}", endpoint(port), port.port, port.protocol);
+    ports.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Where a port is published: `127.0.0.1:8080`, `[::1]:8080`.
+#[must_use]
+pub fn endpoint(port: &PublishedPort) -> String {
+    if port.host.contains(':') {
+        format!("[{}]:{}", port.host, port.host_port)
+    } else {
+        format!("{}:{}", port.host, port.host_port)
+    }
+}
+
+/// What is missing for the next level, for under the table: a line for each set of services that lack
+/// the same.
+#[must_use]
+pub fn missing(rows: &[ServiceStatus]) -> Vec<String> {
+    let mut groups: Vec<(&[String], Vec<String>)> = Vec::new();
+    for row in rows.iter().filter(|row| !row.missing.is_empty()) {
+        match groups.iter_mut().find(|(missing, _)| *missing == row.missing.as_slice()) {
+            Some((_, services)) => services.push(row.service.to_string()),
+            None => groups.push((&row.missing, vec![row.service.to_string()])),
+        }
+    }
+    let all = rows.len();
+    groups
+        .into_iter()
+        .map(|(missing, services)| {
+            let who = if services.len() == all {
+                "not enforced".to_owned()
+            } else {
+                format!("not enforced for {}", services.join(", "))
+            };
+            format!("{who}: {}", missing.join("; "))
+        })
+        .collect()
+}
+
+/// The instances as a table.
+#[must_use]
+pub fn instances(rows: &[InstanceRow], width: Option<usize>) -> String {
+    let cells: Vec<Vec<Cell>> = rows
+        .iter()
+        .map(|row| {
+            let state = match row.state {
+                InstanceState::Running => Cell::new("running", GOOD),
+                InstanceState::Crashed => Cell::new("crashed", BAD),
+                InstanceState::Stopped => Cell::new("stopped", DIM),
+            };
+            vec![
+                Cell::plain(row.instance.as_str()),
+                state,
+                Cell::plain(row.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+                Cell::plain(row.root.clone().unwrap_or_default()),
+            ]
+        })
+        .collect();
+    table(&["INSTANCE", "STATE", "PID", "ROOT"], &cells, width)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use ws_model::{InstanceId, Level, Protocol, Reason, ServiceKind, ServiceName};
+
+    use super::*;
+
+    pub(crate) fn status(name: &str, phase: Phase, reason: Reason, cause: &str) -> ServiceStatus {
+        ServiceStatus {
+            service: ServiceName::new(name).unwrap(),
+            service_kind: ServiceKind::Service,
+            replica: 1,
+            phase,
+            reason,
+            cause: cause.to_owned(),
+            ready: phase == Phase::Ready,
+            pid: None,
+            address: "10.77.3.4".to_owned(),
+            ports: Vec::new(),
+            restarts: 0,
+            exit_code: None,
+            signal: None,
+            level: None,
+            missing: Vec::new(),
+            memory_bytes: None,
+            cpu_usec: None,
+            started_at: None,
+        }
+    }
+
+    fn stack() -> Vec<ServiceStatus> {
+        let port = |host: &str, host_port, port| PublishedPort {
+            host: host.to_owned(),
+            host_port,
+            port,
+            protocol: Protocol::Tcp,
+        };
+        vec![
+            ServiceStatus {
+                level: Some(Level::Limited),
+                missing: vec!["memory limits: no memory controller".to_owned()],
+                started_at: Some(Timestamp { unix_ms: 1000 }),
+                ports: vec![port("127.0.0.1", 8080, 80), port("::1", 8443, 443)],
+                ..status("gateway", Phase::Ready, Reason::ProbeOk, "http 200 from :80/healthz")
+            },
+            ServiceStatus {
+                service_kind: ServiceKind::Task,
+                exit_code: Some(0),
+                ready: true,
+                ..status("migrate", Phase::Exited, Reason::Exit, "finished")
+            },
+            ServiceStatus {
+                restarts: 3,
+                exit_code: Some(1),
+                ..status("orders", Phase::Backoff, Reason::Exit, "exited with 1; next try in 800 ms")
+            },
+        ]
+    }
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn the_table_of_services() {
+        let text = services(&stack(), Timestamp { unix_ms: 191_000 }, None);
+        insta::assert_snapshot!(plain(&text), @r#"
+        SERVICE  PHASE      ADDRESS    PORTS                                        UPTIME  LEVEL    CAUSE
+        gateway  ready      10.77.3.4  127.0.0.1:8080->80/tcp, [::1]:8443->443/tcp  3m 10s  limited  http 200 from :80/healthz
+        migrate  exited(0)  10.77.3.4  -                                            -       -        finished
+        orders   backoff    10.77.3.4  -                                            -       -        exited with 1; next try in 800 ms (restarted 3 times)
+        "#);
+    }
+
+    #[test]
+    fn memory_is_shown_where_it_is_known() {
+        let mut rows = stack();
+        rows[0].memory_bytes = Some(12_900_000);
+        let text = services(&rows, Timestamp { unix_ms: 2000 }, Some(110));
+        insta::assert_snapshot!(plain(&text), @r#"
+        SERVICE  PHASE      ADDRESS    PORTS                                        UPTIME  LEVEL    MEMORY  CAUSE
+        gateway  ready      10.77.3.4  127.0.0.1:8080->80/tcp, [::1]:8443->443/tcp  1.0 s   limited  12M     http 200 …
+        migrate  exited(0)  10.77.3.4  -                                            -       -        -       finished
+        orders   backoff    10.77.3.4  -                                            -       -        -       exited wi…
+        "#);
+    }
+
+    #[test]
+    fn what_is_missing_is_said_once_for_all_who_lack_it() {
+        let mut rows = stack();
+        assert_eq!(missing(&rows), ["not enforced for gateway: memory limits: no memory controller"]);
+        for row in &mut rows {
+            row.missing = vec!["a".to_owned(), "b".to_owned()];
+        }
+        assert_eq!(missing(&rows), ["not enforced: a; b"]);
+    }
+
+    #[test]
+    fn the_table_of_instances() {
+        let row = |name: &str, state, pid: Option<u32>| InstanceRow {
+            instance: InstanceId::from_dir_name(name).unwrap(),
+            root: pid.map(|_| "/home/ann/shop".to_owned()),
+            state,
+            pid,
+        };
+        let rows = [
+            row("shop-1a2b3c4d", InstanceState::Running, Some(4711)),
+            row("shop-1a2b3c4d-ci", InstanceState::Crashed, None),
+            row("blog-00ff00ff", InstanceState::Stopped, None),
+        ];
+        insta::assert_snapshot!(plain(&instances(&rows, None)), @r#"
+        INSTANCE          STATE    PID   ROOT
+        shop-1a2b3c4d     running  4711  /home/ann/shop
+        shop-1a2b3c4d-ci  crashed  -     -
+        blog-00ff00ff     stopped  -     -
+        "#);
+    }
+}

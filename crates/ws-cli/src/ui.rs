@@ -1,0 +1,174 @@
+//! The one door to the terminal: data goes to stdout, talk to stderr.
+//!
+//! Colours are written always and removed by `anstream` where they do not belong (no terminal,
+//! `NO_COLOR`). Owns no wording.
+
+use std::io::{self, IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::args::Format;
+use crate::error::Failure;
+
+/// Good news.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// Bad news.
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+/// News to look at.
+pub const CARE: Style = AnsiColor::Yellow.on_default();
+/// What is in the background.
+pub const DIM: Style = Style::new().dimmed();
+/// Headings.
+pub const BOLD: Style = Style::new().bold();
+/// What helps.
+pub const HELP: Style = AnsiColor::Cyan.on_default().bold();
+
+/// `text` in a style.
+#[must_use]
+pub fn paint(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// What is known of the outside of this process.
+#[derive(Debug, Clone)]
+pub struct Ui {
+    /// How data is printed.
+    pub format: Format,
+    /// Whether stdout is a terminal.
+    pub out_terminal: bool,
+    /// Whether stderr is a terminal.
+    pub err_terminal: bool,
+    /// Whether colours are wanted on stderr.
+    pub err_colours: bool,
+}
+
+impl Ui {
+    /// What this process was started with.
+    #[must_use]
+    pub fn of_process(format: Format) -> Self {
+        let stderr = io::stderr();
+        Self {
+            format,
+            out_terminal: io::stdout().is_terminal(),
+            err_terminal: stderr.is_terminal(),
+            err_colours: anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never,
+        }
+    }
+
+    /// Prints data as it is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn data(&self, text: &str) -> Result<(), Failure> {
+        let mut out = anstream::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| out_failure(&error))
+    }
+
+    /// Prints a line of data.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn line(&self, text: &str) -> Result<(), Failure> {
+        self.data(&format!("{text}\n"))
+    }
+
+    /// Prints one JSON document.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value).map_err(|error| json_failure(&error))?;
+        self.line(&text)
+    }
+
+    /// Prints one line of a stream of JSON documents.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn json_line<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string(value).map_err(|error| json_failure(&error))?;
+        self.line(&text)
+    }
+
+    /// Says a line to the person. That nobody listens is no failure.
+    pub fn say(&self, text: &str) {
+        let mut err = anstream::stderr().lock();
+        let _ = writeln!(err, "{text}");
+    }
+
+    /// Says that something is worth knowing.
+    pub fn note(&self, text: &str) {
+        self.say(&format!("{} {text}", paint(HELP, "note:")));
+    }
+
+    /// Says that something is not as it should be, and goes on.
+    pub fn warn(&self, text: &str) {
+        self.say(&format!("{} {text}", paint(CARE.bold(), "warning:")));
+    }
+
+    /// Says why the command fails.
+    pub fn fail(&self, failure: &Failure) {
+        if failure.broken_pipe {
+            return;
+        }
+        if !failure.message.is_empty() {
+            self.say(&format!("{} {}", paint(BAD, "error:"), failure.message));
+            for cause in &failure.causes {
+                self.say(&format!("  {} {cause}", paint(DIM, "because:")));
+            }
+        }
+        for hint in &failure.hints {
+            self.say(&format!("{} {hint}", paint(HELP, "help:")));
+        }
+    }
+
+    /// The width of the terminal that stderr is.
+    #[must_use]
+    pub fn err_size(&self) -> Option<Size> {
+        self.err_terminal.then(|| terminal_size(&io::stderr())).flatten()
+    }
+
+    /// The width of the terminal that stdout is.
+    #[must_use]
+    pub fn out_width(&self) -> Option<usize> {
+        if !self.out_terminal {
+            return None;
+        }
+        terminal_size(&io::stdout()).map(|size| size.columns)
+    }
+
+    /// Writes to the terminal that stderr is, control sequences included; colours are removed when
+    /// they are not wanted.
+    pub fn draw(&self, text: &str) {
+        let mut err = io::stderr().lock();
+        let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    }
+}
+
+/// The size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Characters in a row.
+    pub columns: usize,
+    /// Rows.
+    pub rows: usize,
+}
+
+/// The size of the terminal behind a descriptor; `None` when it has none.
+pub fn terminal_size(fd: &impl std::os::fd::AsFd) -> Option<Size> {
+    let size = rustix::termios::tcgetwinsize(fd).ok()?;
+    let size = Size { columns: usize::from(size.ws_col), rows: usize::from(size.ws_row) };
+    (size.columns > 0 && size.rows > 0).then_some(size)
+}
+
+fn out_failure(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::broken_pipe();
+    }
+    Failure::failed("could not write to the standard output").because(error)
+}
+
+fn json_failure(error: &serde_json::Error) -> Failure {
+    Failure::failed("could not write JSON").because(error)
+}
