@@ -1,0 +1,397 @@
+//! The network of a workspace: bridge, links and rules, from a plan.
+//!
+//! ```text
+//!   service `api`                     router                       service `db`
+//!   ┌───────────────┐   ┌───────────────────────────────┐   ┌───────────────┐
+//!   │ eth0 10.77.x/32 ├─┤ v7 ─ ws0 10.77.0.1/32 ─ v9 │───┤ eth0 10.77.y/32 │
+//!   │ links: db:5432 │  │ links: api → db:5432        │   │ links: none     │
+//!   └───────────────┘   └───────────────────────────────┘   └───────────────┘
+//! ```
+//!
+//! Every port of the bridge is isolated, so frames go only between a service and the bridge, and whatever
+//! services say to each other is routed, through the rules ([`rules`]):
+//!
+//! - **In the service's namespace** (`table inet ws`) every packet that leaves must belong to a link or
+//!   answer one that came in. What does not is counted, logged to the group [`DENIED_GROUP`] if it tries to
+//!   open something, and refused at once: a TCP reset, else "administratively prohibited". A service cannot
+//!   reach these rules, and whatever they log was sent by this service and no other.
+//! - **In the router** (`table inet ws`) the same is asked again of every packet, in both directions, with
+//!   "drop" as the answer. So a link that is removed also ends what runs over it. Nothing may connect to
+//!   the router; the router may connect to services (published ports, probes), over TCP and UDP.
+//! - **On the ports** (`table bridge ws`) a frame must be IPv4 and have the hardware and IPv4 addresses of the
+//!   service behind the port; what has others is logged to the group [`SPOOFED_GROUP`]. There is no ARP:
+//!   both sides have permanent neighbours. IPv6 is off, and passes nowhere if it is not.
+//!
+//! In input, a service takes IPv4 from `eth0` and everything from its loopback: what comes through the
+//! router was allowed there. There is no rule that relies on `br_netfilter`, reverse path filters, or the
+//! neighbour protocol.
+//!
+//! Rules are loaded before interfaces exist, so nothing passes in between.
+//!
+//! Works in namespaces that others made, by sockets that others made in them ([`SocketSource`]): rootless, the
+//! supervisor cannot enter its own workspace's namespaces, but it may speak on such a socket, because the
+//! namespaces belong to a user namespace that it owns. Never touches the host's network. Nothing is undone:
+//! all ends with the namespaces. The system settings that this relies on ([`SYSCTLS_ROUTER`],
+//! [`SYSCTLS_SERVICE`]) are written by whoever makes the namespaces, in them, before [`set_up`].
+//!
+//! Who encodes what: the bridge with its address and routes is made with `rtnetlink`; the links to the
+//! services, in the router and in each service's namespace, with our own encoder ([`ws_sys::netlink`]).
+//! See [`links`] for the figures behind that.
+
+mod links;
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ws_core::plan::Plan;
+use ws_model::ServiceName;
+use ws_sys::netlink::{self, Socket};
+use ws_sys::nft::{self, InterfaceName, Transaction};
+
+use rules::Flow;
+
+/// The interface of a service, inside.
+pub const INSIDE_NAME: &str = "eth0";
+/// The group (NFLOG) of packets that a rule denied: in a service's namespace, and in the router's.
+pub const DENIED_GROUP: u16 = 5;
+/// The group (NFLOG), in the router, of frames that are not what the service behind the port may send.
+pub const SPOOFED_GROUP: u16 = 6;
+
+/// Settings of the router's namespace, below `/proc/sys`, to be written in this order before [`set_up`].
+/// Those for which [`sysctl_may_be_missing`] may be missing; any other that cannot be written is an error.
+///
+/// All are written even where the kernel has the same default: a new namespace inherits the IPv4 ones from
+/// the host's, whatever the host's administrator did there. `ip_forward` comes first because it changes
+/// others. Pings without privilege need no setting: `ping_group_range` is empty in a new namespace.
+pub const SYSCTLS_ROUTER: &[(&str, &str)] = &[
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv4/conf/all/rp_filter", "1"),
+    ("net/ipv4/conf/default/rp_filter", "1"),
+    ("net/ipv4/conf/all/accept_redirects", "0"),
+    ("net/ipv4/conf/default/accept_redirects", "0"),
+    ("net/ipv4/conf/all/secure_redirects", "0"),
+    ("net/ipv4/conf/default/secure_redirects", "0"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv4/conf/all/accept_source_route", "0"),
+    ("net/ipv4/conf/default/accept_source_route", "0"),
+    ("net/ipv4/conf/all/accept_local", "0"),
+    ("net/ipv4/conf/default/accept_local", "0"),
+    ("net/ipv4/conf/all/route_localnet", "0"),
+    ("net/ipv4/conf/default/route_localnet", "0"),
+    ("net/ipv4/conf/all/proxy_arp", "0"),
+    ("net/ipv4/conf/default/proxy_arp", "0"),
+    ("net/ipv4/conf/all/arp_accept", "0"),
+    ("net/ipv4/conf/default/arp_accept", "0"),
+    ("net/ipv4/conf/all/arp_notify", "0"),
+    ("net/ipv4/conf/default/arp_notify", "0"),
+    ("net/ipv4/conf/all/arp_ignore", "1"),
+    ("net/ipv4/conf/default/arp_ignore", "1"),
+    ("net/ipv4/conf/all/arp_announce", "2"),
+    ("net/ipv4/conf/default/arp_announce", "2"),
+    ("net/ipv4/conf/all/log_martians", "0"),
+    ("net/ipv4/conf/default/log_martians", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/bridge/bridge-nf-call-iptables", "0"),
+    ("net/bridge/bridge-nf-call-ip6tables", "0"),
+    ("net/bridge/bridge-nf-call-arptables", "0"),
+];
+
+/// Settings of every service's namespace; see [`SYSCTLS_ROUTER`].
+pub const SYSCTLS_SERVICE: &[(&str, &str)] = &[
+    ("net/ipv4/ip_forward", "0"),
+    ("net/ipv4/ip_unprivileged_port_start", "0"),
+    ("net/ipv4/conf/all/rp_filter", "1"),
+    ("net/ipv4/conf/default/rp_filter", "1"),
+    ("net/ipv4/conf/all/accept_redirects", "0"),
+    ("net/ipv4/conf/default/accept_redirects", "0"),
+    ("net/ipv4/conf/all/secure_redirects", "0"),
+    ("net/ipv4/conf/default/secure_redirects", "0"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv4/conf/all/accept_source_route", "0"),
+    ("net/ipv4/conf/default/accept_source_route", "0"),
+    ("net/ipv4/conf/all/accept_local", "0"),
+    ("net/ipv4/conf/default/accept_local", "0"),
+    ("net/ipv4/conf/all/route_localnet", "0"),
+    ("net/ipv4/conf/default/route_localnet", "0"),
+    ("net/ipv4/conf/all/proxy_arp", "0"),
+    ("net/ipv4/conf/default/proxy_arp", "0"),
+    ("net/ipv4/conf/all/arp_accept", "0"),
+    ("net/ipv4/conf/default/arp_accept", "0"),
+    ("net/ipv4/conf/all/arp_notify", "0"),
+    ("net/ipv4/conf/default/arp_notify", "0"),
+    ("net/ipv4/conf/all/arp_ignore", "1"),
+    ("net/ipv4/conf/default/arp_ignore", "1"),
+    ("net/ipv4/conf/all/arp_announce", "2"),
+    ("net/ipv4/conf/default/arp_announce", "2"),
+    ("net/ipv4/conf/all/log_martians", "0"),
+    ("net/ipv4/conf/default/log_martians", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+];
+
+/// Whether a machine may lack a setting without harm: it belongs to a part of the kernel (IPv6, the bridge's
+/// netfilter) that then is not there.
+#[must_use]
+pub fn sysctl_may_be_missing(path: &str) -> bool {
+    path.starts_with("net/ipv6/") || path.starts_with("net/bridge/")
+}
+
+/// A network namespace of the workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NsRef<'a> {
+    /// The one with the bridge.
+    Router,
+    /// A service's.
+    Service(&'a ServiceName),
+}
+
+impl fmt::Display for NsRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Router => write!(f, "the router"),
+            Self::Service(name) => write!(f, "`{name}`"),
+        }
+    }
+}
+
+/// Makes sockets inside the namespaces of a workspace. Each call gives a new one, close-on-exec, not yet
+/// used.
+pub trait SocketSource {
+    /// A raw socket of `NETLINK_ROUTE`.
+    ///
+    /// # Errors
+    /// When none can be had.
+    fn netlink_route(&self, ns: NsRef<'_>) -> io::Result<OwnedFd>;
+
+    /// A raw socket of `NETLINK_NETFILTER`.
+    ///
+    /// # Errors
+    /// When none can be had.
+    fn netlink_netfilter(&self, ns: NsRef<'_>) -> io::Result<OwnedFd>;
+}
+
+/// A network could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// No socket was to be had.
+    #[error("could not get a netlink socket in the network of {of}")]
+    Socket {
+        /// Of whom: "the router", "`api`".
+        of: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A socket is not usable.
+    #[error("could not use the netlink socket in the network of {of}")]
+    BadSocket {
+        /// Of whom.
+        of: String,
+        /// Why.
+        source: netlink::Error,
+    },
+    /// The kernel did not take the rules.
+    #[error("could not load the rules of {of}")]
+    Rules {
+        /// Of whom.
+        of: String,
+        /// Why.
+        source: nft::CommitError,
+    },
+    /// The bridge could not be made.
+    #[error("could not {what} in the router")]
+    Bridge {
+        /// What: "add the bridge `ws0`".
+        what: String,
+        /// Why.
+        source: rtnetlink::Error,
+    },
+    /// A service could not be connected to the bridge.
+    #[error("could not {what} of `{service}`")]
+    Link {
+        /// Which service.
+        service: ServiceName,
+        /// What: "set the address".
+        what: &'static str,
+        /// Why.
+        source: netlink::Error,
+    },
+    /// A service of the plan has no namespace.
+    #[error("there is no network namespace for `{0}`")]
+    NoNamespace(ServiceName),
+    /// A service's number is so large that there is no bridge for it.
+    #[error("`{0}` is beyond the {limit} services that one workspace can connect", limit = links::MOST_SERVICES)]
+    TooMany(ServiceName),
+    /// A service of the plan is not in the network.
+    #[error("`{0}` is not in the network of the workspace")]
+    Unknown(ServiceName),
+    /// The reactor that `rtnetlink` needs could not be started.
+    #[error("could not prepare to set the network up")]
+    Reactor(#[source] io::Error),
+}
+
+/// A service as the network sees it.
+#[derive(Debug, Clone, Copy)]
+struct Member<'a> {
+    name: &'a ServiceName,
+    index: u32,
+    address: Ipv4Addr,
+    mac: [u8; 6],
+    namespace: BorrowedFd<'a>,
+}
+
+/// The network of a workspace. Dropping it changes nothing: the network lives as long as its namespaces.
+#[derive(Debug)]
+pub struct Network {
+    gateway: Ipv4Addr,
+    /// In the router's namespace.
+    rules: Socket,
+    /// Everybody who is connected.
+    addresses: BTreeMap<ServiceName, Ipv4Addr>,
+    /// What is loaded in the router.
+    in_router: BTreeSet<Flow>,
+    /// What is loaded in each service's namespace.
+    in_services: BTreeMap<ServiceName, BTreeSet<Flow>>,
+}
+
+/// Makes the network of `plan`: rules first, then the bridge, then every service's link to it.
+///
+/// `namespaces` has a descriptor of every service's network namespace; they and the router's are new and
+/// empty, with the settings [`SYSCTLS_ROUTER`] and [`SYSCTLS_SERVICE`].
+///
+/// Blocks for about a millisecond for each service: call it on a thread that may (`spawn_blocking`).
+///
+/// # Errors
+/// See [`NetError`]. What was made so far stays; it ends with the namespaces.
+pub fn set_up(
+    sockets: &dyn SocketSource,
+    namespaces: &BTreeMap<ServiceName, OwnedFd>,
+    plan: &Plan,
+) -> Result<Network, NetError> {
+    let mut members = Vec::with_capacity(plan.services.len());
+    for (name, service) in &plan.services {
+        let namespace = namespaces.get(name).ok_or_else(|| NetError::NoNamespace(name.clone()))?.as_fd();
+        if service.index >= links::MOST_SERVICES {
+            return Err(NetError::TooMany(name.clone()));
+        }
+        let (index, address, mac) = (service.index, service.address, service.mac);
+        members.push(Member { name, index, address, mac, namespace });
+    }
+    let gateway = plan.subnet.gateway();
+    let gateway_mac = links::gateway_mac(gateway, &members);
+    let wanted = wanted(plan);
+
+    let mut rules = rules_socket(sockets, NsRef::Router)?;
+    let ports: Vec<_> = members
+        .iter()
+        .map(|member| rules::Port {
+            name: InterfaceName::new(&links::port_name(member.index)).expect("a letter and a number"),
+            mac: member.mac,
+            address: member.address,
+        })
+        .collect();
+    let in_router: BTreeSet<Flow> = wanted.values().flatten().copied().collect();
+    commit(&mut rules, NsRef::Router, rules::router(gateway_mac, &in_router, &ports))?;
+
+    links::make_bridges(sockets, plan.subnet, gateway_mac, &members)?;
+    links::connect(sockets, &members)?;
+    for member in &members {
+        let of = NsRef::Service(member.name);
+        commit(&mut rules_socket(sockets, of)?, of, rules::service(&wanted[member.name]))?;
+        links::finish_inside(sockets, member, gateway, gateway_mac)?;
+    }
+
+    let addresses = members.iter().map(|member| (member.name.clone(), member.address)).collect();
+    Ok(Network { gateway, rules, addresses, in_router, in_services: wanted })
+}
+
+impl Network {
+    /// The router's address on every bridge; `ws` itself connects to services from it.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.gateway
+    }
+
+    /// The address of a service.
+    #[must_use]
+    pub fn address(&self, service: &ServiceName) -> Option<Ipv4Addr> {
+        self.addresses.get(service).copied()
+    }
+
+    /// Grants the links of `plan` and no others. Links that stay are not touched; over links that go, open
+    /// connections end at once, at both ends with their next packet.
+    ///
+    /// The router changes first, in one transaction, and decides; the services follow, one transaction each,
+    /// so that their programs are told. Services of the network that are not in the plan lose their links.
+    ///
+    /// # Errors
+    /// The first one; all places were tried then, and a repeated call does what is left to do.
+    pub fn replace_links(&mut self, sockets: &dyn SocketSource, plan: &Plan) -> Result<(), NetError> {
+        let mut wanted = wanted(plan);
+        for name in wanted.keys() {
+            if !self.addresses.contains_key(name) {
+                return Err(NetError::Unknown(name.clone()));
+            }
+        }
+        let in_router: BTreeSet<Flow> = wanted.values().flatten().copied().collect();
+        let change = rules::change(rules::ROUTER_LINKS, &self.in_router, &in_router, Flow::router_key);
+        let mut result = commit(&mut self.rules, NsRef::Router, change);
+        if result.is_ok() {
+            self.in_router = in_router;
+        }
+        for (name, loaded) in &mut self.in_services {
+            let wanted = wanted.remove(name).unwrap_or_default();
+            if *loaded == wanted {
+                continue;
+            }
+            let of = NsRef::Service(name);
+            let change = rules::change(rules::SERVICE_LINKS, loaded, &wanted, Flow::service_key);
+            let done = rules_socket(sockets, of).and_then(|mut socket| commit(&mut socket, of, change));
+            match done {
+                Ok(()) => *loaded = wanted,
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
+    }
+}
+
+/// The links of every service.
+fn wanted(plan: &Plan) -> BTreeMap<ServiceName, BTreeSet<Flow>> {
+    let flows = |service: &ws_core::plan::ServicePlan| {
+        let from = service.address;
+        let flow = |link: &ws_core::plan::LinkRule| {
+            let (protocol, port) = (link.port.protocol.number(), link.port.port);
+            Flow { from, to: link.address, protocol, port }
+        };
+        service.links.iter().map(flow).collect()
+    };
+    plan.services.iter().map(|(name, service)| (name.clone(), flows(service))).collect()
+}
+
+fn rules_socket(sockets: &dyn SocketSource, of: NsRef<'_>) -> Result<Socket, NetError> {
+    let fd =
+        sockets.netlink_netfilter(of).map_err(|source| NetError::Socket { of: of.to_string(), source })?;
+    Socket::new(fd).map_err(|source| NetError::BadSocket { of: of.to_string(), source })
+}
+
+fn route_socket(sockets: &dyn SocketSource, of: NsRef<'_>) -> Result<OwnedFd, NetError> {
+    sockets.netlink_route(of).map_err(|source| NetError::Socket { of: of.to_string(), source })
+}
+
+fn commit(socket: &mut Socket, of: NsRef<'_>, transactions: Vec<Transaction>) -> Result<(), NetError> {
+    transactions
+        .into_iter()
+        .try_for_each(|transaction| transaction.commit(socket))
+        .map_err(|source| NetError::Rules { of: of.to_string(), source })
+}

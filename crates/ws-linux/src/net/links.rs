@@ -1,0 +1,187 @@
+//! Interfaces, addresses, routes and neighbours: the bridges, and every service's link to one.
+//!
+//! Interface indexes are chosen, not asked for, so that the messages for all services can be written before
+//! the first is sent.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use ws_model::Subnet;
+use ws_sys::netlink::route::{self, LOOPBACK, Veth};
+use ws_sys::netlink::{self, Batch, Socket};
+
+use super::{INSIDE_NAME, Member, NetError, NsRef, SocketSource, route_socket};
+
+/// Services on one bridge. A bridge takes 1,023 ports.
+const PER_BRIDGE: u32 = 1000;
+/// The index of the first bridge. New namespaces may have tunnel devices of the host's modules (`sit0`,
+/// `tunl0`, …) with the first few numbers.
+const FIRST_BRIDGE: u32 = 100;
+/// The index of the port of the service with the number 0.
+const FIRST_PORT: u32 = 1000;
+/// The index of a service's interface inside, chosen for the same reason.
+const INSIDE: u32 = 100;
+/// There are as many bridges as fit below the ports.
+pub(super) const MOST_SERVICES: u32 = (FIRST_PORT - FIRST_BRIDGE) * PER_BRIDGE;
+
+fn bridge_of(member: &Member<'_>) -> u32 {
+    member.index / PER_BRIDGE
+}
+
+/// The name, in the router, of the interface of the service with the number `index`.
+pub(super) fn port_name(index: u32) -> String {
+    format!("v{index}")
+}
+
+/// The hardware address of all bridges: locally administered, and of no service.
+pub(super) fn gateway_mac(gateway: Ipv4Addr, members: &[Member<'_>]) -> [u8; 6] {
+    let taken: BTreeSet<_> = members.iter().map(|member| member.mac).collect();
+    let [a, b, c, d] = gateway.octets();
+    // The two lowest bits of the first byte say "locally administered" and "one receiver".
+    (0..=u8::MAX)
+        .flat_map(|second| [0x02, 0x06, 0x0a, 0x0e].map(|first| [first, second, a, b, c, d]))
+        .find(|mac| !taken.contains(mac))
+        .expect("fewer services than hardware addresses")
+}
+
+/// Makes the bridges that the members need, with the gateway's address and the routes.
+pub(super) fn make_bridges(
+    sockets: &dyn SocketSource,
+    subnet: Subnet,
+    mac: [u8; 6],
+    members: &[Member<'_>],
+) -> Result<(), NetError> {
+    let fd = route_socket(sockets, NsRef::Router)?;
+    let bridges: BTreeSet<u32> = members.iter().map(bridge_of).chain([0]).collect();
+    let reactor =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(NetError::Reactor)?;
+    reactor.block_on(async {
+        let socket = netlink::into_async(fd).map_err(NetError::Reactor)?;
+        let (connection, handle, _) = rtnetlink::from_socket(socket);
+        let connection = tokio::spawn(connection);
+        let result = make_bridges_with(&handle, &bridges, subnet, mac).await;
+        connection.abort();
+        result
+    })
+}
+
+async fn make_bridges_with(
+    handle: &Handle,
+    bridges: &BTreeSet<u32>,
+    subnet: Subnet,
+    mac: [u8; 6],
+) -> Result<(), NetError> {
+    let loopback = LinkUnspec::new_with_index(LOOPBACK).up().build();
+    handle.link().set(loopback).execute().await.map_err(failed("set the loopback interface up"))?;
+    for number in bridges {
+        let (name, index) = (format!("ws{number}"), FIRST_BRIDGE + number);
+        let bridge = LinkMessageBuilder::<LinkBridge>::new(&name)
+            .index(index)
+            .address(mac.to_vec())
+            .mcast_snooping(false)
+            .up()
+            .build();
+        let what = format!("add the bridge `{name}`");
+        handle.link().add(bridge).execute().await.map_err(failed(what))?;
+        let mut address = handle.address().add(index, IpAddr::V4(subnet.gateway()), 32);
+        // It would be the address itself, and a route of its own for it.
+        let broadcast = |a: &_| matches!(a, rtnetlink::packet_route::address::AddressAttribute::Broadcast(_));
+        address.message_mut().attributes.retain(|attribute| !broadcast(attribute));
+        address.execute().await.map_err(failed(format!("set the gateway's address on `{name}`")))?;
+    }
+    // What is of no service has a way too, so that the rules see and count it. Services on other bridges
+    // than the first have a route of their own.
+    for (what, to, prefix) in [
+        ("add the subnet's route", subnet.base(), subnet.prefix()),
+        ("add the default route", Ipv4Addr::UNSPECIFIED, 0),
+    ] {
+        let mut route =
+            RouteMessageBuilder::<Ipv4Addr>::new().output_interface(FIRST_BRIDGE).scope(RouteScope::Link);
+        if prefix > 0 {
+            route = route.destination_prefix(to, prefix);
+        }
+        handle.route().add(route.build()).execute().await.map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError {
+    let what = what.into();
+    |source| NetError::Bridge { what, source }
+}
+
+/// Messages with what each does, for errors.
+#[derive(Default)]
+struct Steps<'a> {
+    batch: Batch,
+    does: Vec<(&'a Member<'a>, &'static str)>,
+}
+
+impl<'a> Steps<'a> {
+    fn add(&mut self, member: &'a Member<'a>, what: &'static str, push: impl FnOnce(&mut Batch) -> usize) {
+        push(&mut self.batch);
+        self.does.push((member, what));
+    }
+
+    fn run(mut self, socket: &mut Socket) -> Result<(), NetError> {
+        socket.run(&mut self.batch).map_err(|source| {
+            let refused = source.refusals().first().and_then(|refusal| self.does.get(refusal.index));
+            match refused.or(self.does.first()) {
+                Some((member, what)) => NetError::Link { service: member.name.clone(), what, source },
+                None => NetError::BadSocket { of: NsRef::Router.to_string(), source },
+            }
+        })
+    }
+}
+
+/// Makes every member's pair of interfaces: one end is a port of a bridge, the other in its namespace, down.
+pub(super) fn connect(sockets: &dyn SocketSource, members: &[Member<'_>]) -> Result<(), NetError> {
+    let fd = route_socket(sockets, NsRef::Router)?;
+    let mut socket =
+        Socket::new(fd).map_err(|source| NetError::BadSocket { of: NsRef::Router.to_string(), source })?;
+    let mut steps = Steps::default();
+    for member in members {
+        let (index, bridge) = (FIRST_PORT + member.index, FIRST_BRIDGE + bridge_of(member));
+        let veth = Veth {
+            index,
+            name: &port_name(member.index),
+            bridge,
+            peer_index: INSIDE,
+            peer_name: INSIDE_NAME,
+            peer_mac: member.mac,
+            peer_namespace: member.namespace,
+        };
+        steps.add(member, "add the link", |b| route::add_veth(b, &veth));
+        steps.add(member, "isolate the port", |b| route::isolate_port(b, index));
+        steps.add(member, "set the bridge's entry", |b| route::add_bridge_entry(b, index, member.mac));
+        steps.add(member, "set the neighbour", |b| {
+            route::add_neighbour(b, bridge, member.address, member.mac)
+        });
+        if bridge != FIRST_BRIDGE {
+            steps.add(member, "add the route", |b| route::add_host_route(b, bridge, member.address));
+        }
+    }
+    steps.run(&mut socket)
+}
+
+/// Sets up what a service's namespace has: address, neighbour and routes, in one send.
+pub(super) fn finish_inside(
+    sockets: &dyn SocketSource,
+    member: &Member<'_>,
+    gateway: Ipv4Addr,
+    gateway_mac: [u8; 6],
+) -> Result<(), NetError> {
+    let of = NsRef::Service(member.name);
+    let mut socket = Socket::new(route_socket(sockets, of)?)
+        .map_err(|source| NetError::BadSocket { of: of.to_string(), source })?;
+    let mut steps = Steps::default();
+    steps.add(member, "set the loopback interface up", |b| route::set_up(b, LOOPBACK));
+    steps.add(member, "set the address", |b| route::add_address(b, INSIDE, member.address));
+    steps.add(member, "set the interface up", |b| route::set_up(b, INSIDE));
+    steps.add(member, "set the neighbour", |b| route::add_neighbour(b, INSIDE, gateway, gateway_mac));
+    steps.add(member, "add the gateway's route", |b| route::add_host_route(b, INSIDE, gateway));
+    steps.add(member, "add the default route", |b| route::add_default_route(b, INSIDE, gateway));
+    steps.run(&mut socket)
+}
