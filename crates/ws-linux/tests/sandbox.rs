@@ -61,8 +61,11 @@ fn scenario(label: &str, root: &Path, as_root: bool) {
     std::fs::write(root.join("README"), "readme").unwrap();
     std::os::unix::fs::symlink("README", root.join("link")).unwrap();
 
-    let options = spawner::Options { router_sysctls: vec![("net.ipv4.ip_forward".into(), "1".into())], slot };
-    let spawner = spawner::fork(&options).unwrap_or_else(|failure| panic!("{label}: {failure}"));
+    let options = spawner::Options {
+        router_sysctls: vec![("net/ipv4/ip_forward".into(), "1".into())],
+        slot: as_root.then(|| Slot::take(Path::new("/run/ws/slots")).unwrap()),
+    };
+    let spawner = spawner::fork(options).unwrap_or_else(|failure| panic!("{label}: {failure}"));
     let rootless = (!as_root).then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
     let service = service(root);
     let mut sandbox = Sandbox::prepare(&spawner, &service, root, rootless);
@@ -203,7 +206,7 @@ impl Sandbox {
                 sources::open(&request, map).unwrap_or_else(|failure| panic!("{failure}"))
             }
         };
-        let (template, requests) = layout::template(service, &[("net.ipv4.ip_unprivileged_port_start", "0")]);
+        let (template, requests) = layout::template(service, &[("net/ipv4/ip_unprivileged_port_start", "0")]);
         let mounts: Vec<OwnedFd> = requests.into_iter().map(|request| open(request, false)).collect();
         sandbox.ask(&ToLauncher::Prepare(template), &mounts);
         for (slot, wanted) in

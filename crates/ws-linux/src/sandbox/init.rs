@@ -415,7 +415,13 @@ fn supervise(control: &Channel, running: Running) -> ! {
     }
 }
 
-fn execute_further(id: u64, exec: &ExecSpec, tty: bool, fds: &[OwnedFd], execs: &mut Vec<(u64, i32)>) -> FromInit {
+fn execute_further(
+    id: u64,
+    exec: &ExecSpec,
+    tty: bool,
+    fds: &[OwnedFd],
+    execs: &mut Vec<(u64, i32)>,
+) -> FromInit {
     let done = match fds {
         [stdin, stdout, stderr] => execute(exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty),
         _ => Err(Failure::because("executing", "its standard streams are missing")),

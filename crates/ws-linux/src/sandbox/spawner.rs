@@ -18,6 +18,7 @@ use ws_sys::seccomp::Filter;
 use super::launcher;
 use super::protocol::{self, Failure, Reply, SocketKind, SourceRequest, Stage, ToSpawner};
 use super::sources;
+use crate::net::sysctl_may_be_missing;
 use crate::slots::Slot;
 
 /// First host id of the ranges that instances take, as root. Above every range that distributions hand out
@@ -235,13 +236,11 @@ pub(crate) fn open_own_net() -> io::Result<OwnedFd> {
     Ok(std::fs::File::open("/proc/self/ns/net")?.into())
 }
 
-/// Writes sysctls (`net.ipv4.ip_forward`) of this process's network namespace. One that the kernel does not
-/// have (IPv6 compiled out, no bridge netfilter) needs no value.
+/// Writes sysctls (`net/ipv4/ip_forward`) of this process's network namespace.
 pub(crate) fn write_sysctls(sysctls: &[(String, String)]) -> Result<(), Failure> {
     for (name, value) in sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        match std::fs::write(&path, value) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        match std::fs::write(Path::new("/proc/sys").join(name), value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && sysctl_may_be_missing(name) => {}
             other => other.stage(format!("setting {name} to {value}"))?,
         }
     }

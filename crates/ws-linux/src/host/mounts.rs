@@ -1,0 +1,98 @@
+//! Opening mount sources for launchers, with owners mapped, and noticing that the host replaced one.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ws_core::plan::RepoView;
+
+use crate::sandbox::protocol::{EntryKind, Failure, RepoEntry, SourceRequest, Stage};
+use crate::sandbox::sources;
+use crate::sandbox::spawner::Spawner;
+
+/// Opens mount sources: itself as root, through the spawner rootless.
+#[derive(Debug)]
+pub(super) struct Opener {
+    spawner: Spawner,
+    /// Mapping namespaces by owner on disk and service in U1.
+    maps: Mutex<BTreeMap<((u32, u32), (u32, u32)), Arc<OwnedFd>>>,
+}
+
+impl Opener {
+    pub(super) fn new(spawner: Spawner) -> Self {
+        Self { spawner, maps: Mutex::default() }
+    }
+
+    /// Opens a source. `service`: the ids in U1 as whose its owner appears (as root; ignored rootless, where
+    /// everything is the caller's own anyway).
+    pub(super) fn open(
+        &self,
+        request: SourceRequest,
+        service: Option<(u32, u32)>,
+    ) -> Result<OwnedFd, Failure> {
+        if self.spawner.slot().is_none() {
+            return self.spawner.open(request);
+        }
+        let map = match service {
+            None => None,
+            Some(service) => {
+                let meta = std::fs::symlink_metadata(&request.path)
+                    .stage(format!("mounting {}", request.path.display()))?;
+                Some(self.map((meta.uid(), meta.gid()), service)?)
+            }
+        };
+        sources::open(&request, map.as_ref().map(|map| map.as_fd()))
+    }
+
+    fn map(&self, owner: (u32, u32), service: (u32, u32)) -> Result<Arc<OwnedFd>, Failure> {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = maps.get(&(owner, service)) {
+            return Ok(Arc::clone(map));
+        }
+        let map = Arc::new(self.spawner.id_map(owner, service)?);
+        maps.insert((owner, service), Arc::clone(&map));
+        Ok(map)
+    }
+}
+
+/// Which file or directory stands at a path now: device and inode; `None`: nothing.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// An entry of the project root with its identity, so that a replaced one is noticed.
+pub(super) type Listing = Vec<(RepoEntry, (u64, u64))>;
+
+/// The visible entries of the project root, by name. Sockets, pipes and devices are left out: a socket of the
+/// host in a service's view would be a way out of its network namespace.
+pub(super) fn list(repo: &RepoView) -> Result<Listing, Failure> {
+    let stage = || format!("reading {}", repo.root.display());
+    let mut listing = Vec::new();
+    for entry in std::fs::read_dir(&repo.root).stage(stage())? {
+        let entry = entry.stage(stage())?;
+        // A name that is not UTF-8 cannot be named in the file, so no rule could speak of it.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if !repo.shows(&name) {
+            continue;
+        }
+        let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
+        let kind = if meta.is_symlink() {
+            match std::fs::read_link(entry.path()) {
+                Ok(text) => EntryKind::Symlink(text),
+                Err(_) => continue,
+            }
+        } else if meta.is_dir() {
+            EntryKind::Directory
+        } else if meta.is_file() {
+            EntryKind::File
+        } else {
+            continue;
+        };
+        listing.push((RepoEntry { name, kind }, (meta.dev(), meta.ino())));
+    }
+    listing.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    Ok(listing)
+}
