@@ -10,7 +10,7 @@ pub(crate) fn duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis < 1000 {
         format!("{millis} ms")
-    } else if millis.is_multiple_of(60_000) {
+    } else if millis >= 120_000 && millis.is_multiple_of(60_000) {
         format!("{} min", millis / 60_000)
     } else if millis.is_multiple_of(1000) {
         format!("{} s", millis / 1000)
@@ -45,6 +45,7 @@ mod tests {
             (200, "200 ms"),
             (1000, "1 s"),
             (1500, "1.5 s"),
+            (60_000, "60 s"),
             (90_000, "90 s"),
             (120_000, "2 min"),
         ] {

@@ -1,5 +1,6 @@
 //! The core's promises: what a plan decides, how the engine behaves, and that no schedule of events
 //! breaks either.
 
+mod engine;
 mod plan;
 mod support;

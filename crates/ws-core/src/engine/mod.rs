@@ -18,9 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ws_model::wire::WhyLink;
-use ws_model::{
-    Cause, Condition, EventKind, ExitReason, Phase, Reason, RestartPolicy, ServiceKind, ServiceName,
-};
+use ws_model::{Cause, Condition, EventKind, ExitReason, Phase, Reason, RestartPolicy, ServiceName};
 
 use crate::plan::Plan;
 use service::{Health, MISSES, Prospect, Stage, State, Then, Unit, WaitOn};
@@ -233,6 +231,7 @@ impl Engine {
         for (number, service) in plan.services.values().enumerate() {
             for wait in &service.waits {
                 let Some(&on) = numbers.get(&wait.on) else { continue };
+                units[on].completes |= wait.condition == Condition::Completed;
                 units[number].waits.push(WaitOn { on, condition: wait.condition, required: wait.required });
                 if !units[on].dependents.contains(&number) {
                     units[on].dependents.push(number);
@@ -473,7 +472,7 @@ impl Engine {
             // What nobody ever asked for stays away, and what is completed stays completed.
             asked.retain(|i| match &self.units[*i].state {
                 State::Pending => false,
-                State::Exited => self.units[*i].kind == ServiceKind::Service,
+                State::Exited => !self.units[*i].completes,
                 State::Waiting
                 | State::Building { .. }
                 | State::Starting { .. }
@@ -543,7 +542,7 @@ impl Engine {
                 self.begin(i)
             }
             State::Exited => {
-                if by_name || unit.kind == ServiceKind::Service {
+                if by_name || !unit.completes {
                     self.begin(i);
                 }
             }
@@ -647,21 +646,19 @@ impl Engine {
         if unit.state != (State::Starting { generation }) {
             return;
         }
-        let (health, cause) = match (unit.probe, unit.kind) {
-            (Some(probe), ServiceKind::Service | ServiceKind::Task) => {
+        let (health, cause) = match (unit.probe, unit.ready_at_exec) {
+            (Some(probe), _) => {
                 out.effects.push(Effect::StartProbe { service: unit.name.clone(), generation });
                 (
                     Health::Unready { by: Some(now + probe.within) },
                     Cause::new(Reason::Executed, "started, not ready yet"),
                 )
             }
-            (None, ServiceKind::Service) => (
+            (None, true) => (
                 Health::Ready { since: now, misses: 0 },
                 Cause::new(Reason::ProbeOk, "started; it has no probe"),
             ),
-            (None, ServiceKind::Task) => {
-                (Health::Unready { by: None }, Cause::new(Reason::Executed, "started"))
-            }
+            (None, false) => (Health::Unready { by: None }, Cause::new(Reason::Executed, "started")),
         };
         self.enter(i, State::Up { generation, since: now, health }, cause, out);
     }
@@ -731,15 +728,14 @@ impl Engine {
                 if *live == generation =>
             {
                 unit.exit = Some(exit);
-                let again = match (unit.kind, unit.restart.policy) {
-                    (ServiceKind::Task, _) => false,
-                    (ServiceKind::Service, RestartPolicy::Always) => true,
-                    (ServiceKind::Service, RestartPolicy::No | RestartPolicy::OnFailure) => false,
+                let again = match unit.restart.policy {
+                    RestartPolicy::Always => !unit.completes,
+                    RestartPolicy::No | RestartPolicy::OnFailure => false,
                 };
                 if !exit.is_success() || again {
                     self.failed(i, &cause, now, out);
                 } else {
-                    let by_itself = (unit.kind == ServiceKind::Service).then(|| unit.name.clone());
+                    let by_itself = (!unit.completes).then(|| unit.name.clone());
                     let text =
                         if by_itself.is_some() { "exited with 0 by itself" } else { "finished with 0" };
                     self.enter(i, State::Exited, Cause::new(Reason::Exit, text), out);

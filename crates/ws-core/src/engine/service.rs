@@ -128,7 +128,10 @@ pub(super) enum Prospect {
 #[derive(Debug)]
 pub(super) struct Unit {
     pub(super) name: ServiceName,
-    pub(super) kind: ServiceKind,
+    /// Whether it is to end: a task, or a service that others wait for until it completed.
+    pub(super) completes: bool,
+    /// Whether it is ready as soon as it runs, where it has no probe.
+    pub(super) ready_at_exec: bool,
     pub(super) has_build: bool,
     pub(super) probe: Option<ProbeLimits>,
     pub(super) restart: Restart,
@@ -174,7 +177,8 @@ impl Unit {
         let probe = plan.ready.as_ref().map(|probe| ProbeLimits { within: probe.within });
         Self {
             name: plan.name.clone(),
-            kind: plan.kind,
+            completes: plan.kind == ServiceKind::Task,
+            ready_at_exec: plan.kind == ServiceKind::Service,
             has_build: plan.build.is_some(),
             probe,
             restart: plan.restart.clone(),
@@ -218,7 +222,7 @@ impl Unit {
     pub(super) fn is_ready(&self) -> bool {
         match &self.state {
             State::Up { health: Health::Ready { .. }, .. } => true,
-            State::Exited => self.kind == ServiceKind::Task,
+            State::Exited => self.completes,
             State::Up { health: Health::Unready { .. } | Health::Unhealthy, .. }
             | State::Pending
             | State::Waiting
@@ -266,11 +270,9 @@ impl Unit {
                 | (Condition::Completed, _) => Prospect::NotYet,
             },
             State::Ending { .. } => Prospect::NotYet,
-            State::Exited => match (condition, self.kind) {
-                (Condition::Completed, _) | (Condition::Started | Condition::Ready, ServiceKind::Task) => {
-                    Prospect::Met
-                }
-                (Condition::Started | Condition::Ready, ServiceKind::Service) => Prospect::Never,
+            State::Exited => match (condition, self.completes) {
+                (Condition::Completed, _) | (Condition::Started | Condition::Ready, true) => Prospect::Met,
+                (Condition::Started | Condition::Ready, false) => Prospect::Never,
             },
             State::Pending | State::Stopped | State::Failed { .. } | State::Blocked { .. } => Prospect::Never,
         }

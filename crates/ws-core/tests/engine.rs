@@ -1,0 +1,1297 @@
+//! How the engine behaves, as scenarios: each line is what happens and, after `->`, what is done and
+//! told.
+//!
+//! Done: `+db` start, `*db` start its build, `TERM db` and the like, `KILL db`, `?db` probe, `-?db` stop
+//! probing. Told: `db=ready` a phase, `db!` a notice, `READY` and `FAILED [cause]` of the workspace.
+
+use std::time::Duration;
+
+use ws_core::engine::{Effect, Engine, Input, Outcome, Step, Tick};
+use ws_model::{EventKind, ExitReason, RestartPolicy, ServiceName, event::signal_name};
+
+use crate::support::{Svc, name, svc, task, world};
+
+/// Plays a scenario; shows the whole of it as it really went when a line differs.
+#[track_caller]
+fn check(services: impl IntoIterator<Item = Svc>, script: &str) {
+    let mut stage = Stage { engine: Engine::new(world(services).plan()), now: Duration::ZERO };
+    let mut went = String::new();
+    let mut expected = String::new();
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (input, wanted) = line.split_once("->").unwrap_or((line, ""));
+        let result = stage.play(input.trim());
+        went += format!("{} -> {result}", input.trim()).trim_end();
+        went.push('\n');
+        expected += format!("{} -> {}", input.trim(), wanted.trim()).trim_end();
+        expected.push('\n');
+    }
+    assert!(went == expected, "\nexpected:\n{expected}\nwent:\n{went}");
+}
+
+struct Stage {
+    engine: Engine,
+    now: Tick,
+}
+
+impl Stage {
+    fn play(&mut self, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap();
+        let rest: Vec<&str> = words.collect();
+        let services = || -> Vec<ServiceName> { rest.iter().map(|word| name(word)).collect() };
+        let input = match first {
+            "up" => Input::Up { services: services() },
+            "stop" => Input::Stop { services: services() },
+            "restart" => Input::Restart { services: services() },
+            "kill" => Input::Kill { services: services() },
+            "down" => Input::Down { now: rest == ["now"] },
+            "after" => return self.pass(rest[0]),
+            "why" => return self.engine.explain(&name(rest[0])).join(" | "),
+            "is-down" => return self.engine.is_down().to_string(),
+            "status" => return self.status(rest[0]),
+            service => self.news(service, &rest),
+        };
+        let outcome = self.engine.step(input, self.now);
+        show(&outcome)
+    }
+
+    /// `db ok`, `db~1 exited 0`
+    fn news(&self, service: &str, words: &[&str]) -> Input {
+        let (service, generation) = match service.split_once('~') {
+            Some((service, generation)) => (name(service), generation.parse().unwrap()),
+            None => {
+                let service = name(service);
+                let status = self.engine.status().into_iter().find(|status| status.service == service);
+                (service, status.unwrap().generation)
+            }
+        };
+        let text = words[1..].join(" ");
+        let number = || -> i32 { text.parse().unwrap() };
+        match words[0] {
+            "executed" => Input::Executed { service, generation, pid: Some(7) },
+            "startfail" => Input::StartFailed { service, generation, error: text },
+            "exited" => Input::Exited { service, generation, exit: ExitReason::Code(number()), oom: false },
+            "killed" => Input::Exited { service, generation, exit: ExitReason::Signal(number()), oom: false },
+            "oom" => Input::Exited { service, generation, exit: ExitReason::Signal(9), oom: true },
+            "ok" => Input::Probed { service, generation, result: Ok("answered".to_owned()) },
+            "miss" => Input::Probed { service, generation, result: Err("refused".to_owned()) },
+            other => panic!("no such news: {other}"),
+        }
+    }
+
+    /// Lets time pass, from deadline to deadline.
+    fn pass(&mut self, time: &str) -> String {
+        let time = match time.strip_suffix("ms") {
+            Some(ms) => Duration::from_millis(ms.parse().unwrap()),
+            None => Duration::from_secs(time.strip_suffix('s').unwrap().parse().unwrap()),
+        };
+        let end = self.now + time;
+        let mut all = Outcome::default();
+        while let Some(deadline) = self.engine.next_deadline().filter(|deadline| *deadline <= end) {
+            self.now = self.now.max(deadline);
+            let outcome = self.engine.step(Input::Tick, self.now);
+            all.effects.extend(outcome.effects);
+            all.events.extend(outcome.events);
+        }
+        self.now = end;
+        show(&all)
+    }
+
+    fn status(&self, service: &str) -> String {
+        let status = self.engine.status().into_iter().find(|status| status.service == name(service)).unwrap();
+        let ready = if status.ready { " ready" } else { "" };
+        let exit = status.exit.map(|exit| format!(" {exit}")).unwrap_or_default();
+        format!(
+            "{}{ready} restarts={}{exit} because {}",
+            status.phase,
+            status.restarts,
+            status.cause.reason.as_str()
+        )
+    }
+}
+
+fn show(outcome: &Outcome) -> String {
+    let effects = outcome.effects.iter().map(|effect| match effect {
+        Effect::Start { service, step: Step::Main, .. } => format!("+{service}"),
+        Effect::Start { service, step: Step::Build, .. } => format!("*{service}"),
+        Effect::Signal { service, signal, .. } => {
+            format!("{} {service}", signal_name(*signal).trim_start_matches("SIG"))
+        }
+        Effect::Kill { service, .. } => format!("KILL {service}"),
+        Effect::StartProbe { service, .. } => format!("?{service}"),
+        Effect::StopProbe { service, .. } => format!("-?{service}"),
+    });
+    let events = outcome.events.iter().map(|(service, event)| match (service, event) {
+        (Some(service), EventKind::Phase { phase, .. }) => format!("{service}={phase}"),
+        (Some(service), EventKind::Notice { .. }) => format!("{service}!"),
+        (None, EventKind::Notice { .. }) => "!".to_owned(),
+        (None, EventKind::WorkspaceReady { .. }) => "READY".to_owned(),
+        (None, EventKind::WorkspaceFailed { cause }) => format!("FAILED [{cause}]"),
+        (service, event) => panic!("an event without a place: {service:?} {event:?}"),
+    });
+    effects.chain(events).collect::<Vec<_>>().join(" ")
+}
+
+fn db() -> Svc {
+    svc("db").tcp(5432)
+}
+
+/// With a probe, and waiting for a database that is ready.
+fn api() -> Svc {
+    svc("api").tcp(80).links("db:5432")
+}
+
+// ---- start
+
+#[test]
+fn a_service_without_a_probe_is_ready_when_it_is_executed() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY",
+    );
+}
+
+#[test]
+fn a_service_with_a_probe_is_ready_when_the_probe_succeeds() {
+    check(
+        [db()],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         db miss     ->
+         db ok       -> db=ready READY",
+    );
+}
+
+#[test]
+fn a_task_is_ready_when_it_finished() {
+    check(
+        [task("migrate")],
+        "up               -> +migrate migrate=starting
+         migrate executed -> migrate=running
+         migrate exited 0 -> migrate=exited READY
+         status migrate   -> exited ready restarts=0 exited with 0 because exit",
+    );
+}
+
+#[test]
+fn a_task_with_a_probe_can_be_ready_while_it_runs() {
+    check(
+        [task("seed").tcp(1), svc("web").after("seed:ready")],
+        "up            -> +seed seed=starting web=waiting
+         seed executed -> ?seed seed=running
+         seed ok       -> +web seed=ready web=starting",
+    );
+}
+
+#[test]
+fn services_that_wait_for_nothing_start_together() {
+    check([svc("a"), svc("b"), svc("c")], "up -> +a +b +c a=starting b=starting c=starting");
+}
+
+#[test]
+fn a_dependent_waits_until_ready() {
+    check(
+        [db(), api()],
+        "up          -> +db api=waiting db=starting
+         db executed -> ?db db=running
+         db ok       -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn a_dependent_waits_until_started() {
+    check(
+        [svc("db"), svc("api").links("db:5432")],
+        "up          -> +db api=waiting db=starting
+         db executed -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn a_dependent_waits_until_started_and_no_longer() {
+    check(
+        [db(), svc("api").after("db:started")],
+        "up          -> +db api=waiting db=starting
+         db executed -> ?db +api db=running api=starting",
+    );
+}
+
+#[test]
+fn a_dependent_waits_until_completed() {
+    check(
+        [task("migrate"), svc("api").after("migrate")],
+        "up               -> +migrate api=waiting migrate=starting
+         migrate executed -> migrate=running
+         migrate exited 0 -> +api migrate=exited api=starting",
+    );
+}
+
+#[test]
+fn a_service_that_others_wait_for_until_it_completed_is_like_a_task() {
+    check(
+        [svc("init"), svc("api").after("init:completed")],
+        "up            -> +init api=waiting init=starting
+         init executed -> init=ready
+         init exited 0 -> +api init=exited api=starting
+         api executed  -> api=ready READY
+         status init   -> exited ready restarts=0 exited with 0 because exit
+         up            -> READY",
+    );
+}
+
+#[test]
+fn what_is_waited_for_is_told_again_when_it_becomes_less() {
+    check(
+        [svc("a"), svc("b"), svc("web").after("a b")],
+        "up         -> +a +b a=starting b=starting web=waiting
+         why web    -> web: waiting: waits for a (started), b (started) | a: starting: was asked for | b: starting: was asked for
+         b executed -> b=ready web=waiting
+         why web    -> web: waiting: waits for a (started) | a: starting: was asked for
+         a executed -> +web a=ready web=starting
+         why web    -> web: starting: a is started, b is started",
+    );
+}
+
+#[test]
+fn only_what_is_asked_for_and_what_it_needs_starts() {
+    check(
+        [db(), api(), svc("web").after("api"), svc("other")],
+        "up api      -> +db api=waiting db=starting
+         db executed -> ?db db=running
+         db ok       -> +api db=ready api=starting
+         api executed -> ?api api=running
+         api ok      -> api=ready READY
+         status web  -> pending restarts=0 because requested",
+    );
+}
+
+#[test]
+fn an_empty_workspace_is_ready_at_once() {
+    check([], "up -> READY");
+}
+
+#[test]
+fn up_of_what_is_up_says_ready_and_does_nothing() {
+    check(
+        [svc("web"), task("migrate")],
+        "up               -> +migrate +web migrate=starting web=starting
+         web executed     -> web=ready
+         migrate executed -> migrate=running
+         migrate exited 0 -> migrate=exited READY
+         up               -> READY",
+    );
+}
+
+#[test]
+fn up_while_it_comes_up_adds_nothing() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         up           ->
+         web executed -> web=ready READY",
+    );
+}
+
+#[test]
+fn each_up_is_answered() {
+    check(
+        [svc("a"), svc("b")],
+        "up a       -> +a a=starting
+         up b       -> +b b=starting
+         b executed -> b=ready READY
+         a executed -> a=ready READY",
+    );
+}
+
+// ---- builds
+
+#[test]
+fn a_build_comes_before_the_start() {
+    check(
+        [svc("api").build("make")],
+        "up           -> *api api=building
+         api executed ->
+         api exited 0 -> +api api=starting
+         api executed -> api=ready READY",
+    );
+}
+
+#[test]
+fn a_build_goes_on_beside_the_start_of_what_its_service_waits_for() {
+    check(
+        [db(), api().build("make")],
+        "up           -> *api +db api=building db=starting
+         api executed ->
+         api exited 0 -> api=waiting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn a_build_waits_for_what_must_be_completed() {
+    check(
+        [task("codegen"), svc("api").build("make").after("codegen")],
+        "up               -> +codegen api=waiting codegen=starting
+         codegen executed -> codegen=running
+         codegen exited 0 -> *api codegen=exited api=building",
+    );
+}
+
+#[test]
+fn a_failed_build_fails_the_service_without_another_try() {
+    check(
+        [svc("api").build("make").policy(RestartPolicy::Always), svc("web").after("api")],
+        "up           -> *api api=building web=waiting
+         api executed ->
+         api exited 2 -> api=failed web=failed FAILED [api failed: the build exited with 2]
+         status api   -> failed restarts=0 exited with 2 because build_failed
+         after 100s   ->",
+    );
+}
+
+#[test]
+fn a_build_that_cannot_start_fails_the_service() {
+    check(
+        [svc("api").build("make")],
+        "up                      -> *api api=building
+         api startfail no `make` -> api=failed FAILED [api failed: the build could not start: no `make`]",
+    );
+}
+
+#[test]
+fn a_crash_does_not_build_again() {
+    check(
+        [svc("api").build("make")],
+        "up           -> *api api=building
+         api exited 0 -> +api api=starting
+         api executed -> api=ready READY
+         api exited 1 -> api=backoff
+         after 1s     -> +api api=starting",
+    );
+}
+
+#[test]
+fn up_after_a_failed_build_builds_again() {
+    check(
+        [svc("api").build("make")],
+        "up           -> *api api=building
+         api exited 2 -> api=failed FAILED [api failed: the build exited with 2]
+         up           -> *api api=building",
+    );
+}
+
+#[test]
+fn a_restart_on_request_does_not_build_again() {
+    check(
+        [svc("api").build("make")],
+        "up           -> *api api=building
+         api exited 0 -> +api api=starting
+         api executed -> api=ready READY
+         restart api  -> TERM api api=stopping
+         api exited 0 -> +api api=starting",
+    );
+}
+
+// ---- readiness
+
+#[test]
+fn three_misses_in_a_row_make_it_unhealthy_and_one_success_ready_again() {
+    check(
+        [db()],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         db ok       -> db=ready READY
+         db miss     ->
+         db miss     ->
+         db ok       ->
+         db miss     ->
+         db miss     ->
+         db miss     -> db=unhealthy
+         db miss     ->
+         why db      -> db: unhealthy: not ready any more: refused
+         db ok       -> db=ready",
+    );
+}
+
+#[test]
+fn a_dependent_is_not_disturbed_by_what_happens_later() {
+    check(
+        [db(), api()],
+        "up           -> +db api=waiting db=starting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting
+         api executed -> ?api api=running
+         api ok       -> api=ready READY
+         db miss      ->
+         db miss      ->
+         db miss      -> db=unhealthy
+         db exited 1  -> db=backoff
+         after 1s     -> +db db=starting
+         status api   -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn a_service_that_is_not_ready_in_time_is_killed_and_tried_again() {
+    check(
+        [db()],
+        "up           -> +db db=starting
+         db executed  -> ?db db=running
+         db miss      ->
+         after 59s    ->
+         after 1s     -> KILL db db=stopping
+         why db       -> db: stopping: was not ready within 60 s: refused
+         db killed 9  -> db=backoff
+         status db    -> backoff restarts=0 was killed by SIGKILL because ready_timeout
+         after 1s     -> +db db=starting
+         status db    -> starting restarts=1 was killed by SIGKILL because ready_timeout",
+    );
+}
+
+#[test]
+fn a_service_that_is_ready_in_time_has_no_deadline() {
+    check(
+        [db()],
+        "up           -> +db db=starting
+         db executed  -> ?db db=running
+         after 59s    ->
+         db ok        -> db=ready READY
+         after 1000s  ->",
+    );
+}
+
+#[test]
+fn success_after_the_deadline_comes_too_late() {
+    check(
+        [db()],
+        "up           -> +db db=starting
+         db executed  -> ?db db=running
+         after 60s    -> KILL db db=stopping
+         db ok        ->",
+    );
+}
+
+#[test]
+fn why_names_the_last_word_of_the_probe() {
+    check(
+        [db(), api()],
+        "up          -> +db api=waiting db=starting
+         db executed -> ?db db=running
+         db miss     ->
+         why api     -> api: waiting: waits for db (ready) | db: running: not ready yet: refused",
+    );
+}
+
+// ---- ends and restarts
+
+#[test]
+fn a_failure_is_tried_again_after_a_pause() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web exited 1 -> web=backoff
+         status web   -> backoff restarts=0 exited with 1 because exit
+         after 150ms  ->
+         after 100ms  -> +web web=starting
+         web executed -> web=ready
+         status web   -> ready ready restarts=1 exited with 1 because probe_ok",
+    );
+}
+
+#[test]
+fn the_pauses_become_longer() {
+    check(
+        [svc("web").with(|s| s.restart.max = None)],
+        "up           -> +web web=starting
+         web exited 1 -> web=backoff
+         after 221ms  -> +web web=starting
+         web exited 1 -> web=backoff
+         after 359ms  ->
+         after 90ms   -> +web web=starting
+         web exited 1 -> web=backoff
+         after 719ms  ->
+         after 170ms  -> +web web=starting
+         web exited 1 -> web=backoff
+         after 1439ms ->
+         after 330ms  -> +web web=starting",
+    );
+}
+
+#[test]
+fn too_many_restarts_in_a_row_are_a_crash_loop() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web exited 1 -> web=backoff
+         after 30s    -> +web web=starting
+         web exited 1 -> web=backoff
+         after 30s    -> +web web=starting
+         web exited 1 -> web=backoff
+         after 30s    -> +web web=starting
+         web exited 1 -> web=failed FAILED [web failed: exited with 1, and 3 restarts in a row did not help]
+         status web   -> failed restarts=3 exited with 1 because crash_loop
+         after 100s   ->",
+    );
+}
+
+#[test]
+fn a_stable_run_gives_the_restarts_back() {
+    let crash = "web exited 1 -> web=backoff
+                 after 1s     -> +web web=starting
+                 web executed -> web=ready
+                 after 30s    ->";
+    let script = format!(
+        "up -> +web web=starting
+         web executed -> web=ready READY
+         {crash}\n{crash}\n{crash}\n{crash}\n{crash}"
+    );
+    check([svc("web")], &script);
+}
+
+#[test]
+fn a_run_that_is_unhealthy_is_not_stable() {
+    let crash = "web exited 1 -> web=backoff
+                 after 5s     -> +web web=starting
+                 web executed -> ?web web=running
+                 web ok       -> web=ready
+                 web miss     ->
+                 web miss     ->
+                 web miss     -> web=unhealthy
+                 after 100s   ->";
+    let script = format!(
+        "up -> +web web=starting
+         web executed -> ?web web=running
+         web ok -> web=ready READY
+         {crash}\n{crash}\n{crash}
+         web exited 1 -> web=failed"
+    );
+    check([svc("web").tcp(80)], &script);
+}
+
+#[test]
+fn without_a_policy_a_failure_is_final() {
+    check(
+        [svc("web").policy(RestartPolicy::No)],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web exited 1 -> web=failed
+         after 100s   ->",
+    );
+}
+
+#[test]
+fn a_service_that_exits_with_0_is_flagged_and_stays_down() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web exited 0 -> web=exited web!
+         status web   -> exited restarts=0 exited with 0 because exit
+         after 100s   ->",
+    );
+}
+
+#[test]
+fn always_means_after_an_exit_with_0_too() {
+    check(
+        [svc("web").policy(RestartPolicy::Always)],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web exited 0 -> web=backoff
+         after 1s     -> +web web=starting",
+    );
+}
+
+#[test]
+fn always_does_not_run_a_finished_task_again() {
+    check(
+        [task("migrate").policy(RestartPolicy::Always)],
+        "up               -> +migrate migrate=starting
+         migrate exited 0 -> migrate=exited READY
+         after 100s       ->",
+    );
+}
+
+#[test]
+fn a_task_that_fails_is_tried_again_only_when_its_policy_says_so() {
+    check(
+        [task("a"), task("b").policy(RestartPolicy::OnFailure)],
+        "up         -> +a +b a=starting b=starting
+         b exited 1 -> b=backoff
+         a exited 1 -> a=failed FAILED [a failed: exited with 1]
+         after 1s   -> +b b=starting",
+    );
+}
+
+#[test]
+fn a_failed_start_falls_under_the_policy() {
+    check(
+        [svc("web")],
+        "up                          -> +web web=starting
+         web startfail no such file  -> web=backoff
+         why web                     -> web: backoff: could not start: no such file (restart 1 of 3)
+         after 1s                    -> +web web=starting",
+    );
+}
+
+#[test]
+fn a_failed_start_without_a_policy_is_final() {
+    check(
+        [svc("web").policy(RestartPolicy::No)],
+        "up                         -> +web web=starting
+         web startfail no such file -> web=failed FAILED [web failed: could not start: no such file]
+         status web                 -> failed restarts=0 because start_failed",
+    );
+}
+
+#[test]
+fn out_of_memory_is_told_as_such() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web oom      -> web=backoff
+         status web   -> backoff restarts=0 was killed by SIGKILL because oom",
+    );
+}
+
+#[test]
+fn a_restart_waits_for_its_dependencies_again() {
+    check(
+        [db(), api()],
+        "up           -> +db api=waiting db=starting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting
+         api executed -> ?api api=running
+         api ok       -> api=ready READY
+         db exited 1  -> db=backoff
+         api exited 1 -> api=backoff
+         after 1s     -> +db db=starting api=waiting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn zero_restarts_means_none() {
+    check(
+        [svc("web").with(|s| s.restart.max = Some(0))],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web exited 1 -> web=failed
+         status web   -> failed restarts=0 exited with 1 because exit",
+    );
+}
+
+// ---- dependencies that fail
+
+#[test]
+fn a_failure_goes_through_to_all_that_wait_with_the_root_cause() {
+    check(
+        [
+            task("migrate"),
+            svc("api").after("migrate"),
+            svc("web").after("api"),
+            svc("edge").after("web"),
+        ],
+        "up               -> +migrate api=waiting edge=waiting migrate=starting web=waiting
+         migrate exited 3 -> migrate=failed api=failed web=failed edge=failed FAILED [migrate failed: exited with 3]
+         status edge      -> failed restarts=0 because dependency_failed
+         why edge         -> edge: failed: web cannot start: migrate failed: exited with 3 | web: failed: api cannot start: migrate failed: exited with 3 | api: failed: migrate failed: exited with 3 | migrate: failed: exited with 3",
+    );
+}
+
+#[test]
+fn a_service_in_backoff_is_waited_for() {
+    check(
+        [db(), api()],
+        "up          -> +db api=waiting db=starting
+         db exited 1 -> db=backoff
+         after 1s    -> +db db=starting
+         db executed -> ?db db=running
+         db ok       -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn a_service_that_exits_with_0_before_it_is_ready_fails_its_dependents() {
+    check(
+        [db(), api()],
+        "up          -> +db api=waiting db=starting
+         db executed -> ?db db=running
+         db exited 0 -> db=exited db! api=failed FAILED [db exited with 0 by itself]
+         why api     -> api: failed: db exited with 0 by itself | db: exited: exited with 0 by itself",
+    );
+}
+
+#[test]
+fn a_dependency_that_is_stopped_fails_those_that_still_wait() {
+    check(
+        [db(), api()],
+        "up          -> +db api=waiting db=starting
+         db executed -> ?db db=running
+         stop db     -> -?db TERM db db=stopping
+         db exited 0 -> db=stopped api=failed FAILED [db was stopped]",
+    );
+}
+
+#[test]
+fn dependents_recover_when_the_cause_is_asked_for_again() {
+    check(
+        [task("migrate"), svc("api").after("migrate"), svc("web").after("api")],
+        "up               -> +migrate api=waiting migrate=starting web=waiting
+         migrate exited 3 -> migrate=failed api=failed web=failed FAILED [migrate failed: exited with 3]
+         up migrate       -> +migrate api=waiting migrate=starting web=waiting
+         migrate exited 0 -> +api migrate=exited api=starting READY
+         api executed     -> +web api=ready web=starting",
+    );
+}
+
+#[test]
+fn dependents_that_were_stopped_do_not_recover() {
+    check(
+        [task("migrate"), svc("api").after("migrate")],
+        "up               -> +migrate api=waiting migrate=starting
+         migrate exited 3 -> migrate=failed api=failed FAILED [migrate failed: exited with 3]
+         stop api         ->
+         up migrate       -> +migrate migrate=starting
+         migrate exited 0 -> migrate=exited READY
+         status api       -> failed restarts=0 because dependency_failed",
+    );
+}
+
+#[test]
+fn an_optional_dependency_is_waited_for() {
+    check(
+        [db(), svc("api").after("db?")],
+        "up          -> +db api=waiting db=starting
+         db executed -> ?db db=running
+         db ok       -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn an_optional_dependency_that_fails_is_dropped() {
+    check(
+        [db().policy(RestartPolicy::No), svc("api").after("db?")],
+        "up api       -> +db api=waiting db=starting
+         db exited 1  -> +api db=failed api=starting
+         api executed -> api=ready READY",
+    );
+}
+
+#[test]
+fn a_restart_of_a_service_whose_dependency_was_stopped_fails() {
+    check(
+        [svc("db"), svc("api").links("db:1")],
+        "up           -> +db api=waiting db=starting
+         db executed  -> +api db=ready api=starting
+         api executed -> api=ready READY
+         stop db      -> TERM db db=stopping
+         db exited 0  -> db=stopped
+         api exited 1 -> api=backoff
+         after 1s     -> api=failed
+         why api      -> api: failed: db was stopped | db: stopped: was asked to stop",
+    );
+}
+
+// ---- stop
+
+/// db ← api ← web, all up.
+const THREE_UP: &str = "up -> +db api=waiting db=starting web=waiting
+    db executed  -> +api db=ready api=starting
+    api executed -> +web api=ready web=starting
+    web executed -> web=ready READY
+";
+
+fn three() -> [Svc; 3] {
+    [svc("db"), svc("api").links("db:1"), svc("web").links("api:1")]
+}
+
+#[track_caller]
+fn check_three(script: &str) {
+    check(three(), &format!("{THREE_UP}{script}"));
+}
+
+#[test]
+fn down_stops_in_reverse_order() {
+    check_three(
+        "down         -> TERM web api=stopping db=stopping web=stopping
+         why db       -> db: stopping: the workspace goes down | api: stopping: the workspace goes down | web: stopping: the workspace goes down
+         web killed 15 -> TERM api web=stopped
+         api killed 15 -> TERM db api=stopped
+         is-down      -> false
+         db killed 15 -> db=stopped
+         is-down      -> true
+         status db    -> stopped restarts=0 was killed by SIGTERM because shutdown",
+    );
+}
+
+#[test]
+fn what_does_not_stop_in_time_is_killed() {
+    check_three(
+        "down        -> TERM web api=stopping db=stopping web=stopping
+         after 9s    ->
+         after 1s    -> KILL web web=stopping
+         web killed 9 -> TERM api web=stopped
+         status web  -> stopped restarts=0 was killed by SIGKILL because grace_exceeded
+         why web     -> web: stopped: did not stop within 10 s and was killed",
+    );
+}
+
+#[test]
+fn down_now_kills_all_at_once() {
+    check_three(
+        "down now     -> KILL api KILL db KILL web api=stopping db=stopping web=stopping
+         db killed 9  -> db=stopped
+         web killed 9 -> web=stopped
+         api killed 9 -> api=stopped
+         is-down      -> true",
+    );
+}
+
+#[test]
+fn a_second_down_can_be_less_patient() {
+    check_three(
+        "down         -> TERM web api=stopping db=stopping web=stopping
+         down         ->
+         down now     -> KILL api KILL db KILL web api=stopping db=stopping web=stopping
+         down now     ->
+         web killed 9 -> web=stopped",
+    );
+}
+
+#[test]
+fn down_ends_even_if_the_host_does_not_answer() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         down         -> TERM web web=stopping
+         after 10s    -> KILL web web=stopping
+         after 10s    -> web=failed
+         is-down      -> true
+         why web      -> web: failed: was killed and did not end within 10 s",
+    );
+}
+
+#[test]
+fn down_kills_what_is_being_started_or_built() {
+    check(
+        [svc("api").build("make"), svc("db"), svc("web").after("db")],
+        "up                     -> *api +db api=building db=starting web=waiting
+         down                   -> KILL api KILL db FAILED [the workspace goes down] api=stopping db=stopping web=stopped
+         db executed            ->
+         db killed 9            -> db=stopped
+         api startfail was killed -> api=stopped
+         is-down                -> true",
+    );
+}
+
+#[test]
+fn down_ends_pauses() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web exited 1 -> web=backoff
+         down         -> FAILED [the workspace goes down] web=stopped
+         is-down      -> true
+         after 100s   ->",
+    );
+}
+
+#[test]
+fn nothing_starts_after_down() {
+    check(
+        [svc("web")],
+        "down    ->
+         is-down -> true
+         up      -> ! FAILED [the workspace goes down]
+         restart -> !
+         is-down -> true",
+    );
+}
+
+#[test]
+fn an_end_by_itself_during_down_is_no_failure() {
+    check_three(
+        "down         -> TERM web api=stopping db=stopping web=stopping
+         db exited 1  -> db=stopped
+         web exited 0 -> TERM api web=stopped
+         api exited 0 -> api=stopped
+         is-down      -> true",
+    );
+}
+
+#[test]
+fn stop_of_one_leaves_the_others_alone() {
+    check_three(
+        "stop db     -> TERM db db=stopping
+         db exited 0 -> db=stopped
+         status api  -> ready ready restarts=0 because probe_ok
+         status db   -> stopped restarts=0 exited with 0 because requested",
+    );
+}
+
+#[test]
+fn stop_of_several_goes_in_reverse_order() {
+    check_three(
+        "stop db api  -> TERM api api=stopping db=stopping
+         api exited 0 -> TERM db api=stopped
+         db exited 0  -> db=stopped",
+    );
+}
+
+#[test]
+fn stop_without_a_name_stops_all_and_up_starts_again() {
+    check_three(
+        "stop         -> TERM web api=stopping db=stopping web=stopping
+         web exited 0 -> TERM api web=stopped
+         api exited 0 -> TERM db api=stopped
+         db exited 0  -> db=stopped
+         is-down      -> false
+         up db        -> +db db=starting
+         db executed  -> db=ready READY",
+    );
+}
+
+#[test]
+fn stop_sends_the_declared_signal() {
+    check(
+        [svc("db").with(|s| s.stop.signal = 2)],
+        "up          -> +db db=starting
+         db executed -> db=ready READY
+         stop        -> INT db db=stopping",
+    );
+}
+
+#[test]
+fn stop_is_idempotent() {
+    check(
+        [svc("db")],
+        "stop        ->
+         up          -> +db db=starting
+         db executed -> db=ready READY
+         stop        -> TERM db db=stopping
+         stop        ->
+         db exited 0 -> db=stopped
+         stop        ->",
+    );
+}
+
+#[test]
+fn stop_while_the_policy_pauses() {
+    check(
+        [svc("db")],
+        "up          -> +db db=starting
+         db exited 1 -> db=backoff
+         stop db     -> db=stopped FAILED [db was stopped]
+         after 100s  ->",
+    );
+}
+
+#[test]
+fn stop_while_it_is_killed_for_not_being_ready() {
+    check(
+        [db()],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         after 60s   -> KILL db db=stopping
+         stop db     ->
+         db killed 9 -> db=stopped FAILED [db was stopped]
+         after 100s  ->",
+    );
+}
+
+#[test]
+fn kill_does_not_wait_and_does_not_restart() {
+    check_three(
+        "kill db      -> KILL db db=stopping
+         db killed 9  -> db=stopped
+         after 100s   ->
+         status db    -> stopped restarts=0 was killed by SIGKILL because requested",
+    );
+}
+
+#[test]
+fn up_of_what_is_being_stopped_starts_it_again_afterwards() {
+    check(
+        [svc("db")],
+        "up          -> +db db=starting
+         db executed -> db=ready READY
+         stop        -> TERM db db=stopping
+         up          ->
+         db exited 0 -> +db db=starting
+         db executed -> db=ready READY",
+    );
+}
+
+// ---- restart on request
+
+#[test]
+fn restart_stops_and_starts() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         restart web  -> TERM web web=stopping
+         web exited 0 -> +web web=starting
+         why web      -> web: starting: was asked to restart
+         web executed -> web=ready
+         status web   -> ready ready restarts=1 exited with 0 because probe_ok",
+    );
+}
+
+#[test]
+fn restarts_on_request_are_not_crashes() {
+    let again = "restart web  -> TERM web web=stopping
+                 web exited 1 -> +web web=starting
+                 web executed -> web=ready";
+    let script = format!(
+        "up -> +web web=starting
+         web executed -> web=ready READY
+         {again}\n{again}\n{again}\n{again}\n{again}
+         web exited 1 -> web=backoff"
+    );
+    check([svc("web")], &script);
+}
+
+#[test]
+fn restart_of_all_goes_down_in_reverse_and_up_in_order() {
+    check_three(
+        "restart      -> TERM web api=stopping db=stopping web=stopping
+         web exited 0 -> TERM api web=waiting
+         api exited 0 -> TERM db api=waiting
+         db exited 0  -> +db db=starting
+         db executed  -> +api db=ready api=starting
+         api executed -> +web api=ready web=starting",
+    );
+}
+
+#[test]
+fn restart_of_a_dependency_leaves_its_dependents_alone() {
+    check_three(
+        "restart db  -> TERM db db=stopping
+         db exited 0 -> +db db=starting
+         status web  -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn restart_cuts_a_pause_short() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web exited 1 -> web=backoff
+         restart web  -> +web web=starting",
+    );
+}
+
+#[test]
+fn restart_of_what_failed_starts_it_and_what_it_needs() {
+    check(
+        [svc("db").policy(RestartPolicy::No), svc("api").links("db:1")],
+        "up          -> +db api=waiting db=starting
+         db exited 1 -> db=failed api=failed FAILED [db failed: exited with 1]
+         restart api -> +db api=waiting db=starting
+         db executed -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn restart_of_all_does_not_start_what_nobody_asked_for_nor_finished_tasks() {
+    check(
+        [svc("a"), svc("b"), task("migrate")],
+        "up a migrate     -> +a +migrate a=starting migrate=starting
+         a executed       -> a=ready
+         migrate exited 0 -> migrate=exited READY
+         restart          -> TERM a a=stopping",
+    );
+}
+
+#[test]
+fn stop_takes_a_restart_back() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         restart web  -> TERM web web=stopping
+         stop web     ->
+         web exited 0 -> web=stopped",
+    );
+}
+
+#[test]
+fn a_run_that_did_not_end_is_not_started_again_beside_itself() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         restart web  -> TERM web web=stopping
+         after 10s    -> KILL web web=stopping
+         after 10s    -> web=failed
+         up           -> web! FAILED [web failed: was killed and did not end within 10 s]
+         web killed 9 ->
+         up           -> +web web=starting",
+    );
+}
+
+// ---- tasks
+
+#[test]
+fn a_finished_task_runs_again_when_it_is_named() {
+    check(
+        [task("migrate"), svc("api").after("migrate")],
+        "up               -> +migrate api=waiting migrate=starting
+         migrate exited 0 -> +api migrate=exited api=starting
+         api executed     -> api=ready READY
+         up api           -> READY
+         up migrate       -> +migrate migrate=starting
+         migrate exited 0 -> migrate=exited READY
+         restart migrate  -> +migrate migrate=starting",
+    );
+}
+
+#[test]
+fn a_failed_task_runs_again_with_every_up() {
+    check(
+        [task("migrate")],
+        "up               -> +migrate migrate=starting
+         migrate exited 1 -> migrate=failed FAILED [migrate failed: exited with 1]
+         up               -> +migrate migrate=starting",
+    );
+}
+
+#[test]
+fn exited_services_start_again_with_up() {
+    check(
+        [svc("web")],
+        "up           -> +web web=starting
+         web exited 0 -> web=exited web! FAILED [web exited with 0 by itself]
+         up           -> +web web=starting",
+    );
+}
+
+// ---- the workspace
+
+#[test]
+fn the_workspace_fails_once_with_all_causes() {
+    check(
+        [task("a"), task("b"), svc("web").after("a b")],
+        "up         -> +a +b a=starting b=starting web=waiting
+         a exited 1 -> a=failed web=failed FAILED [a failed: exited with 1]
+         b exited 1 -> b=failed",
+    );
+}
+
+#[test]
+fn a_stop_while_coming_up_ends_the_wait() {
+    check(
+        [db()],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         stop        -> -?db TERM db db=stopping
+         db exited 0 -> db=stopped FAILED [db was stopped]",
+    );
+}
+
+#[test]
+fn what_is_not_asked_for_does_not_fail_the_workspace() {
+    check(
+        [svc("web"), task("other")],
+        "up other       -> +other other=starting
+         up web         -> +web web=starting
+         other exited 1 -> other=failed FAILED [other failed: exited with 1]
+         web executed   -> web=ready READY",
+    );
+}
+
+// ---- late and unknown news
+
+#[test]
+fn news_of_older_runs_are_ignored() {
+    check(
+        [db()],
+        "up            -> +db db=starting
+         db executed   -> ?db db=running
+         db exited 1   -> db=backoff
+         after 1s      -> +db db=starting
+         db~1 exited 0 ->
+         db~1 ok       ->
+         db~1 executed ->
+         db~1 startfail late ->
+         db executed   -> ?db db=running
+         db~1 ok       ->
+         db~1 miss     ->
+         db ok         -> db=ready READY",
+    );
+}
+
+#[test]
+fn news_in_the_wrong_moment_are_ignored() {
+    check(
+        [db()],
+        "db executed  ->
+         db exited 0  ->
+         db ok        ->
+         up           -> +db db=starting
+         db ok        ->
+         db executed  -> ?db db=running
+         db executed  ->
+         db ok        -> db=ready READY
+         db exited 1  -> db=backoff
+         db exited 1  ->
+         db ok        ->",
+    );
+}
+
+#[test]
+fn news_of_unknown_services_are_ignored() {
+    let mut engine = Engine::new(world([svc("web")]).plan());
+    let input =
+        Input::Exited { service: name("nobody"), generation: 1, exit: ExitReason::Code(0), oom: false };
+    assert_eq!(engine.step(input, Duration::ZERO), Outcome::default());
+    assert!(engine.why(&name("nobody")).is_empty());
+}
+
+#[test]
+fn a_published_port_is_passed_on() {
+    let mut engine = Engine::new(world([svc("web")]).plan());
+    let host = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    let input = Input::Published { service: name("web"), host, host_port: 8080, port: 80 };
+    let outcome = engine.step(input, Duration::ZERO);
+    let event = EventKind::Published { host: "127.0.0.1".to_owned(), host_port: 8080, port: 80 };
+    assert_eq!(outcome.events, [(Some(name("web")), event)]);
+}
+
+// ---- values
+
+#[test]
+fn a_pause_is_told_and_within_a_tenth() {
+    for service in ["a", "b", "c", "d", "e", "f"] {
+        let mut stage = Stage { engine: Engine::new(world([svc(service)]).plan()), now: Duration::ZERO };
+        stage.play("up");
+        let exited = stage.news(service, &["exited", "1"]);
+        let outcome = stage.engine.step(exited, Duration::from_secs(1));
+        let [(_, EventKind::Phase { retry_in_ms: Some(retry), exit, .. })] = outcome.events.as_slice() else {
+            panic!("{outcome:?}");
+        };
+        assert!((180..=220).contains(retry), "{retry}");
+        assert_eq!(*exit, Some(ExitReason::Code(1)));
+        let deadline = stage.engine.next_deadline().unwrap();
+        assert_eq!(u64::try_from((deadline - Duration::from_secs(1)).as_millis()).unwrap(), *retry);
+    }
+}
+
+#[test]
+fn the_time_to_ready_is_told() {
+    let mut engine = Engine::new(world([svc("web")]).plan());
+    let _ = engine.step(Input::Up { services: vec![] }, Duration::from_secs(5));
+    let executed = Input::Executed { service: name("web"), generation: 1, pid: None };
+    let outcome = engine.step(executed, Duration::from_millis(8200));
+    assert!(outcome.events.contains(&(None, EventKind::WorkspaceReady { after_ms: 3200 })), "{outcome:?}");
+    assert_eq!(engine.status()[0].running_since, Some(Duration::from_millis(8200)));
+}
