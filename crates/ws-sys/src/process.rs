@@ -392,7 +392,7 @@ pub fn child_signal_fd() -> io::Result<OwnedFd> {
     set.thread_block()?;
     let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     // A `SignalFd` has no way out but by copy.
-    Ok(fd.as_fd().try_clone_to_owned()?)
+    fd.as_fd().try_clone_to_owned()
 }
 
 /// Takes all signals back to their defaults and unblocks them: a service starts like any program.

@@ -12,12 +12,15 @@ use crate::sandbox::protocol::{EntryKind, Failure, RepoEntry, SourceRequest, Sta
 use crate::sandbox::sources;
 use crate::sandbox::spawner::Spawner;
 
+/// A user and a group id.
+type Ids = (u32, u32);
+
 /// Opens mount sources: itself as root, through the spawner rootless.
 #[derive(Debug)]
 pub(super) struct Opener {
     spawner: Spawner,
     /// Mapping namespaces by owner on disk and service in U1.
-    maps: Mutex<BTreeMap<((u32, u32), (u32, u32)), Arc<OwnedFd>>>,
+    maps: Mutex<BTreeMap<(Ids, Ids), Arc<OwnedFd>>>,
 }
 
 impl Opener {
@@ -27,11 +30,7 @@ impl Opener {
 
     /// Opens a source. `service`: the ids in U1 as whose its owner appears (as root; ignored rootless, where
     /// everything is the caller's own anyway).
-    pub(super) fn open(
-        &self,
-        request: SourceRequest,
-        service: Option<(u32, u32)>,
-    ) -> Result<OwnedFd, Failure> {
+    pub(super) fn open(&self, request: SourceRequest, service: Option<Ids>) -> Result<OwnedFd, Failure> {
         if self.spawner.slot().is_none() {
             return self.spawner.open(request);
         }
@@ -46,7 +45,7 @@ impl Opener {
         sources::open(&request, map.as_ref().map(|map| map.as_fd()))
     }
 
-    fn map(&self, owner: (u32, u32), service: (u32, u32)) -> Result<Arc<OwnedFd>, Failure> {
+    fn map(&self, owner: Ids, service: Ids) -> Result<Arc<OwnedFd>, Failure> {
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = maps.get(&(owner, service)) {
             return Ok(Arc::clone(map));

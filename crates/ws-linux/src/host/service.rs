@@ -219,10 +219,10 @@ impl Service {
                 }
             }
             Command::Signal { generation, signal } => {
-                if let Some(main) = self.run_of(generation).and_then(|run| run.main.as_ref()) {
-                    if let Err(error) = process::pidfd_signal(main.as_fd(), signal) {
-                        tracing::warn!(service = %self.plan.name, signal, %error, "sending a signal");
-                    }
+                if let Some(main) = self.run_of(generation).and_then(|run| run.main.as_ref())
+                    && let Err(error) = process::pidfd_signal(main.as_fd(), signal)
+                {
+                    tracing::warn!(service = %self.plan.name, signal, %error, "sending a signal");
                 }
             }
             Command::Kill { generation } => {
@@ -477,10 +477,10 @@ impl Service {
         if let Err(error) = process::pidfd_signal(run.init.as_fd(), nix::libc::SIGKILL) {
             tracing::warn!(service = %self.plan.name, %error, "killing a run");
         }
-        if let Some(group) = &self.group {
-            if let Err(error) = group.kill() {
-                tracing::debug!(service = %self.plan.name, error = %chain(&error), "killing by cgroup");
-            }
+        if let Some(group) = &self.group
+            && let Err(error) = group.kill()
+        {
+            tracing::debug!(service = %self.plan.name, error = %chain(&error), "killing by cgroup");
         }
     }
 

@@ -48,7 +48,7 @@ const NAMESPACE_LIMITS: [(&str, u64); 8] = [
 /// Init's process.
 pub(super) fn run(control: &Channel, stdout: OwnedFd, stderr: OwnedFd, spec: &RunSpec, filter: &Filter) -> ! {
     match start(control, stdout, stderr, spec, filter) {
-        Ok(running) => supervise(control, running),
+        Ok(running) => supervise(control, &running),
         Err(failure) => {
             let _ = protocol::send(control.as_fd(), &FromInit::Failed(failure), &[]);
             process::exit_now(1);
@@ -97,6 +97,8 @@ fn start(
     };
     let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let main = execute(&spec.exec, stdio, false)?;
+    // The end of the output is when the service and its children have closed it, and not later.
+    drop((stdout, stderr));
     let pidfd = process::pidfd_of_child(main).stage("opening the service's process")?;
     let landlock = match landlock {
         Enforced::Nothing => 0,
@@ -374,7 +376,7 @@ fn candidates(name: &str, path: &str) -> Vec<PathBuf> {
 }
 
 /// Reaps, executes what is asked for, and ends with the main process or the supervisor.
-fn supervise(control: &Channel, running: Running) -> ! {
+fn supervise(control: &Channel, running: &Running) -> ! {
     let mut execs: Vec<(u64, i32)> = Vec::new();
     loop {
         let Ok(ready) = process::poll_readable(&[control.as_fd(), running.children.as_fd()]) else {

@@ -40,16 +40,16 @@ const SKELETON_BYTES: u64 = 4 * 1024 * 1024;
 const SKELETON_INODES: u64 = 16 * 1024;
 
 /// The launcher's process.
-pub(super) fn run(channel: Channel, filter: &Filter) -> ! {
-    let mut ready = start(&channel);
+pub(super) fn run(channel: &Channel, filter: &Filter) -> ! {
+    let mut ready = start(channel);
     loop {
-        let Ok((request, fds)) = protocol::receive::<ToLauncher>(&channel) else {
+        let Ok((request, fds)) = protocol::receive::<ToLauncher>(channel) else {
             // The supervisor is gone.
             process::exit_now(0);
         };
         // A launcher that could not start says so to whoever asks it for anything.
         let done = match &mut ready {
-            Ok(()) => serve(request, fds, &channel, filter),
+            Ok(()) => serve(request, fds, channel, filter),
             Err(failure) => Err(failure.clone()),
         };
         let sent = match &done {

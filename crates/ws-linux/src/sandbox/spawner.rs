@@ -265,7 +265,7 @@ fn serve(
                 cgroup: None,
             };
             match process::clone_single_threaded(&options).stage("making a launcher")? {
-                Forked::Child => launcher::run(Channel::from_fd(channel), filter),
+                Forked::Child => launcher::run(&Channel::from_fd(channel), filter),
                 Forked::Parent { pidfd, .. } => Ok(pidfd),
             }
         }
