@@ -81,7 +81,7 @@ impl Client {
         self.post("/up", &request, "asking to start services").await
     }
 
-    /// Starts services (all, when empty) and nothing else.
+    /// The same as [`Self::up`].
     ///
     /// # Errors
     /// See [`ClientError`].

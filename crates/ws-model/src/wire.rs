@@ -1,6 +1,6 @@
 //! The shapes of the control API (HTTP and JSON over the supervisor's unix socket).
 //!
-//! Promised by `schemas/control.schema.json`. Bytes and microseconds are integers, times are RFC 3339
+//! Promised by `schemas/control.openapi.json`. Bytes and microseconds are integers, times are RFC 3339
 //! in UTC, durations are integers named `_ms`, absent is null.
 
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,7 @@ pub struct ServiceStatus {
 
 /// `POST /v1/up`: start these services (all, when empty) and what they need.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
 pub struct UpRequest {
     /// Which; empty: all.
     pub services: Vec<ServiceName>,
@@ -93,6 +94,7 @@ pub struct UpRequest {
 
 /// `POST /v1/stop`, `/v1/restart`, `/v1/kill`, `/v1/start`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
 pub struct ServicesRequest {
     /// Which; empty: all.
     pub services: Vec<ServiceName>,
@@ -127,6 +129,7 @@ pub struct WhyLink {
 
 /// `POST /v1/down`: stop everything and end the supervisor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
 pub struct DownRequest {
     /// Kill at once instead of waiting for grace periods.
     pub now: bool,

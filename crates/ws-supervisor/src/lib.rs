@@ -1,7 +1,22 @@
-//! The supervisor.
+//! The supervisor of one instance of a workspace.
+//!
+//! Owns the loop around [`ws_core::engine::Engine`], the control socket, the journal of events, the logs
+//! and the instance's directories and lock. Portable: knows a [`ws_core::host::Host`] and no Linux type,
+//! starts no process, reads no workspace file, and holds no `unsafe`.
+//!
+//! Read [`Supervisor::run`] first, then the module `api`.
 
+mod api;
 mod clock;
 mod disk;
+mod exec;
 mod journal;
 pub mod logs;
+mod schema;
 pub mod state_dir;
+mod supervisor;
+
+pub use api::PeerCheck;
+pub use logs::{LogLimits, LogStore, read_disk};
+pub use schema::schemas;
+pub use supervisor::{Config, Lifeline, RunResult, Supervisor, SupervisorError};

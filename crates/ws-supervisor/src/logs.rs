@@ -479,7 +479,7 @@ fn write_to_disk(shared: &Shared) {
     let mut files: BTreeMap<usize, RotatingFile> = BTreeMap::new();
     let mut failing = false;
     let mut buffer = Vec::new();
-    while let Some((i, name, dropped)) = next_work(shared) {
+    while let Some(Work { i, name, dropped }) = next_work(shared) {
         buffer.clear();
         if let Some((lines, seq)) = dropped {
             marker(
@@ -532,9 +532,16 @@ fn write_to_disk(shared: &Shared) {
     }
 }
 
-/// Waits for a service with pending lines, and moves some of them to `writing`; `None` at the end. Tells
-/// what was dropped meanwhile, as the number of lines and the last one's.
-fn next_work(shared: &Shared) -> Option<(usize, ServiceName, Option<(u64, u64)>)> {
+/// A service with lines to write.
+struct Work {
+    i: usize,
+    name: ServiceName,
+    /// How many lines were dropped before these, and the number of the last one.
+    dropped: Option<(u64, u64)>,
+}
+
+/// Waits for a service with pending lines, and moves some of them to `writing`; `None` at the end.
+fn next_work(shared: &Shared) -> Option<Work> {
     let mut state = shared.state();
     loop {
         let (reports, next_report) = due_reports(&mut state);
@@ -560,7 +567,7 @@ fn next_work(shared: &Shared) -> Option<(usize, ServiceName, Option<(u64, u64)>)
             if !log.pending.is_empty() {
                 state.dirty.push_back(i);
             }
-            return Some((i, name, dropped));
+            return Some(Work { i, name, dropped });
         }
         if state.closing {
             return None;

@@ -1,0 +1,396 @@
+//! `exec`: a command inside a service's sandbox, its streams as frames on an upgraded connection.
+//!
+//! ```text
+//! client ── frames ─▶ feed ─▶ pipe or terminal ─▶ process
+//!        ◀─ frames ── pass ◀─ pipes or terminal ◀─
+//! ```
+//!
+//! Both directions wait for each other's readers, so a command that writes faster than its client reads
+//! is slowed down and nothing is lost. When the client goes away the process's streams are closed (a
+//! terminal: hung up), and what it makes of that is up to it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pipe::PipeFlags;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use ws_core::host::{ExecIo, ExecSpec};
+use ws_model::ServiceName;
+use ws_model::wire::{ExecFrame, ExecRequest, ExecResult, FRAME_HEAD};
+
+/// How long the client may take for its first frame.
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// The most of each stream that is passed on after the process ended: what it left in a pipe is less,
+/// and what a child of it goes on writing is not waited for.
+const MAX_REST: usize = 1 << 20;
+
+/// The end-of-file character of a terminal.
+const END_OF_FILE: u8 = 4;
+
+/// Begins to run a command; the receiver gets how it ended.
+pub(crate) type Runner = Box<dyn FnOnce(ExecSpec, ExecIo) -> oneshot::Receiver<ExecResult> + Send>;
+
+/// Serves an upgraded connection until the command has ended or the client is gone.
+pub(crate) async fn serve(upgrade: OnUpgrade, service: ServiceName, run: Runner) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+    // An error is the client's going away: there is nobody to tell.
+    let _ = talk(reader, &mut writer, service, run).await;
+    let _ = writer.shutdown().await;
+}
+
+async fn talk(
+    mut reader: impl AsyncRead + Unpin + Send + 'static,
+    writer: &mut (impl AsyncWrite + Unpin),
+    service: ServiceName,
+    run: Runner,
+) -> io::Result<()> {
+    let request = match tokio::time::timeout(START_WITHIN, read_request(&mut reader)).await {
+        Ok(read) => read?,
+        Err(_) => Err("the command did not come in time".to_owned()),
+    };
+    let prepared = request.and_then(|request| {
+        let streams =
+            Streams::open(request.tty).map_err(|error| format!("could not open its streams: {error}"))?;
+        Ok((request, streams))
+    });
+    let (request, (io, streams)) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let result = ExecResult::NotStarted { error, not_found: false };
+            return write_exit(writer, &result).await;
+        }
+    };
+    let spec = ExecSpec {
+        service,
+        argv: request.command,
+        env: request.env,
+        cwd: request.working_dir,
+        tty: request.tty,
+    };
+    let done = run(spec, io);
+    let Streams { stdin, stdout, stderr } = streams;
+    let (gone, client_gone) = oneshot::channel::<()>();
+    let feeding = tokio::spawn(async move {
+        feed(reader, stdin).await;
+        drop(gone);
+    });
+    let result = pass(writer, stdout, stderr, done, client_gone).await;
+    // It waits for a client that has nothing to say any more.
+    feeding.abort();
+    result
+}
+
+/// The first frame. The outer error: the client is gone; the inner one: what it asks makes no sense.
+async fn read_request(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Result<ExecRequest, String>> {
+    let Some((ExecFrame::Start, data)) = read_frame(reader).await? else {
+        return Ok(Err("the first frame is no request".to_owned()));
+    };
+    let request: ExecRequest = match serde_json::from_slice(&data) {
+        Ok(request) => request,
+        Err(error) => return Ok(Err(format!("the request is not understood: {error}"))),
+    };
+    Ok(check(&request).map(|()| request))
+}
+
+fn check(request: &ExecRequest) -> Result<(), String> {
+    if request.command.first().is_none_or(String::is_empty) {
+        return Err("there is no command".to_owned());
+    }
+    let texts = request.command.iter().chain(request.env.iter().flat_map(|(key, value)| [key, value]));
+    if texts.chain(&request.working_dir).any(|text| text.contains('\0')) {
+        return Err("a NUL cannot stand in a command, its environment or its directory".to_owned());
+    }
+    match request.env.iter().find(|(key, _)| key.is_empty() || key.contains('=')) {
+        Some((key, _)) => Err(format!("`{key}` is not the name of a variable")),
+        None => Ok(()),
+    }
+}
+
+/// A frame; `None` when it is not one.
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(ExecFrame, Vec<u8>)>> {
+    let mut head = [0; FRAME_HEAD];
+    reader.read_exact(&mut head).await?;
+    let Some((kind, len)) = ExecFrame::parse_head(head) else { return Ok(None) };
+    // As long as it really is, not as long as it says.
+    let mut data = Vec::new();
+    let wanted = u64::try_from(len).unwrap_or(u64::MAX);
+    if AsyncReadExt::take(&mut *reader, wanted).read_to_end(&mut data).await? < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some((kind, data)))
+}
+
+async fn write_frame(writer: &mut (impl AsyncWrite + Unpin), kind: ExecFrame, data: &[u8]) -> io::Result<()> {
+    let head = kind.head(data.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut frame = Vec::with_capacity(FRAME_HEAD + data.len());
+    frame.extend_from_slice(&head);
+    frame.extend_from_slice(data);
+    writer.write_all(&frame).await?;
+    writer.flush().await
+}
+
+async fn write_exit(writer: &mut (impl AsyncWrite + Unpin), result: &ExecResult) -> io::Result<()> {
+    write_frame(writer, ExecFrame::Exit, &serde_json::to_vec(result)?).await
+}
+
+/// From the client to the process, until the client is gone or says something that makes no sense.
+async fn feed(mut reader: impl AsyncRead + Unpin, mut stdin: Input) {
+    while let Ok(Some((kind, data))) = read_frame(&mut reader).await {
+        match kind {
+            ExecFrame::Stdin => stdin.write(&data).await,
+            ExecFrame::Resize => stdin.resize(&data),
+            ExecFrame::Stdout | ExecFrame::Stderr | ExecFrame::Exit | ExecFrame::Start => return,
+        }
+    }
+}
+
+/// From the process to the client, until the process has ended or the client is gone.
+async fn pass(
+    writer: &mut (impl AsyncWrite + Unpin),
+    stdout: pipe::Receiver,
+    stderr: Option<pipe::Receiver>,
+    mut done: oneshot::Receiver<ExecResult>,
+    mut client_gone: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let mut stdout = Output::new(stdout);
+    let mut stderr = stderr.map(Output::new);
+    let result = loop {
+        let (kind, piece) = tokio::select! {
+            result = &mut done => break result,
+            _ = &mut client_gone => return Ok(()),
+            piece = stdout.read(), if !stdout.ended => (ExecFrame::Stdout, piece),
+            piece = read_optional(&mut stderr), if stderr.as_ref().is_some_and(|output| !output.ended) =>
+                (ExecFrame::Stderr, piece),
+        };
+        if !piece.is_empty() {
+            write_frame(writer, kind, &piece).await?;
+        }
+    };
+    for (kind, output) in [(ExecFrame::Stdout, Some(stdout)), (ExecFrame::Stderr, stderr)] {
+        let Some(mut output) = output else { continue };
+        let mut passed = 0;
+        while passed < MAX_REST
+            && let Some(piece) = output.try_read()
+        {
+            passed += piece.len();
+            write_frame(writer, kind, &piece).await?;
+        }
+    }
+    let result = result.unwrap_or_else(|_| ExecResult::NotStarted {
+        error: "the supervisor is going down".to_owned(),
+        not_found: false,
+    });
+    write_exit(writer, &result).await
+}
+
+async fn read_optional(output: &mut Option<Output>) -> Vec<u8> {
+    match output {
+        Some(output) => output.read().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Our end of a stream that the process writes.
+struct Output {
+    from: pipe::Receiver,
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+impl Output {
+    fn new(from: pipe::Receiver) -> Self {
+        Self { from, buffer: vec![0; 32 << 10], ended: false }
+    }
+
+    /// The next piece; empty at the end. A terminal ends with an error (EIO).
+    async fn read(&mut self) -> Vec<u8> {
+        let len = self.from.read(&mut self.buffer).await.unwrap_or(0);
+        self.ended = len == 0;
+        self.buffer[..len].to_vec()
+    }
+
+    /// What is there without waiting.
+    fn try_read(&mut self) -> Option<Vec<u8>> {
+        let len = self.from.try_read(&mut self.buffer).unwrap_or(0);
+        (len > 0).then(|| self.buffer[..len].to_vec())
+    }
+}
+
+/// Our end of the stream that the process reads.
+enum Input {
+    Pipe(Option<pipe::Sender>),
+    Terminal(pipe::Sender),
+}
+
+impl Input {
+    /// Writes, or closes when there is nothing to write. A process that does not read any more is its
+    /// own business.
+    async fn write(&mut self, data: &[u8]) {
+        match self {
+            Self::Pipe(pipe) => {
+                if data.is_empty() {
+                    *pipe = None;
+                } else if let Some(open) = pipe
+                    && open.write_all(data).await.is_err()
+                {
+                    *pipe = None;
+                }
+            }
+            Self::Terminal(terminal) => {
+                let data = if data.is_empty() { &[END_OF_FILE] } else { data };
+                let _ = terminal.write_all(data).await;
+            }
+        }
+    }
+
+    fn resize(&mut self, data: &[u8]) {
+        if let (Self::Terminal(terminal), [a, b, c, d]) = (self, data) {
+            let size = Winsize {
+                ws_col: u16::from_be_bytes([*a, *b]),
+                ws_row: u16::from_be_bytes([*c, *d]),
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
+            // A terminal without a process has no size.
+            let _ = rustix::termios::tcsetwinsize(&*terminal, size);
+        }
+    }
+}
+
+/// Our ends of a process's streams.
+struct Streams {
+    stdin: Input,
+    stdout: pipe::Receiver,
+    /// None: with a terminal it goes the way of the standard output.
+    stderr: Option<pipe::Receiver>,
+}
+
+impl Streams {
+    /// Opens the streams of a process: its ends and ours.
+    fn open(tty: bool) -> io::Result<(ExecIo, Self)> {
+        if tty { Self::terminal() } else { Self::pipes() }
+    }
+
+    fn pipes() -> io::Result<(ExecIo, Self)> {
+        let (stdin, to_stdin) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (from_stdout, stdout) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (from_stderr, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let ours = Self {
+            stdin: Input::Pipe(Some(pipe::Sender::from_owned_fd(to_stdin)?)),
+            stdout: pipe::Receiver::from_owned_fd(from_stdout)?,
+            stderr: Some(pipe::Receiver::from_owned_fd(from_stderr)?),
+        };
+        Ok((ExecIo { stdin, stdout, stderr }, ours))
+    }
+
+    fn terminal() -> io::Result<(ExecIo, Self)> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = rustix::pty::openpt(flags)?;
+        rustix::pty::grantpt(&ours)?;
+        rustix::pty::unlockpt(&ours)?;
+        let theirs: OwnedFd = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+        // Tokio's types for pipes ask nothing of a descriptor but that it does not block.
+        fcntl_setfl(&ours, fcntl_getfl(&ours)? | OFlags::NONBLOCK)?;
+        let streams = Self {
+            stdin: Input::Terminal(pipe::Sender::from_owned_fd_unchecked(ours.try_clone()?)?),
+            stdout: pipe::Receiver::from_owned_fd_unchecked(ours)?,
+            stderr: None,
+        };
+        let io = ExecIo { stdin: theirs.try_clone()?, stdout: theirs.try_clone()?, stderr: theirs };
+        Ok((io, streams))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> ExecRequest {
+        ExecRequest { command: vec!["ls".to_owned()], env: Vec::new(), working_dir: None, tty: false }
+    }
+
+    #[test]
+    fn requests_that_make_no_sense_are_refused() {
+        assert_eq!(check(&request()), Ok(()));
+        let bad = [
+            ExecRequest { command: Vec::new(), ..request() },
+            ExecRequest { command: vec![String::new()], ..request() },
+            ExecRequest { command: vec!["a\0b".to_owned()], ..request() },
+            ExecRequest { env: vec![("A=B".to_owned(), String::new())], ..request() },
+            ExecRequest { env: vec![("A".to_owned(), "\0".to_owned())], ..request() },
+            ExecRequest { working_dir: Some("\0".to_owned()), ..request() },
+        ];
+        for request in bad {
+            assert!(check(&request).is_err(), "{request:?}");
+        }
+    }
+
+    /// Runs the request without a client's crate, on an in-memory connection.
+    async fn run_with(first: &[u8], run: Runner) -> Vec<(ExecFrame, Vec<u8>)> {
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        client.write_all(first).await.unwrap();
+        let (reader, mut writer) = tokio::io::split(server);
+        let serving = tokio::spawn(async move {
+            let service = ServiceName::new("db").unwrap();
+            talk(reader, &mut writer, service, run).await
+        });
+        let mut frames = Vec::new();
+        while let Ok(Some(frame)) = read_frame(&mut client).await {
+            let last = frame.0 == ExecFrame::Exit;
+            frames.push(frame);
+            if last {
+                break;
+            }
+        }
+        serving.await.unwrap().unwrap();
+        frames
+    }
+
+    #[tokio::test]
+    async fn garbage_is_answered_and_runs_nothing() {
+        let never: fn() -> Runner = || Box::new(|_, _| panic!("it was run"));
+        let mut wrong_kind = ExecFrame::Stdin.head(1).unwrap().to_vec();
+        wrong_kind.push(b'x');
+        let mut no_json = ExecFrame::Start.head(1).unwrap().to_vec();
+        no_json.push(b'{');
+        for first in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), wrong_kind, no_json] {
+            let frames = run_with(&first, never()).await;
+            assert_eq!(frames.len(), 1);
+            assert!(String::from_utf8_lossy(&frames[0].1).contains("not_started"), "{frames:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_the_end_arrives() {
+        let json = serde_json::to_vec(&request()).unwrap();
+        let mut first = ExecFrame::Start.head(json.len()).unwrap().to_vec();
+        first.extend_from_slice(&json);
+        let run: Runner = Box::new(|spec, io| {
+            assert_eq!(spec.argv, ["ls"]);
+            // Still open in a child that goes on: its end is not waited for.
+            let kept = io.stdout.try_clone().unwrap();
+            rustix::io::write(&io.stdout, &[b'x'; 50_000]).unwrap();
+            rustix::io::write(&io.stderr, b"oops").unwrap();
+            let (tell, done) = oneshot::channel();
+            tell.send(ExecResult::Ended(ws_model::ExitReason::Code(3))).unwrap();
+            std::mem::forget(kept);
+            done
+        });
+        let frames = run_with(&first, run).await;
+        let bytes =
+            |kind| frames.iter().filter(|(k, _)| *k == kind).map(|(_, data)| data.len()).sum::<usize>();
+        assert_eq!(bytes(ExecFrame::Stdout), 50_000);
+        assert_eq!(bytes(ExecFrame::Stderr), 4);
+        assert_eq!(frames.last().unwrap().1, br#"{"ended":{"code":3}}"#);
+    }
+}

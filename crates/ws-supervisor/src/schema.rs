@@ -1,0 +1,256 @@
+//! The promised shapes, as documents for `schemas/`: generated from the types themselves.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+use ws_model::Event;
+use ws_model::wire::{
+    API_VERSION, Accepted, ApiError, DownRequest, EXEC_PROTOCOL, ExecRequest, ExecResult, Info, InstanceRow,
+    LogLine, SEQ_HEADER, ServiceStatus, ServicesRequest, UpRequest, Why,
+};
+
+/// Every document: its name in `schemas/` and its content.
+///
+/// - `event.schema.json`: a line of `ws events --json` and of `GET /v1/events`;
+/// - `log.schema.json`: a line of `ws logs --json` and of `GET /v1/logs`;
+/// - `ps.schema.json`: `ws ps --json` and `GET /v1/services`;
+/// - `ls.schema.json`: `ws ls --json`;
+/// - `control.openapi.json`: the control API.
+#[must_use]
+pub fn schemas() -> Vec<(&'static str, Value)> {
+    vec![
+        ("event.schema.json", document::<Event>("A line of `ws events --json`")),
+        ("log.schema.json", document::<LogLine>("A line of `ws logs --json`")),
+        ("ps.schema.json", document::<Vec<ServiceStatus>>("What `ws ps --json` prints")),
+        ("ls.schema.json", document::<Vec<InstanceRow>>("What `ws ls --json` prints")),
+        ("control.openapi.json", openapi()),
+    ]
+}
+
+fn document<T: JsonSchema>(title: &str) -> Value {
+    let mut schema = SchemaGenerator::default().into_root_schema_for::<T>();
+    schema.insert("title".to_owned(), title.into());
+    schema.to_value()
+}
+
+/// What a path takes.
+#[derive(Clone, Copy)]
+enum Takes {
+    Nothing,
+    /// A body of this schema; it may be empty.
+    Body(fn(&mut SchemaGenerator) -> Value),
+    /// A query string of these parameters: name, schema, whether it may come again, description.
+    Query(&'static [(&'static str, &'static str, bool, &'static str)]),
+    /// An upgrade of the connection.
+    Upgrade,
+}
+
+/// What a path gives.
+#[derive(Clone, Copy)]
+enum Gives {
+    Json(fn(&mut SchemaGenerator) -> Value),
+    Lines(fn(&mut SchemaGenerator) -> Value),
+    Nothing,
+    Upgrade,
+}
+
+struct Endpoint {
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    takes: Takes,
+    gives: Gives,
+}
+
+const fn post(
+    path: &'static str,
+    summary: &'static str,
+    takes: fn(&mut SchemaGenerator) -> Value,
+) -> Endpoint {
+    Endpoint { method: "post", path, summary, takes: Takes::Body(takes), gives: Gives::Json(of::<Accepted>) }
+}
+
+const fn get(path: &'static str, summary: &'static str, gives: Gives) -> Endpoint {
+    Endpoint { method: "get", path, summary, takes: Takes::Nothing, gives }
+}
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().to_value()
+}
+
+/// Every path of the API, without its version.
+const ENDPOINTS: &[Endpoint] = &[
+    get("/info", "Who the supervisor is.", Gives::Json(of::<Info>)),
+    get("/services", "The state of every service.", Gives::Json(of::<Vec<ServiceStatus>>)),
+    get("/why/{service}", "Why a service is in its phase.", Gives::Json(of::<Why>)),
+    Endpoint {
+        takes: Takes::Query(&[
+            ("since", "integer", false, "only events with a greater number"),
+            ("follow", "boolean", false, "go on with new events until the supervisor ends"),
+        ]),
+        ..get("/events", "Events, one a line.", Gives::Lines(of::<Event>))
+    },
+    Endpoint {
+        takes: Takes::Query(&[
+            ("service", "string", true, "of which services; without it of all"),
+            ("tail", "integer", false, "at most this many of the newest lines of each service"),
+            ("since", "date-time", false, "only lines that arrived at this time or later"),
+            ("until", "date-time", false, "only lines that arrived at this time or earlier"),
+            ("follow", "boolean", false, "go on with new lines until the supervisor ends"),
+        ]),
+        ..get("/logs", "The output of services, one line a line.", Gives::Lines(of::<LogLine>))
+    },
+    get(
+        "/hold",
+        "Owns the stack: when this connection ends, the stack goes down. Sends nothing; ends with the supervisor.",
+        Gives::Nothing,
+    ),
+    post("/up", "Starts services (all, when none is named) and what they need.", of::<UpRequest>),
+    post("/start", "The same as `up`.", of::<ServicesRequest>),
+    post("/stop", "Stops services (all, when none is named).", of::<ServicesRequest>),
+    post(
+        "/restart",
+        "Stops services (all, when none is named) and starts them again.",
+        of::<ServicesRequest>,
+    ),
+    post("/kill", "Kills services (all, when none is named) at once.", of::<ServicesRequest>),
+    post(
+        "/down",
+        "Stops everything and ends the supervisor: followed streams end when it has.",
+        of::<DownRequest>,
+    ),
+    Endpoint {
+        method: "post",
+        path: "/exec/{service}",
+        summary: "Runs a command inside a service's sandbox. The connection is upgraded to frames: a byte of kind, \
+                  four bytes of length (big endian), data. The client begins with a frame of kind 5, an \
+                  `ExecRequest` as JSON, then sends 0 (standard input; empty: its end) and 4 (columns and rows of \
+                  the terminal, two bytes each). The supervisor sends 1 (standard output), 2 (standard error) and \
+                  at the end 3, an `ExecResult` as JSON.",
+        takes: Takes::Upgrade,
+        gives: Gives::Upgrade,
+    },
+];
+
+fn openapi() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut generator = settings.into_generator();
+    let mut paths: Map<String, Value> = Map::new();
+    for endpoint in ENDPOINTS {
+        let path = format!("/{API_VERSION}{}", endpoint.path);
+        let operation = endpoint.describe(&mut generator);
+        let methods = paths.entry(path).or_insert_with(|| json!({}));
+        methods[endpoint.method] = operation;
+    }
+    // Sent as data of frames, so no path leads to them.
+    generator.subschema_for::<ExecRequest>();
+    generator.subschema_for::<ExecResult>();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Control API of a ws supervisor",
+            "version": API_VERSION,
+            "description": "HTTP/1.1 over the unix socket `control.sock` in the runtime directory of an instance, for \
+                            the user who owns it. Bodies have at most 1 MiB.",
+        },
+        "paths": paths,
+        "components": { "schemas": generator.take_definitions(true) },
+    })
+}
+
+impl Endpoint {
+    fn describe(&self, generator: &mut SchemaGenerator) -> Value {
+        let mut operation = json!({ "summary": self.summary });
+        let mut parameters = Vec::new();
+        if self.path.ends_with("{service}") {
+            parameters.push(json!({
+                "name": "service", "in": "path", "required": true, "schema": { "type": "string" },
+            }));
+        }
+        match self.takes {
+            Takes::Nothing => {}
+            Takes::Body(schema) => {
+                let content = json!({ "application/json": { "schema": schema(generator) } });
+                operation["requestBody"] = json!({ "required": false, "content": content });
+            }
+            Takes::Query(query) => {
+                parameters.extend(query.iter().map(|(name, kind, repeated, description)| {
+                    let one = match *kind {
+                        "date-time" => json!({ "type": "string", "format": "date-time" }),
+                        kind => json!({ "type": kind }),
+                    };
+                    let schema = if *repeated { json!({ "type": "array", "items": one }) } else { one };
+                    json!({ "name": name, "in": "query", "description": description, "schema": schema })
+                }));
+            }
+            Takes::Upgrade => parameters.push(json!({
+                "name": "upgrade", "in": "header", "required": true, "schema": { "const": EXEC_PROTOCOL },
+            })),
+        }
+        if !parameters.is_empty() {
+            operation["parameters"] = parameters.into();
+        }
+        let (status, good) = match self.gives {
+            Gives::Json(schema) => {
+                let content = json!({ "application/json": { "schema": schema(generator) } });
+                ("200", json!({ "description": "Done.", "content": content }))
+            }
+            Gives::Lines(schema) => {
+                let content = json!({ "application/x-ndjson": { "schema": schema(generator) } });
+                ("200", json!({ "description": "One value a line.", "content": content }))
+            }
+            Gives::Nothing => ("200", json!({ "description": "Held." })),
+            Gives::Upgrade => ("101", json!({ "description": "Frames from here on." })),
+        };
+        let mut good = good;
+        if self.path == "/services" {
+            good["headers"] = json!({ SEQ_HEADER: {
+                "description": "the number of the last event that the rows include",
+                "schema": { "type": "integer" },
+            }});
+        }
+        let content = json!({ "application/json": { "schema": of::<ApiError>(generator) } });
+        operation["responses"] = json!({
+            status: good,
+            "default": { "description": "Refused.", "content": content },
+        });
+        operation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        for (name, document) in schemas() {
+            let mut references = Vec::new();
+            collect(&document, &mut references);
+            for reference in references {
+                let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{name}: {reference}"));
+                assert!(document.pointer(pointer).is_some(), "{name}: {reference}");
+            }
+        }
+    }
+
+    fn collect(value: &Value, references: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                if let Some(Value::String(reference)) = map.get("$ref") {
+                    references.push(reference.clone());
+                }
+                map.values().for_each(|value| collect(value, references));
+            }
+            Value::Array(values) => values.iter().for_each(|value| collect(value, references)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn documents_are_the_same_each_time() {
+        assert_eq!(schemas(), schemas());
+    }
+}

@@ -1,0 +1,638 @@
+//! The loop: one owner of the engine, the host and everything that is known.
+//!
+//! What happened comes in as inputs (from the host), requests (from the API), signals, deadlines and the
+//! end of the owner; each goes through [`Engine::step`], its effects to the host and its events to one
+//! function that numbers, records and hands them on. Nothing here waits for a client or a disk, and
+//! nothing wakes up unless something is due.
+//!
+//! The end, in this order: the engine is down; the host tears down what is left; volumes go, where that
+//! was asked for; all is told and written to disk; nobody can connect any more; the runtime directory is
+//! removed and the lock given up; streams end. So whoever has seen a stream end may start again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use ws_core::engine::{Engine, EngineStatus, Generation, Input, Tick};
+use ws_core::host::Host;
+use ws_core::plan::Plan;
+use ws_model::wire::{Accepted, DownRequest, Info, PublishedPort, ServiceStatus, Why};
+use ws_model::{EventKind, ExitReason, InstanceId, Phase, Protocol, ServiceName, Timestamp};
+
+use crate::api::{self, Answer, Api, HoldGuard, Notice, PeerCheck, Refusal, Request};
+use crate::clock;
+use crate::journal::{self, Journal};
+use crate::logs::{LogStore, Report};
+use crate::state_dir::{InstanceLock, Record, StateError, boot_id};
+
+/// How many requests may wait for the loop; more wait in their connections.
+const REQUESTS: usize = 64;
+
+/// How many inputs are taken at a time before others get their turn.
+const INPUTS: usize = 256;
+
+/// How long the host may take to tear down what is left.
+const TEAR_DOWN_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long the disk may take for what waits for it at the end.
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+
+/// Resolves when the stack's owner is gone.
+pub type Lifeline = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a supervisor is told.
+pub struct Config {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Version of `ws`.
+    pub version: String,
+    /// The lock of the instance; with it the runtime directory.
+    pub lock: InstanceLock,
+    /// The instance's state directory, which is there.
+    pub state_dir: PathBuf,
+    /// Decides who may talk to it, beyond the mode of the socket.
+    pub peer_check: PeerCheck,
+    /// Whether an attached `ws up` owns it from the start.
+    pub attached: bool,
+    /// When it resolves the stack goes down. For the time before the owner holds the stack by the API,
+    /// and beyond.
+    pub lifeline: Option<Lifeline>,
+    /// Removes the instance's volumes; called after the tear-down, where that was asked for. Returns the
+    /// errors as sentences. May block.
+    pub remove_volumes: Box<dyn FnOnce() -> Vec<String> + Send>,
+    /// Called once, when the socket accepts connections.
+    pub on_listening: Box<dyn FnOnce() + Send>,
+    /// What to tell at the start: what was cleared, what is missing.
+    pub notices: Vec<String>,
+    /// Whether SIGTERM and SIGINT take the stack down (a second one at once). They are handled for the
+    /// whole process from then on.
+    pub signals: bool,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("instance", &self.instance)
+            .field("lock", &self.lock)
+            .field("state_dir", &self.state_dir)
+            .field("attached", &self.attached)
+            .field("notices", &self.notices)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a supervisor could not begin. What the host had made is torn down, and the runtime directory
+/// removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SupervisorError {
+    /// The runtime directory.
+    #[error("could not use the runtime directory")]
+    Runtime(#[from] StateError),
+    /// The journal.
+    #[error("could not open the journal in `{}`", state_dir.display())]
+    Journal {
+        /// Where.
+        state_dir: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The socket.
+    #[error("could not listen at the control socket")]
+    Listen(#[source] io::Error),
+    /// Signals.
+    #[error("could not handle signals")]
+    Signals(#[source] io::Error),
+}
+
+/// How a supervisor ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunResult {
+    /// Why it ended, as a phrase.
+    pub cause: String,
+    /// What could not be ended or removed, a sentence each. When there is something the record is kept,
+    /// so that `ws gc` knows of it.
+    pub errors: Vec<String>,
+}
+
+/// A supervisor.
+#[derive(Debug)]
+pub struct Supervisor;
+
+impl Supervisor {
+    /// Supervises until the stack is down. The host reports to the sender of `inputs`, and writes output
+    /// to `logs`, which belong to `config.state_dir`.
+    ///
+    /// # Errors
+    /// When it could not begin.
+    pub async fn run(
+        config: Config,
+        plan: Plan,
+        mut host: Box<dyn Host>,
+        inputs: mpsc::UnboundedReceiver<Input>,
+        logs: Arc<LogStore>,
+    ) -> Result<RunResult, SupervisorError> {
+        let Config { instance, version, lock, state_dir, peer_check, attached, lifeline, .. } = config;
+        let (notices, told) = mpsc::unbounded_channel();
+        let record = Record {
+            instance,
+            root: plan.root.display().to_string(),
+            version,
+            pid: std::process::id(),
+            boot_id: boot_id(),
+            started_at: clock::now(),
+            attached,
+        };
+        let begun = begin(&lock, &record, &state_dir, &notices, config.signals);
+        let Begun { journal, journal_writer, listener, signals } = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                let (tell, ended) = oneshot::channel();
+                host.tear_down(Box::new(move |errors| drop(tell.send(errors))));
+                // The first error is the one to tell; the next `ws` command clears what is left.
+                let clean = tokio::time::timeout(TEAR_DOWN_WITHIN, ended).await;
+                if matches!(clean, Ok(Ok(errors)) if errors.is_empty()) {
+                    let _ = lock.remove();
+                }
+                return Err(error);
+            }
+        };
+        let report_to = notices.clone();
+        logs.set_reporter(Box::new(move |report| {
+            let (service, kind) = match report {
+                Report::Dropped { service, bytes } => (Some(service), EventKind::LogDropped { bytes }),
+                Report::Notice { text } => (None, EventKind::Notice { text }),
+            };
+            // It fails when the loop has ended.
+            let _ = report_to.send(Notice::Tell(service, kind));
+        }));
+        let (requests, asked) = mpsc::channel(REQUESTS);
+        let api =
+            Api { requests, notices: notices.clone(), journal: journal.clone(), logs: Arc::clone(&logs) };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(api::serve(listener, api, peer_check, async {
+            // Either way it is over.
+            let _ = stopped.await;
+        }));
+        let mut state = Loop {
+            engine: Engine::new(plan),
+            host,
+            journal: journal.clone(),
+            started: Instant::now(),
+            record,
+            held: false,
+            notices,
+            runs: BTreeMap::new(),
+            published: BTreeMap::new(),
+            down: None,
+            remove_volumes: false,
+            torn_down: false,
+        };
+        let pid = state.record.pid;
+        state.tell(None, EventKind::SupervisorStarted { version: state.record.version.clone(), pid });
+        for text in config.notices {
+            state.tell(None, EventKind::Notice { text });
+        }
+        (config.on_listening)();
+
+        let mut sources = Sources { inputs, asked, told, signals, lifeline };
+        state.supervise(&mut sources).await;
+        let mut errors = state.tear_down(&mut sources).await;
+        if state.remove_volumes {
+            match tokio::task::spawn_blocking(config.remove_volumes).await {
+                Ok(failed) => errors.extend(failed),
+                Err(_) => errors.push("could not remove the volumes: the removal was broken off".to_owned()),
+            }
+        }
+        for text in &errors {
+            state.tell(None, EventKind::Notice { text: text.clone() });
+        }
+        let cause = state.down.take().unwrap_or_else(|| "nothing was left to do".to_owned());
+
+        // The logs first: what they could not keep is still told.
+        let to_flush = Arc::clone(&logs);
+        // A thread that panicked has nothing to flush.
+        let _ = tokio::task::spawn_blocking(move || to_flush.flush(FLUSH_WITHIN)).await;
+        state.take_notices(&mut sources.told);
+        state.tell(None, EventKind::SupervisorStopped { cause: cause.clone() });
+        let to_flush = journal.clone();
+        let _ = tokio::task::spawn_blocking(move || to_flush.flush(&journal_writer, FLUSH_WITHIN)).await;
+
+        let _ = stop.send(());
+        let removed = if errors.is_empty() { lock.remove() } else { lock.remove_socket() };
+        if let Err(error) = removed {
+            errors.push(with_sources(&error));
+        }
+        // Whoever still asks is told that it is over.
+        drop(sources);
+        journal.end_readers();
+        logs.end_readers();
+        let _ = serving.await;
+        Ok(RunResult { cause, errors })
+    }
+}
+
+struct Begun {
+    journal: Journal,
+    journal_writer: journal::Writer,
+    listener: tokio::net::UnixListener,
+    signals: Signals,
+}
+
+fn begin(
+    lock: &InstanceLock,
+    record: &Record,
+    state_dir: &std::path::Path,
+    notices: &mpsc::UnboundedSender<Notice>,
+    signals: bool,
+) -> Result<Begun, SupervisorError> {
+    let signals =
+        if signals { Signals::listen().map_err(SupervisorError::Signals)? } else { Signals::none() };
+    let trouble_to = notices.clone();
+    let (journal, journal_writer) = Journal::open(state_dir, move |text| {
+        // It fails when the loop has ended.
+        let _ = trouble_to.send(Notice::Tell(None, EventKind::Notice { text }));
+    })
+    .map_err(|source| SupervisorError::Journal { state_dir: state_dir.to_owned(), source })?;
+    lock.write_record(record)?;
+    let listener = lock.listen()?;
+    listener.set_nonblocking(true).map_err(SupervisorError::Listen)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(SupervisorError::Listen)?;
+    Ok(Begun { journal, journal_writer, listener, signals })
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+/// SIGTERM and SIGINT.
+struct Signals(Option<(Signal, Signal)>);
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self(Some((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))))
+    }
+
+    fn none() -> Self {
+        Self(None)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        let Some((terminate, interrupt)) = &mut self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// From where things come in.
+struct Sources {
+    inputs: mpsc::UnboundedReceiver<Input>,
+    asked: mpsc::Receiver<Request>,
+    told: mpsc::UnboundedReceiver<Notice>,
+    signals: Signals,
+    lifeline: Option<Lifeline>,
+}
+
+/// A run that was executed.
+struct Run {
+    generation: Generation,
+    pid: Option<u32>,
+    at: Timestamp,
+}
+
+/// What the loop owns.
+struct Loop {
+    engine: Engine,
+    host: Box<dyn Host>,
+    journal: Journal,
+    started: Instant,
+    record: Record,
+    /// Whether somebody owns the stack by the API.
+    held: bool,
+    notices: mpsc::UnboundedSender<Notice>,
+    /// The last run of each service that was executed.
+    runs: BTreeMap<ServiceName, Run>,
+    published: BTreeMap<ServiceName, Vec<PublishedPort>>,
+    /// Why the stack goes down, once it does.
+    down: Option<String>,
+    remove_volumes: bool,
+    /// The host has been told to tear down: nothing may be submitted any more.
+    torn_down: bool,
+}
+
+impl Loop {
+    /// Until the engine is down.
+    async fn supervise(&mut self, sources: &mut Sources) {
+        let mut inputs = Vec::with_capacity(INPUTS);
+        while !self.engine.is_down() {
+            let deadline = self.engine.next_deadline().map(|tick| self.started + tick);
+            let Sources { inputs: from, asked, told, signals, lifeline } = sources;
+            tokio::select! {
+                count = from.recv_many(&mut inputs, INPUTS) => {
+                    if count == 0 {
+                        // The host is gone, and with it all that could still happen.
+                        self.go_down("the host ended", true);
+                        return;
+                    }
+                    for input in inputs.drain(..) {
+                        self.step(input);
+                    }
+                }
+                Some(request) = asked.recv() => self.answer(request),
+                Some(notice) = told.recv() => self.take_notice(notice),
+                () = sleep_until(deadline), if deadline.is_some() => self.step(Input::Tick),
+                signal = signals.next() => {
+                    let again = self.down.is_some();
+                    self.go_down(&format!("{signal} was received"), again);
+                }
+                () = optional(lifeline) => {
+                    *lifeline = None;
+                    self.owner_is_gone();
+                }
+            }
+        }
+    }
+
+    /// Lets the host end and remove everything, and goes on answering meanwhile.
+    async fn tear_down(&mut self, sources: &mut Sources) -> Vec<String> {
+        self.torn_down = true;
+        let (tell, mut ended) = oneshot::channel();
+        self.host.tear_down(Box::new(move |errors| {
+            // It fails when this took too long.
+            let _ = tell.send(errors);
+        }));
+        let deadline = Instant::now() + TEAR_DOWN_WITHIN;
+        loop {
+            tokio::select! {
+                errors = &mut ended => {
+                    return errors.unwrap_or_else(|_| vec!["the host ended in the middle of the tear-down".to_owned()]);
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    return vec![format!("the tear-down did not end in {} s", TEAR_DOWN_WITHIN.as_secs())];
+                }
+                Some(request) = sources.asked.recv() => self.answer(request),
+                Some(notice) = sources.told.recv() => self.take_notice(notice),
+                // Late news: read, so that they do not pile up, and without a consequence.
+                Some(_) = sources.inputs.recv() => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Tick {
+        self.started.elapsed()
+    }
+
+    /// The only way into the engine.
+    fn step(&mut self, input: Input) {
+        match &input {
+            Input::Executed { service, generation, pid } => {
+                let run = Run { generation: *generation, pid: *pid, at: clock::now() };
+                self.runs.insert(service.clone(), run);
+            }
+            Input::Published { service, host, host_port, port } => {
+                let ports = self.published.entry(service.clone()).or_default();
+                let host = host.to_string();
+                ports.retain(|known| !(known.port == *port && known.host == host));
+                ports.push(PublishedPort {
+                    host,
+                    host_port: *host_port,
+                    port: *port,
+                    protocol: Protocol::Tcp,
+                });
+            }
+            Input::Up { .. }
+            | Input::Stop { .. }
+            | Input::Restart { .. }
+            | Input::Kill { .. }
+            | Input::Down { .. }
+            | Input::StartFailed { .. }
+            | Input::Exited { .. }
+            | Input::Probed { .. }
+            | Input::Tick => {}
+        }
+        let outcome = self.engine.step(input, self.now());
+        for effect in outcome.effects {
+            self.host.submit(effect);
+        }
+        for (service, kind) in outcome.events {
+            self.tell(service, kind);
+        }
+    }
+
+    /// The only way to tell anything.
+    fn tell(&mut self, service: Option<ServiceName>, kind: EventKind) {
+        self.journal.append(service, kind);
+    }
+
+    fn take_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::HoldEnded => self.owner_is_gone(),
+            Notice::Tell(service, kind) => self.tell(service, kind),
+        }
+    }
+
+    fn take_notices(&mut self, told: &mut mpsc::UnboundedReceiver<Notice>) {
+        while let Ok(notice) = told.try_recv() {
+            self.take_notice(notice);
+        }
+    }
+
+    fn owner_is_gone(&mut self) {
+        self.held = false;
+        if self.down.is_none() {
+            self.go_down("the `ws up` that owned it ended", false);
+        }
+    }
+
+    fn go_down(&mut self, cause: &str, now: bool) {
+        self.down.get_or_insert_with(|| cause.to_owned());
+        if !self.torn_down {
+            self.step(Input::Down { now });
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        // Whoever asked may be gone by now: then nobody needs the answer.
+        match request {
+            Request::Info(reply) => drop(reply.send(self.info())),
+            Request::Services(reply) => {
+                let rows = self.rows();
+                drop(reply.send((rows, self.journal.last_seq())));
+            }
+            Request::Up(services, reply) => {
+                drop(reply.send(self.change(services, true, |services| Input::Up { services })));
+            }
+            Request::Stop(services, reply) => {
+                drop(reply.send(self.change(services, false, |services| Input::Stop { services })));
+            }
+            Request::Restart(services, reply) => {
+                drop(reply.send(self.change(services, true, |services| Input::Restart { services })));
+            }
+            Request::Kill(services, reply) => {
+                drop(reply.send(self.change(services, false, |services| Input::Kill { services })));
+            }
+            Request::Down(DownRequest { now, volumes }, reply) => {
+                let accepted = Accepted { seq: self.journal.last_seq() };
+                self.remove_volumes |= volumes;
+                self.go_down("somebody asked for it", now);
+                drop(reply.send(Ok(accepted)));
+            }
+            Request::Why(service, reply) => drop(reply.send(self.why(&service))),
+            Request::MayExec(service, reply) => drop(reply.send(self.may_exec(&service))),
+            Request::Exec(spec, io, reply) => {
+                // Once more: time went by. Without an answer the command's streams end with that word.
+                if self.may_exec(&spec.service).is_ok() {
+                    self.host.exec(spec, io, Box::new(move |result| drop(reply.send(result))));
+                }
+            }
+            Request::Hold(reply) => {
+                let answer = self.hold();
+                drop(reply.send(answer));
+            }
+        }
+    }
+
+    /// Something that is asked of services; `starts`: that makes no sense while the stack goes down.
+    fn change(
+        &mut self,
+        services: Vec<ServiceName>,
+        starts: bool,
+        input: impl FnOnce(Vec<ServiceName>) -> Input,
+    ) -> Answer<Accepted> {
+        for service in &services {
+            self.known(service)?;
+        }
+        if self.torn_down || (starts && self.down.is_some()) {
+            return Err(Refusal::new(StatusCode::CONFLICT, "the stack is going down"));
+        }
+        let accepted = Accepted { seq: self.journal.last_seq() };
+        self.step(input(services));
+        Ok(accepted)
+    }
+
+    fn known(&self, service: &ServiceName) -> Answer<()> {
+        if self.engine.plan().services.contains_key(service) {
+            return Ok(());
+        }
+        let names: Vec<&str> = self.engine.plan().services.keys().map(ServiceName::as_str).take(20).collect();
+        let refusal = Refusal::new(StatusCode::NOT_FOUND, format!("there is no service `{service}`"));
+        Err(refusal.help(format!("services are: {}", names.join(", "))))
+    }
+
+    fn why(&self, service: &ServiceName) -> Answer<Why> {
+        self.known(service)?;
+        Ok(Why { chain: self.engine.why(service) })
+    }
+
+    fn may_exec(&self, service: &ServiceName) -> Answer<()> {
+        self.known(service)?;
+        let status = self.engine.status().into_iter().find(|status| status.service == *service);
+        match status.map(|status| (status.phase, status.cause.text)) {
+            Some((Phase::Running | Phase::Ready | Phase::Unhealthy | Phase::Stopping, _))
+                if !self.torn_down =>
+            {
+                Ok(())
+            }
+            Some((phase, cause)) => {
+                let refusal =
+                    Refusal::new(StatusCode::CONFLICT, format!("`{service}` does not run: it is {phase}"));
+                Err(refusal.help(format!("{service} {cause}")))
+            }
+            None => Err(Refusal::new(StatusCode::CONFLICT, format!("`{service}` does not run"))),
+        }
+    }
+
+    fn hold(&mut self) -> Answer<HoldGuard> {
+        if self.down.is_some() {
+            return Err(Refusal::new(StatusCode::CONFLICT, "the stack is going down"));
+        }
+        if self.held {
+            return Err(Refusal::new(StatusCode::CONFLICT, "another `ws up` owns the stack already"));
+        }
+        self.held = true;
+        Ok(HoldGuard(self.notices.clone()))
+    }
+
+    fn info(&self) -> Info {
+        Info {
+            version: self.record.version.clone(),
+            instance: self.record.instance.clone(),
+            name: self.engine.plan().name.to_string(),
+            root: self.record.root.clone(),
+            pid: self.record.pid,
+            started_at: self.record.started_at,
+            attached: self.held || self.record.attached,
+        }
+    }
+
+    fn rows(&mut self) -> Vec<ServiceStatus> {
+        // After the tear-down there is nothing to ask.
+        let usage = if self.torn_down { BTreeMap::new() } else { self.host.usage() };
+        let standing = self.host.standing();
+        let row = |status: EngineStatus| {
+            let service = status.service;
+            let plan = self.engine.plan().services.get(&service)?;
+            let running = status.running_since.is_some();
+            let run = self.runs.get(&service).filter(|run| running && run.generation == status.generation);
+            let usage = usage.get(&service).copied().unwrap_or_default();
+            let standing = standing.get(&service);
+            let (exit_code, signal) = match status.exit {
+                Some(ExitReason::Code(code)) => (Some(code), None),
+                Some(ExitReason::Signal(signal)) => (None, Some(signal)),
+                None => (None, None),
+            };
+            Some(ServiceStatus {
+                service_kind: plan.kind,
+                replica: 1,
+                phase: status.phase,
+                reason: status.cause.reason,
+                cause: status.cause.text,
+                ready: status.ready,
+                pid: run.and_then(|run| run.pid),
+                address: plan.address.to_string(),
+                ports: self.published.get(&service).cloned().unwrap_or_default(),
+                restarts: status.restarts,
+                exit_code,
+                signal,
+                level: standing.map(|standing| standing.level),
+                missing: standing.map(|standing| standing.missing.clone()).unwrap_or_default(),
+                memory_bytes: usage.memory_bytes,
+                cpu_usec: usage.cpu_usec,
+                started_at: run.map(|run| run.at),
+                service,
+            })
+        };
+        self.engine.status().into_iter().filter_map(row).collect()
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn optional(lifeline: &mut Option<Lifeline>) {
+    match lifeline {
+        Some(lifeline) => lifeline.await,
+        None => std::future::pending().await,
+    }
+}
