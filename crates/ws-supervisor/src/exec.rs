@@ -219,9 +219,9 @@ impl Output {
         self.buffer[..len].to_vec()
     }
 
-    /// What is there without waiting.
+    /// What is there without waiting. Asks the kernel: what tokio knows may be of a moment ago.
     fn try_read(&mut self) -> Option<Vec<u8>> {
-        let len = self.from.try_read(&mut self.buffer).unwrap_or(0);
+        let len = rustix::io::read(&self.from, &mut self.buffer).unwrap_or(0);
         (len > 0).then(|| self.buffer[..len].to_vec())
     }
 }

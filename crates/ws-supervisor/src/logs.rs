@@ -617,7 +617,7 @@ impl LogReader {
         let mut sources = BTreeMap::new();
         let mut next = BTreeMap::new();
         let changes = shared.closed.subscribe();
-        {
+        let end = {
             let state = shared.state();
             for (i, log) in state.services.iter().enumerate() {
                 if wanted.is_empty() || wanted.contains(&log.name) {
@@ -629,7 +629,8 @@ impl LogReader {
                     next.insert(i, log.lines);
                 }
             }
-        }
+            state.next_seq
+        };
         let follower = query.follow.then(|| Follower {
             shared: Arc::clone(shared),
             wanted: wanted.clone(),
@@ -640,7 +641,7 @@ impl LogReader {
         let (tell, history) = mpsc::channel(4);
         let (dir, bounds, query) = (shared.dir.clone(), shared.limits.bounds(), query.clone());
         tokio::task::spawn_blocking(move || {
-            let history = History::open(&dir, bounds, sources, &wanted, &query);
+            let history = History::open(&dir, bounds, sources, &wanted, &query, end);
             send_chunks(history, &tell);
         });
         Self { history: Some(history), follower }
@@ -788,12 +789,14 @@ struct History {
 }
 
 impl History {
+    /// The lines with a number below `end`.
     fn open(
         dir: &Path,
         bounds: Bounds,
         mut memory: BTreeMap<ServiceName, Vec<Arc<Batch>>>,
         wanted: &BTreeSet<ServiceName>,
         query: &LogQuery,
+        end: u64,
     ) -> Self {
         let mut services: BTreeSet<ServiceName> = wanted.clone();
         if wanted.is_empty() {
@@ -806,7 +809,8 @@ impl History {
             .iter()
             .map(|service| {
                 let memory = memory.remove(service).unwrap_or_default();
-                lines_of(&file_of(dir, service), bounds, memory, query.tail, window)
+                let before = memory.first().map_or(end, |batch| batch.first_seq);
+                lines_of(&file_of(dir, service), bounds, before, memory, query.tail, window)
             })
             .collect();
         let mut history = Self { heads: BinaryHeap::new(), sources };
@@ -833,15 +837,15 @@ impl Iterator for History {
     }
 }
 
-/// The lines of one service: those on disk before those in memory.
+/// The lines of one service: those on disk with a number below `before`, then those in memory.
 fn lines_of(
     file: &Path,
     bounds: Bounds,
+    before: u64,
     memory: Vec<Arc<Batch>>,
     tail: Option<u64>,
     window: Window,
 ) -> NumberedLines {
-    let before = memory.first().map_or(u64::MAX, |batch| batch.first_seq);
     let memory: Vec<Arc<Batch>> = memory.into_iter().filter(|batch| window.has(batch.at)).collect();
     let in_memory: u64 = memory.iter().map(|batch| batch.len()).sum();
     let from_disk = tail.map(|tail| tail.saturating_sub(in_memory));
@@ -893,7 +897,8 @@ pub fn read_disk(state_dir: &Path, query: &LogQuery) -> io::Result<impl Iterator
     // So that one that cannot be read is an error here.
     services_on_disk(&dir)?;
     let wanted = query.services.iter().cloned().collect();
-    let history = History::open(&dir, LogLimits::default().bounds(), BTreeMap::new(), &wanted, query);
+    let history =
+        History::open(&dir, LogLimits::default().bounds(), BTreeMap::new(), &wanted, query, u64::MAX);
     Ok(history.filter_map(|line| serde_json::from_slice(&line).ok()))
 }
 
