@@ -4,9 +4,9 @@
 //! of enforcement is computed from what the kernel took. Everything here is found again by its name after
 //! a crash ([`clear_leftovers`]), never by a process's number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -91,14 +91,26 @@ impl Cgroups {
     /// When a directory exists already (see [`clear_leftovers`]) or a usable controller refuses. Nothing is
     /// left then.
     pub fn create(instance: &InstanceId, plan: &Plan, config: &Config) -> Result<Self, Error> {
+        Self::create_for(
+            instance,
+            plan.services.iter().map(|(name, service)| (name, &service.limits)),
+            config,
+        )
+    }
+
+    fn create_for<'a>(
+        instance: &InstanceId,
+        services: impl Iterator<Item = (&'a ServiceName, &'a LimitsPlan)>,
+        config: &Config,
+    ) -> Result<Self, Error> {
         let of_instance = |source| Error::Instance { instance: instance.clone(), source };
         let tree = Tree::create(&config.layout, &directory(instance)).map_err(of_instance)?;
         let mut cgroups = Self { tree, services: BTreeMap::new() };
-        let mut fill = || -> Result<(), Error> {
+        let fill = || -> Result<(), Error> {
             if let Some(uid) = config.owner {
                 cgroups.tree.delegate_to(uid).map_err(of_instance)?;
             }
-            for (name, service) in &plan.services {
+            for (name, limits) in services {
                 let of_service = |source| Error::Service { service: name.clone(), source };
                 let group = cgroups.tree.add(name.as_str()).map_err(of_service)?;
                 if let Some(uid) = config.owner {
@@ -108,7 +120,7 @@ impl Cgroups {
                 let group = ServiceGroup {
                     name: name.clone(),
                     group,
-                    main: limits(&service.limits, own),
+                    main: main_limits(limits, own),
                     build: Limits { pids: Some(u64::from(BUILD_PIDS) + own), ..Limits::default() },
                     oom_before: AtomicU64::new(0),
                 };
@@ -323,7 +335,7 @@ async fn drained(events: &Readable) -> Result<(), Error> {
     read.await.map(drop).map_err(Error::Notice)
 }
 
-fn limits(plan: &LimitsPlan, own_processes: u64) -> Limits {
+fn main_limits(plan: &LimitsPlan, own_processes: u64) -> Limits {
     Limits {
         memory: plan.memory.map(|size| size.0),
         cpu_milli: plan.cpus.map(|cpus| cpus.0),
@@ -353,8 +365,22 @@ pub struct Cleared {
 #[must_use]
 pub fn clear_leftovers(instance: &InstanceId, layout: &Layout, within: Duration) -> Cleared {
     let mut cleared = Cleared::default();
-    for dir in cgroup::find(layout, &directory(instance)) {
-        if is_of_a_container(&dir) {
+    let found: Vec<_> = cgroup::find(layout, &directory(instance))
+        .into_iter()
+        .map(|dir| {
+            let processes = cgroup::process_depths(&dir);
+            let foreign = is_of_a_container(&dir, &processes);
+            (dir, processes, foreign)
+        })
+        .collect();
+    // Launchers of a container stand in its v2 directory too, and betray its v1 directories.
+    let of_containers: BTreeSet<u32> = found
+        .iter()
+        .filter(|(.., foreign)| *foreign)
+        .flat_map(|(_, all, _)| all.iter().map(|(pid, _)| *pid))
+        .collect();
+    for (dir, processes, foreign) in found {
+        if foreign || processes.iter().any(|(pid, _)| of_containers.contains(pid)) {
             cleared.errors.push(format!("{} belongs to a container and was left", dir.display()));
             continue;
         }
@@ -366,11 +392,10 @@ pub fn clear_leftovers(instance: &InstanceId, layout: &Layout, within: Duration)
     cleared
 }
 
-/// Ours are: spawner and launchers in the host's process namespace, services one below.
-fn is_of_a_container(dir: &std::path::Path) -> bool {
-    let helpers = dir.join(cgroup::HELPERS);
-    cgroup::process_depths(dir).iter().any(|(_, depth)| *depth > 2)
-        || cgroup::process_depths(&helpers).iter().any(|(_, depth)| *depth > 1)
+/// Ours are: spawner and launchers in our own process namespace, services one below.
+fn is_of_a_container(dir: &Path, processes: &[(u32, usize)]) -> bool {
+    let helpers = cgroup::process_depths(&dir.join(cgroup::HELPERS));
+    processes.iter().any(|(_, depth)| *depth > 2) || helpers.iter().any(|(_, depth)| *depth > 1)
 }
 
 /// An error and its causes in one line.
@@ -378,5 +403,234 @@ fn phrase(error: &cgroup::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::AtomicU32;
+
+    use ws_model::{ByteSize, MilliCpus, WorkspaceName};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::new(text).unwrap()
+    }
+
+    fn plain() -> LimitsPlan {
+        LimitsPlan { memory: None, cpus: None, pids: 100, pids_declared: false, files: None }
+    }
+
+    fn config(layout: Layout) -> Config {
+        Config { layout, owner: None, own_processes: 2 }
+    }
+
+    /// An instance with the services `api` and `db` that leaves nothing, however the test ends.
+    struct Fixture {
+        instance: InstanceId,
+        config: Config,
+        cgroups: Cgroups,
+    }
+
+    impl Fixture {
+        /// `None` where control groups cannot be used; a failure where `WS_REQUIRE` has `cgroup`.
+        fn new(api: LimitsPlan) -> Option<Self> {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let layout = Layout::of_this_process().unwrap();
+            let usable = cgroup::detect_writable(&layout).unwrap();
+            let mut lacks: Vec<_> = Controller::ALL.iter().filter_map(|c| usable.lacking(*c)).collect();
+            lacks.extend(usable.no_v2());
+            if !lacks.is_empty() {
+                let required = std::env::var("WS_REQUIRE").unwrap_or_default();
+                assert!(!required.split(',').any(|need| need == "cgroup"), "cgroup is required: {lacks:?}");
+                return None;
+            }
+            let unique = format!("/{}/{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let instance = InstanceId::new(&WorkspaceName::new("test").unwrap(), Path::new(&unique), None);
+            let config = config(layout);
+            let limits = [(name("api"), api), (name("db"), plain())];
+            let services = limits.iter().map(|(name, limits)| (name, limits));
+            let cgroups = Cgroups::create_for(&instance, services, &config).unwrap();
+            Some(Self { instance, config, cgroups })
+        }
+
+        fn api(&self) -> &Arc<ServiceGroup> {
+            self.cgroups.service(&name("api")).unwrap()
+        }
+
+        fn left(&self) -> Vec<PathBuf> {
+            cgroup::find(&self.config.layout, &directory(&self.instance))
+        }
+    }
+
+    impl Drop for Fixture {
+        fn drop(&mut self) {
+            let _ = self.cgroups.kill();
+            let errors = self.cgroups.remove(LONG);
+            if !std::thread::panicking() {
+                assert_eq!(errors, Vec::<String>::new());
+                assert_eq!(self.left(), Vec::<PathBuf>::new());
+            }
+        }
+    }
+
+    /// Runs a script in the group, from its first line on.
+    fn run_in(group: &ServiceGroup, script: &str) -> Child {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("read -r _; {script}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        group.attach_launcher(child.id()).unwrap();
+        group.group().attach(child.id()).unwrap();
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        child
+    }
+
+    async fn soon<T>(work: impl Future<Output = T>) -> T {
+        tokio::time::timeout(LONG, work).await.expect("it takes too long")
+    }
+
+    async fn until(mut is_so: impl FnMut() -> bool) {
+        let wait = async {
+            while !is_so() {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(wait).await;
+    }
+
+    #[test]
+    fn a_service_gets_its_limits_and_its_build_others() {
+        let limits = LimitsPlan { memory: Some(ByteSize::mib(64)), cpus: Some(MilliCpus(500)), ..plain() };
+        let Some(fixture) = Fixture::new(limits) else { return };
+        let main = Limits { memory: Some(64 << 20), cpu_milli: Some(500), pids: Some(102) };
+        assert_eq!(fixture.api().group().limits(), main);
+        fixture.api().enter(Step::Build).unwrap();
+        let build = Limits { memory: None, cpu_milli: None, pids: Some(4098) };
+        assert_eq!(fixture.api().group().limits(), build);
+        fixture.api().enter(Step::Main).unwrap();
+        assert_eq!(fixture.api().group().limits(), main);
+        assert_eq!((fixture.cgroups.ceiling(), fixture.cgroups.missing()), (Level::Full, vec![]));
+        assert!(fixture.cgroups.limits_pids());
+        assert!(fixture.api().dir_fd().unwrap().is_some());
+        assert!(fixture.cgroups.service(&name("web")).is_none());
+    }
+
+    #[test]
+    fn an_instance_is_made_once_and_a_failure_leaves_nothing() {
+        let Some(fixture) = Fixture::new(plain()) else { return };
+        let again = Cgroups::create_for(&fixture.instance, std::iter::empty(), &fixture.config).unwrap_err();
+        let Error::Instance { source: cgroup::Error::Exists { .. }, .. } = again else { panic!("{again:?}") };
+        assert!(fixture.api().dir_fd().unwrap().is_some(), "the first one is untouched");
+
+        let instance = InstanceId::from_dir_name(&format!("{}-b", fixture.instance)).unwrap();
+        let (api, limits) = (name("api"), plain());
+        // The same name twice stands for any failure half-way.
+        let twice = [(&api, &limits), (&api, &limits)].into_iter();
+        let error = Cgroups::create_for(&instance, twice, &fixture.config).unwrap_err();
+        assert!(matches!(error, Error::Service { .. }), "{error:?}");
+        assert_eq!(cgroup::find(&fixture.config.layout, &directory(&instance)), Vec::<PathBuf>::new());
+    }
+
+    #[tokio::test]
+    async fn lack_of_memory_ends_the_whole_service_and_is_told_of_this_run_only() {
+        let limits = LimitsPlan { memory: Some(ByteSize::mib(32)), ..plain() };
+        let Some(fixture) = Fixture::new(limits) else { return };
+        let api = Arc::clone(fixture.api());
+        let guard = {
+            let api = Arc::clone(&api);
+            tokio::spawn(async move { api.guard_oom().await })
+        };
+        // The guard is a task of this thread: it registers before anything else happens.
+        tokio::task::yield_now().await;
+        let mut child = run_in(&api, "setsid sleep 1000 & tail /dev/zero; sleep 1000");
+        assert!(soon(api.emptied(LONG)).await.unwrap());
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert!(api.oom_killed());
+        assert_eq!(fixture.cgroups.service(&name("db")).unwrap().oom_kills(), 0);
+        api.enter(Step::Main).unwrap();
+        assert!(!api.oom_killed(), "a new run starts to count anew");
+        assert!(api.oom_kills() >= 1);
+        guard.abort();
+    }
+
+    #[tokio::test]
+    async fn it_is_told_when_a_service_is_empty_and_when_it_stays() {
+        let Some(fixture) = Fixture::new(plain()) else { return };
+        assert!(fixture.api().emptied(Duration::ZERO).await.unwrap());
+        let mut child = run_in(fixture.api(), "exec sleep 1000");
+        assert!(!fixture.api().emptied(Duration::from_millis(20)).await.unwrap());
+        let usage = fixture.cgroups.usage();
+        assert!(usage[&name("api")].memory_bytes.is_some_and(|bytes| bytes > 0), "{usage:?}");
+        fixture.api().kill().unwrap();
+        assert!(soon(fixture.api().emptied(LONG)).await.unwrap());
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn leftovers_of_a_crash_are_cleared_by_name() {
+        let Some(fixture) = Fixture::new(plain()) else { return };
+        let mut child = run_in(fixture.api(), "setsid sleep 1000 & wait");
+        let mut helper = Command::new("sleep").arg("1000").spawn().unwrap();
+        fixture.cgroups.attach_spawner(helper.id()).unwrap();
+        until(|| fixture.api().group().pids().unwrap() == Some(2)).await;
+        let found = fixture.left();
+        assert!(!found.is_empty());
+        let cleared = clear_leftovers(&fixture.instance, &fixture.config.layout, LONG);
+        assert_eq!(cleared, Cleared { removed: found, errors: vec![] });
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_eq!(helper.wait().unwrap().signal(), Some(9));
+        assert_eq!(clear_leftovers(&fixture.instance, &fixture.config.layout, LONG), Cleared::default());
+    }
+
+    #[tokio::test]
+    async fn an_instance_inside_of_a_container_is_left_alone() {
+        let Some(fixture) = Fixture::new(plain()) else { return };
+        // Its spawner is in a process namespace of the container.
+        let mut container = Command::new("sh")
+            .args(["-c", "read -r _; exec unshare --pid --fork --kill-child sleep 1000"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        fixture.cgroups.attach_spawner(container.id()).unwrap();
+        fixture.api().attach_launcher(container.id()).unwrap();
+        container.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let helpers = fixture.left()[0].join(cgroup::HELPERS);
+        until(|| cgroup::process_depths(&helpers).iter().any(|(_, depth)| *depth == 2)).await;
+        let cleared = clear_leftovers(&fixture.instance, &fixture.config.layout, LONG);
+        assert_eq!((cleared.removed.len(), cleared.errors.len()), (0, fixture.left().len()), "{cleared:?}");
+        assert!(cleared.errors.iter().all(|error| error.contains("belongs to a container")), "{cleared:?}");
+        assert!(container.try_wait().unwrap().is_none());
+        fixture.cgroups.kill().unwrap();
+        container.wait().unwrap();
+    }
+
+    #[test]
+    fn what_is_missing_is_told_for_each_kind_of_limit() {
+        let instance = InstanceId::from_dir_name("test-none").unwrap();
+        let limits = LimitsPlan { memory: Some(ByteSize::mib(1)), ..plain() };
+        let api = name("api");
+        let config = config(Layout::detect("", "", |_| String::new()));
+        let cgroups = Cgroups::create_for(&instance, [(&api, &limits)].into_iter(), &config).unwrap();
+        assert_eq!(cgroups.ceiling(), Level::Limited);
+        assert!(!cgroups.limits_pids());
+        let phrases = ["memory", "cpu", "pids"].map(|kind| format!("{kind} limits: no {kind} controller"));
+        assert_eq!(cgroups.missing(), phrases);
+        assert_eq!(cgroups.usage(), BTreeMap::from([(api.clone(), Usage::default())]));
+        let group = cgroups.service(&api).unwrap();
+        assert_eq!(
+            (group.oom_kills(), group.oom_killed(), group.dir_fd().unwrap().is_none()),
+            (0, false, true)
+        );
+        assert_eq!(cgroups.remove(LONG), Vec::<String>::new());
     }
 }

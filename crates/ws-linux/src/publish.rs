@@ -165,6 +165,7 @@ pub struct Publisher {
     address: SocketAddr,
     /// The socket until it is served.
     socket: Option<OwnedFd>,
+    most_waiting: usize,
     state: watch::Sender<TargetState>,
     task: Option<JoinHandle<()>>,
 }
@@ -223,6 +224,7 @@ impl Publisher {
             target,
             address,
             socket: Some(socket),
+            most_waiting: MAX_WAITING,
             state: watch::Sender::new(TargetState::Restarting),
             task: None,
         };
@@ -245,7 +247,7 @@ impl Publisher {
             target: self.target,
             dial,
             state: self.state.subscribe(),
-            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            waiting: Arc::new(Semaphore::new(self.most_waiting)),
         };
         self.task = Some(tokio::spawn(accept(socket, listener, port)));
         Ok(())
@@ -720,20 +722,20 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn no_more_than_a_bounded_number_waits() {
-        let (_service, _publisher, address) = published().await;
-        let mut clients = Vec::new();
-        let mut refused = None;
-        while refused.is_none() {
-            assert!(clients.len() < MAX_WAITING + 200, "all wait");
-            clients.push(TcpStream::connect(address).await.unwrap());
-            if clients.len() > MAX_WAITING {
-                let mut last = clients.pop().unwrap();
-                refused = tokio::time::timeout(Duration::from_millis(200), last.read(&mut [0])).await.ok();
-                clients.push(last);
-            }
+        let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+        let (mut publisher, _) = Publisher::bind(&any_port(), &web(), target).unwrap();
+        publisher.most_waiting = 8;
+        publisher.serve(Arc::new(HostDial)).unwrap();
+        let mut waiting = JoinSet::new();
+        for _ in 0..9 {
+            let mut client = TcpStream::connect(publisher.address()).await.unwrap();
+            waiting.spawn(async move { client.read(&mut [0]).await });
         }
-        assert_eq!(refused.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        assert!(clients.len() > MAX_WAITING, "{} wait", clients.len());
+        // One too many, whichever it is; the others wait on.
+        let refused = soon(waiting.join_next()).await.unwrap().unwrap();
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(tokio::time::timeout(Duration::from_millis(50), waiting.join_next()).await.is_err());
+        assert_eq!(waiting.len(), 8);
     }
 
     #[tokio::test]

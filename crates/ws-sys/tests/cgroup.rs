@@ -368,3 +368,31 @@ fn what_cannot_be_had_is_said_and_a_limit_then_is_lacking() {
     assert!(tree.usable().no_v2().is_some_and(|why| why.contains("no cgroup can be made")));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// What an ordinary user without delegation finds. The test runs itself again as that user.
+#[test]
+fn an_ordinary_user_is_told_what_may_not_be_changed() {
+    const AS_USER: &str = "WS_TEST_CGROUP_AS_USER";
+    if std::env::var_os(AS_USER).is_some() {
+        let usable = cgroup::detect_writable(&Layout::of_this_process().unwrap()).unwrap();
+        for controller in Controller::ALL {
+            let why = usable.lacking(controller).expect("nothing was delegated");
+            assert!(why.contains("no cgroup can be made in") && why.contains("denied"), "{why}");
+        }
+        return;
+    }
+    if layout().is_none() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--exact", "an_ordinary_user_is_told_what_may_not_be_changed"]).env(AS_USER, "1");
+    std::os::unix::process::CommandExt::uid(&mut command, 1000);
+    std::os::unix::process::CommandExt::gid(&mut command, 1000);
+    let output = command.current_dir("/").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
