@@ -4,7 +4,7 @@
 //! Wording: lower case, no full stop, backticks around what the user typed. The message says what is
 //! wrong, the label points, the help says what to do.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
@@ -12,6 +12,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use ws_model::Severity;
 
 use crate::Sources;
+use crate::report::SourceFile;
 
 /// A stretch of a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,4 +75,168 @@ pub struct Style {
 impl Style {
     /// No colours, and the width that files and pipes get.
     pub const PLAIN: Self = Self { color: false, width: DEFAULT_TERM_WIDTH };
+}
+
+/// Draws diagnostics for people: each with its source line underlined, and what to do.
+#[must_use]
+pub fn render(diagnostics: &[Diagnostic], sources: &Sources, style: Style) -> String {
+    let mut files: BTreeMap<PathBuf, Option<SourceFile>> = BTreeMap::new();
+    for place in diagnostics.iter().flat_map(places_of) {
+        files
+            .entry(place.file.clone())
+            .or_insert_with(|| sources.text_of(&place.file).map(|text| SourceFile::new(&place.file, &text)));
+    }
+    let renderer = if style.color { Renderer::styled() } else { Renderer::plain() };
+    let renderer = renderer.term_width(style.width.max(40));
+    let drawing = Drawing { files, root: &sources.root, renderer };
+    diagnostics.iter().map(|diagnostic| drawing.draw(diagnostic)).collect()
+}
+
+fn places_of(diagnostic: &Diagnostic) -> impl Iterator<Item = &Place> {
+    let related = diagnostic.related.iter().map(|(place, _)| place);
+    let fix = diagnostic.fix.iter().map(|fix| &fix.place);
+    std::iter::once(&diagnostic.place).chain(related).chain(fix)
+}
+
+struct Drawing<'a> {
+    files: BTreeMap<PathBuf, Option<SourceFile>>,
+    root: &'a Path,
+    renderer: Renderer,
+}
+
+impl Drawing<'_> {
+    fn draw(&self, diagnostic: &Diagnostic) -> String {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = level.primary_title(&diagnostic.message).id(diagnostic.code);
+        let mut main = Group::with_title(title);
+        let mut by_file: Vec<(&Path, Vec<(&Place, &str, AnnotationKind)>)> = vec![(
+            &diagnostic.place.file,
+            vec![(&diagnostic.place, &diagnostic.label, AnnotationKind::Primary)],
+        )];
+        for (place, label) in &diagnostic.related {
+            let annotation = (place, label.as_str(), AnnotationKind::Context);
+            match by_file.iter_mut().find(|(file, _)| *file == place.file) {
+                Some((_, annotations)) => annotations.push(annotation),
+                None => by_file.push((&place.file, vec![annotation])),
+            }
+        }
+        for (file, annotations) in by_file {
+            main = self.snippet(main, file, &annotations);
+        }
+        for help in &diagnostic.help {
+            // A help line with a change is drawn with the change, below.
+            let drawn = diagnostic.fix.is_some() && diagnostic.help.first() == Some(help);
+            if !drawn {
+                main = main.element(Level::HELP.message(help));
+            }
+        }
+        let mut report = vec![main];
+        if let Some(fix) = &diagnostic.fix {
+            report.extend(self.patch(fix, diagnostic.help.first().map_or("write", String::as_str)));
+        }
+        let mut out = self.renderer.render(&report);
+        out.push_str("\n\n");
+        out
+    }
+
+    fn snippet<'a>(
+        &'a self,
+        group: Group<'a>,
+        file: &'a Path,
+        annotations: &[(&'a Place, &'a str, AnnotationKind)],
+    ) -> Group<'a> {
+        let path = self.shown_path(file);
+        let lines = |places: &mut dyn Iterator<Item = &'a Place>| {
+            places.fold((usize::MAX, 0), |(first, last), place| {
+                (first.min(place.line), last.max(place.end_line))
+            })
+        };
+        let (first, last) = lines(&mut annotations.iter().map(|(place, ..)| *place));
+        let Some(Some(source)) = self.files.get(file) else {
+            let origin = annotate_snippets::Origin::path(path).line(first);
+            return group.element(origin);
+        };
+        let window = source.window(first, last);
+        let start = window.start;
+        let mut snippet = Snippet::source(&source.text[window]).line_start(first).path(path);
+        for (place, label, kind) in annotations {
+            let label = (!label.is_empty()).then_some(*label);
+            snippet = snippet.annotation(kind.span(place.start - start..place.end - start).label(label));
+        }
+        group.element(snippet)
+    }
+
+    /// The change as a small diff, or as a plain line where its file cannot be shown.
+    fn patch<'a>(&'a self, fix: &'a Fix, help: &'a str) -> Option<Group<'a>> {
+        let source = self.files.get(&fix.place.file)?.as_ref()?;
+        let window = source.window(fix.place.line, fix.place.end_line);
+        let start = window.start;
+        let patch = Patch::new(fix.place.start - start..fix.place.end - start, fix.replacement.as_str());
+        let snippet = Snippet::source(&source.text[window])
+            .line_start(fix.place.line)
+            .path(self.shown_path(&fix.place.file))
+            .patch(patch);
+        Some(Level::HELP.secondary_title(help).element(snippet))
+    }
+
+    /// Relative to the project root where it is below: that is where people are.
+    fn shown_path(&self, file: &Path) -> String {
+        file.strip_prefix(self.root).unwrap_or(file).display().to_string()
+    }
+}
+
+/// Diagnostics as JSON for tools: an array of
+/// `{code, severity, message, file, line, column, end_line, end_column, start, end, label, related, help, fix}`.
+///
+/// A promised shape. Lines and columns count from 1, columns in characters; `start` and `end` are byte
+/// offsets. `fix` is null or `{file, line, column, end_line, end_column, start, end, replacement}`.
+#[must_use]
+pub fn to_json(diagnostics: &[Diagnostic]) -> serde_json::Value {
+    diagnostics.iter().map(one_to_json).collect()
+}
+
+fn one_to_json(diagnostic: &Diagnostic) -> serde_json::Value {
+    let mut out = serde_json::Map::new();
+    out.insert("code".into(), diagnostic.code.into());
+    let severity = match diagnostic.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    out.insert("severity".into(), severity.into());
+    out.insert("message".into(), diagnostic.message.as_str().into());
+    out.extend(place_to_json(&diagnostic.place));
+    out.insert("label".into(), diagnostic.label.as_str().into());
+    let related = diagnostic.related.iter().map(|(place, label)| {
+        let mut one = place_to_json(place);
+        one.insert("label".into(), label.as_str().into());
+        serde_json::Value::Object(one)
+    });
+    out.insert("related".into(), related.collect());
+    out.insert("help".into(), diagnostic.help.as_slice().into());
+    let fix = diagnostic.fix.as_ref().map(|fix| {
+        let mut one = place_to_json(&fix.place);
+        one.insert("replacement".into(), fix.replacement.as_str().into());
+        serde_json::Value::Object(one)
+    });
+    out.insert("fix".into(), fix.into());
+    serde_json::Value::Object(out)
+}
+
+fn place_to_json(place: &Place) -> serde_json::Map<String, serde_json::Value> {
+    let mut out = serde_json::Map::new();
+    out.insert("file".into(), place.file.display().to_string().into());
+    for (name, number) in [
+        ("line", place.line),
+        ("column", place.column),
+        ("end_line", place.end_line),
+        ("end_column", place.end_column),
+        ("start", place.start),
+        ("end", place.end),
+    ] {
+        out.insert(name.into(), number.into());
+    }
+    out
 }

@@ -6,17 +6,41 @@
 //! their codes. Opens no file, reads no environment, starts nothing: [`Sources`] has it all. Never
 //! panics on what a user wrote, and its work is bounded whatever they wrote.
 //!
-//! Read [`parse`] first.
+//! The way of a file: `yaml` makes a tree with places of the text, `load` replaces variables in it,
+//! `raw` reads typed values from it and reports every wrong one, `lower` merges defaults and makes the
+//! model, `check` looks at what concerns several services. Read [`parse`] first.
 
+mod check;
+mod codes;
+mod command;
+mod compose;
+mod config;
 mod diag;
+mod dotenv;
+mod load;
+mod lower;
+mod raw;
+mod report;
+mod schema;
 mod source;
+mod spans;
+mod vars;
+mod yaml;
 
-pub use diag::{Diagnostic, Fix, Place, Style};
-pub use source::{Sources, Text};
-
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use ws_model::{ConfigPath, Problem, Workspace};
+use ws_model::Workspace;
+
+pub use codes::explain;
+pub use config::config;
+pub use diag::{Diagnostic, Fix, Place, Style, render, to_json};
+pub use schema::schema;
+pub use source::{Sources, Text};
+pub use spans::{SpanMap, diagnose};
+
+use report::{Report, SourceFile};
 
 /// What became of the sources.
 #[derive(Debug, Clone)]
@@ -29,17 +53,20 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Where the parts of the workspace stand in the text.
-#[derive(Debug, Clone, Default)]
-pub struct SpanMap {}
-
-impl SpanMap {
-    /// The place of a value; of its nearest ancestor where it is not written down.
-    #[must_use]
-    pub fn locate(&self, at: &ConfigPath) -> Place {
-        let _ = at;
-        Place { file: PathBuf::new(), start: 0, end: 0, line: 1, column: 1, end_line: 1, end_column: 1 }
-    }
+/// Reads the workspace.
+#[must_use]
+pub fn parse(sources: &Sources) -> Parsed {
+    let file = SourceFile::new(&sources.file, &String::from_utf8_lossy(sources.text.as_bytes()));
+    let mut report = Report::new(file.clone());
+    let loaded = load::load(sources, &mut report);
+    let tree = loaded.as_ref().map_or_else(Arc::default, |loaded| loaded.tree.clone());
+    let lowered = loaded.and_then(|loaded| lower::lower(loaded, sources, &mut report));
+    let mut spans = SpanMap::new(file, tree);
+    let workspace = lowered.map(|lowered| {
+        spans.environment = Arc::new(lowered.origins);
+        lowered.workspace
+    });
+    Parsed { workspace: workspace.filter(|_| !report.has_errors()), spans, diagnostics: report.finish() }
 }
 
 /// Which further files must be read into [`Sources::files`] before [`parse`]. Tolerates a broken file.
@@ -48,63 +75,21 @@ impl SpanMap {
 /// until it returns nothing.
 #[must_use]
 pub fn files_needed(sources: &Sources) -> Vec<PathBuf> {
-    let _ = sources;
-    Vec::new()
-}
-
-/// Reads the workspace.
-#[must_use]
-pub fn parse(sources: &Sources) -> Parsed {
-    let _ = sources;
-    Parsed { workspace: None, spans: SpanMap::default(), diagnostics: Vec::new() }
-}
-
-/// Gives a problem of the planner its place in the text.
-#[must_use]
-pub fn diagnose(spans: &SpanMap, problem: &Problem) -> Diagnostic {
-    Diagnostic {
-        code: problem.code,
-        severity: problem.severity,
-        message: problem.message.clone(),
-        place: spans.locate(&problem.at),
-        label: problem.label.clone(),
-        related: Vec::new(),
-        help: problem.help.clone(),
-        fix: None,
+    let mut silent = Report::new(SourceFile::new(&sources.file, ""));
+    let Some(loaded) = load::load(sources, &mut silent) else { return Vec::new() };
+    let mut needed = BTreeSet::new();
+    needed.extend(
+        loaded.file.env_file.iter().flat_map(|files| &files.value.0).map(|file| file.value.path.clone()),
+    );
+    let defaults = loaded.file.defaults.as_ref().map(|defaults| &defaults.value);
+    let services = loaded.file.services.iter().flat_map(|services| &services.value.0);
+    let active = services
+        .map(|(_, service)| &service.value)
+        .filter(|service| lower::is_active(service, defaults, &sources.profiles));
+    for service in active.chain(defaults) {
+        needed.extend(
+            service.env_file.iter().flat_map(|files| &files.value.0).map(|file| file.value.path.clone()),
+        );
     }
-}
-
-/// Draws diagnostics for people, each with its source line underlined.
-#[must_use]
-pub fn render(diagnostics: &[Diagnostic], sources: &Sources, style: Style) -> String {
-    let _ = (sources, style);
-    diagnostics.iter().map(|d| format!("{}\n", d.message)).collect()
-}
-
-/// Diagnostics as JSON for tools: a promised shape.
-#[must_use]
-pub fn to_json(diagnostics: &[Diagnostic]) -> serde_json::Value {
-    let _ = diagnostics;
-    serde_json::Value::Array(Vec::new())
-}
-
-/// The JSON Schema of the file.
-#[must_use]
-pub fn schema() -> serde_json::Value {
-    serde_json::Value::Object(serde_json::Map::new())
-}
-
-/// The resolved workspace as a workspace file again, in long forms; with `origins`, where each value
-/// came from stands beside it.
-#[must_use]
-pub fn config(workspace: &Workspace, spans: &SpanMap, origins: bool) -> String {
-    let _ = (spans, origins);
-    workspace.name.to_string()
-}
-
-/// A text about a code of a diagnostic; `None` when there is no such code.
-#[must_use]
-pub fn explain(code: &str) -> Option<&'static str> {
-    let _ = code;
-    None
+    needed.into_iter().filter(|path| !sources.files.contains_key(path)).collect()
 }

@@ -1,8 +1,9 @@
 //! What the caller hands in: texts and the environment. This crate opens no file and asks no system.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,15 +36,15 @@ pub struct Sources {
 
 impl Sources {
     /// The text of a file among the sources, for showing it.
-    pub(crate) fn text_of(&self, file: &std::path::Path) -> Option<&str> {
+    pub(crate) fn text_of(&self, file: &Path) -> Option<Cow<'_, str>> {
         if file == self.file {
-            return std::str::from_utf8(self.text.as_bytes()).ok();
+            return Some(String::from_utf8_lossy(self.text.as_bytes()));
         }
         let named = self.dot_env.iter().chain(&self.cli_env_files);
         if let Some((_, text)) = named.into_iter().find(|(path, _)| path == file) {
-            return Some(text);
+            return Some(Cow::Borrowed(text));
         }
-        self.files.get(file)?.as_deref()
+        self.files.get(file)?.as_deref().map(Cow::Borrowed)
     }
 }
 

@@ -1,0 +1,169 @@
+//! The codes of diagnostics, with their explanations. A code keeps its meaning for ever: one that is no
+//! longer used is not given to something else.
+
+macro_rules! codes {
+    ($($name:ident = $code:literal, $text:literal;)*) => {
+        $( #[doc = $text] pub(crate) const $name: &str = $code; )*
+
+        /// Every code with its explanation, in order.
+        pub(crate) const ALL: &[(&str, &str)] = &[$(($code, $text)),*];
+    };
+}
+
+codes! {
+    SYNTAX = "WS0001", "\
+The file is not YAML. The place is where reading stopped; the mistake is there or a little above: a \
+bracket or quote that is not closed, a tab at the start of a line, a `:` inside a text that has no quotes.";
+    TOO_COSTLY = "WS0002", "\
+The file is larger, deeper or more repetitive than any workspace needs to be. The bounds (1 MiB, 32 levels, \
+200000 values after aliases are followed) protect against files that are made to exhaust memory or time. \
+Use `defaults` in place of many aliases.";
+    NOT_TEXT = "WS0003", "\
+The file is not UTF-8, or has a control character that YAML does not allow. Save it as UTF-8. A NUL is \
+often the sign of a file in UTF-16.";
+    DUPLICATE_KEY = "WS0004", "\
+A name stands twice in one mapping, or a variable twice in one list. YAML gives such a file no meaning, and \
+readers that take one of the two silently hide a mistake.";
+    BAD_KEY = "WS0005", "\
+The key of a mapping is a list, a mapping or nothing. Keys are texts. A value in braces such as `{{ name }}` \
+needs quotes around it.";
+    UNKNOWN_KEY = "WS0006", "\
+A key that this mapping does not have. Nothing in the file is ever ignored: a key that is misspelt or not \
+supported is an error, because it was written in the belief that it does something.";
+    WRONG_TYPE = "WS0007", "\
+A value has another type than its key takes: a list in the place of a text, a number in the place of a \
+mapping. In YAML, `on`, `1.10` and `0x10` without quotes may be something else than they look like.";
+    UNKNOWN_WORD = "WS0008", "\
+The key takes one of a few words, and this is none of them.";
+    MISSING_KEY = "WS0009", "\
+A key that must be there is not: a workspace has `services`, a service has a `command`.";
+    BAD_NAME = "WS0010", "\
+Names of workspaces, services, volumes and secrets are lower case letters, digits, `-` and `_`, start with a \
+letter or digit, and have at most 63 characters: a service's name is its host name.";
+    BAD_SIZE = "WS0011", "\
+A size is a number with K, M, G or T (powers of 1024), such as `512M` or `1.5G`, or a plain number of bytes.";
+    BAD_DURATION = "WS0012", "\
+A duration is one or more numbers with a unit, such as `500ms`, `10s`, `1m30s`, `2h`. A number without a unit \
+is not taken: tools differ on whether it means seconds.";
+    OUT_OF_RANGE = "WS0013", "\
+A number is too small, too large, or not a whole number where one is needed.";
+    BAD_SUBNET = "WS0014", "\
+`network.subnet` is an IPv4 network with a prefix from /8 to /29, written with its first address: \
+`10.77.0.0/16`. It is private to the workspace, so every workspace can use the same.";
+    BAD_PORT = "WS0015", "\
+Ports are from 1 to 65535. In `ports` the form is `host-port:port` or `address:host-port:port`, TCP only; in \
+`links` it is `service:port` or `service:port/udp`.";
+    BAD_PATTERN = "WS0016", "\
+The pattern of a `log` probe is not a regular expression, or one that is too large. The syntax is that of \
+Rust's regex: no back references and no look-around, so that matching takes linear time.";
+    BAD_COMMAND = "WS0017", "\
+A command is empty, or a quote in it is not closed.";
+    NEEDS_SHELL = "WS0018", "\
+A command has characters that only a shell understands (`&&`, `|`, `>`, `$(…)`, `;`, `NAME=value` in front), \
+and `shell: true` is not set. Without a shell they would be handed to the program as arguments. Set \
+`shell: true`, or put them in quotes if they are meant as arguments.";
+    BAD_VARIABLE_NAME = "WS0019", "\
+The name of an environment variable is empty, or has `=`, a blank or a control character in it.";
+    VARIABLE_REQUIRED = "WS0020", "\
+The file insists on a variable (`${NAME:?message}`), and it is not set. Set it in the environment, in a file \
+that `--env-file` or `env_file` names, or in `.env` next to the workspace file.";
+    BAD_VARIABLE = "WS0021", "\
+A `$` that is not one of the forms `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `${NAME:?message}`, \
+`${NAME?message}`, `${NAME:+text}`, `${NAME+text}` and `$$`. A bare `$NAME` is not replaced, and not passed \
+on either, because it is read both ways: write `${NAME}` for the value, `$$NAME` for the characters.";
+    VARIABLE_UNSET = "WS0022", "\
+A variable in `${…}` is not set and has no default: its place is left empty. Give it a default, \
+`${NAME:-}` if empty is meant, or insist with `${NAME:?message}`.";
+    ENV_FILE_UNREADABLE = "WS0023", "\
+An env file cannot be read: it does not exist, or is not readable, or is not UTF-8. `{ path: …, required: \
+false }` makes its absence fine.";
+    ENV_FILE_LINE = "WS0024", "\
+A line of an env file is not `NAME=value`, or a quote in it is not closed.";
+    BAD_PATH = "WS0025", "\
+A path is empty, or starts with the home of another user (`~name`).";
+    BAD_TARGET = "WS0026", "\
+A path inside a service must be absolute and without `..`: there is no directory that it could be relative to.";
+    RESERVED_TARGET = "WS0027", "\
+Nothing can be mounted at `/`, `/proc`, `/sys`, `/dev` and `/run/secrets`: ws makes them itself, and what a \
+service sees there is part of its isolation.";
+    DUPLICATE_TARGET = "WS0028", "\
+Two mounts of one service have the same place inside: one of them would hide the other.";
+    POLICY_WRITABLE = "WS0029", "\
+A service could write a file that decides what runs and with which rights: the workspace file, an env file or \
+the source of a secret. It could give itself more rights with the next start. Name the directories below that \
+it really writes.";
+    SECRET_VISIBLE = "WS0030", "\
+A service could read the source of a secret or an env file at its own path, around the `secrets` that it was \
+given. Name the directories that it really reads, or move the file.";
+    UNKNOWN_SERVICE = "WS0031", "\
+`links` or `depends_on` name a service that the file does not have.";
+    SELF_REFERENCE = "WS0032", "\
+A service links to itself or waits for itself. It reaches itself without a link, by `localhost`.";
+    INACTIVE_SERVICE = "WS0033", "\
+A service needs one that its profiles leave out. Switch the profile on with `--profile`, give both services \
+the same profile, or write `required: false` in `depends_on`.";
+    NEVER_COMPLETES = "WS0034", "\
+`depends_on` waits until a service has completed, and it is not a task: it stays up, so the wait would never \
+end. Add `kind: task` to it, or wait until it is `ready`.";
+    UNKNOWN_VOLUME = "WS0035", "\
+A service mounts a volume that is not in the `volumes` of the workspace.";
+    VOLUME_NOT_SHARED = "WS0036", "\
+Two services mount one volume. What is in it would be a channel between them that no link shows, so it must \
+be said: `volumes: { name: { shared: true } }`.";
+    UNKNOWN_SECRET = "WS0037", "\
+A service wants a secret that is not in the `secrets` of the workspace.";
+    DUPLICATE_PORT = "WS0038", "\
+Two services publish the same port of the host.";
+    CONTRADICTION = "WS0039", "\
+Two keys exclude each other, such as two kinds of probe in one `ready`, or `kind: task` with \
+`restart: always`.";
+    BAD_PROBE = "WS0040", "\
+`http` of a probe is a port of the service and a path, `\":8080/healthz\"`; `tcp` is a port, `\":5432\"`. There \
+is no host in it: the probe always goes to the service itself.";
+    BAD_SIGNAL = "WS0041", "\
+`stop.signal` is the name of a signal that asks a process to end: `SIGTERM`, `SIGINT`, `SIGQUIT`.";
+    BAD_MOUNT = "WS0042", "\
+An entry of `volumes` is `source:target` or `source:target:ro`; one of `tmpfs` is `/place` or \
+`/place:size=64M`.";
+    NUL = "WS0043", "\
+A text has a NUL character. The kernel ends texts there, so no path, argument or variable can have one.";
+    TOO_MANY = "WS0044", "\
+There are more problems than are shown. Mend these first.";
+    NAMES_WITHOUT_LINK = "WS0050", "\
+The value of an environment variable names another service, and the service has no link to it, or not to that \
+port: the connection will be refused. Add the link, or ignore the warning if the value is not an address.";
+    NAMES_LOCALHOST = "WS0051", "\
+The value of an environment variable names a port of `localhost` that another service has. Inside a service, \
+`localhost` is the service itself; the other one is reached by its name, with a link.";
+    PASSED_UNSET = "WS0052", "\
+A variable is passed through from the environment of ws, and it is not set there: the service will not have it.";
+    UNKNOWN_PROFILE = "WS0053", "\
+A profile was chosen that no service has.";
+    READY_WITHOUT_PROBE = "WS0054", "\
+`depends_on` waits until a service is ready, and it has no `ready`: it counts as ready as soon as its program \
+runs, which is earlier than it can answer.";
+    UNUSED = "WS0055", "\
+A volume or secret is declared, and no service uses it.";
+}
+
+/// A text about a code of a diagnostic; `None` when there is no such code.
+#[must_use]
+pub fn explain(code: &str) -> Option<&'static str> {
+    ALL.iter().find(|(known, _)| known.eq_ignore_ascii_case(code)).map(|(_, text)| *text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_in_order_and_explained() {
+        assert!(ALL.is_sorted_by(|(a, _), (b, _)| a < b));
+        for (code, text) in ALL {
+            assert!(code.len() == 6 && code.starts_with("WS") && code[2..].parse::<u16>().is_ok(), "{code}");
+            assert!(text.len() > 30 && !text.contains("  "), "{code}");
+        }
+        assert!(explain("ws0001").is_some());
+        assert_eq!(explain("WS9999"), None);
+    }
+}

@@ -1,0 +1,245 @@
+//! Unknown keys, and what to write in the place of those that Compose has and we do not.
+
+use crate::codes;
+use crate::raw::read::Cx;
+use crate::report::{error, nearest, shown};
+use crate::yaml::Entry;
+
+/// Reports a key that a mapping does not have.
+pub(crate) fn unknown_key(entry: &Entry, what: &str, known: &[&'static str], cx: &mut Cx<'_>) {
+    let key = entry.key.text.as_str();
+    let span = entry.key.span;
+    let issue = error(codes::UNKNOWN_KEY, span, format!("{what} has no key `{}`", shown(key)));
+    if let Some(help) = instead(what, key) {
+        cx.push(issue.help(help));
+        return;
+    }
+    let normal = key.to_ascii_lowercase().replace('-', "_");
+    if let Some(word) = nearest(&normal, known.iter().copied()) {
+        cx.push(issue.help(format!("did you mean `{word}`?")).fix(span, word));
+        return;
+    }
+    // A key that stands one level too high or too low.
+    if what == "the workspace" && crate::raw::ServiceRaw::KEYS.contains(&key) {
+        cx.push(issue.help(format!("`{key}` belongs to a service, or into `defaults`")));
+        return;
+    }
+    if what == "a service" && crate::raw::FileRaw::KEYS.contains(&key) {
+        cx.push(issue.help(format!("`{key}` belongs to the workspace, at the left margin")));
+        return;
+    }
+    if what == "a service" && crate::raw::LimitsRaw::KEYS.contains(&key) {
+        cx.push(issue.help(format!("write `limits: {{ {key}: … }}`")));
+        return;
+    }
+    let all = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    cx.push(issue.help(format!("the keys of {what} are {all}")));
+}
+
+/// What to write in the place of a key that other tools have.
+fn instead(what: &str, key: &str) -> Option<&'static str> {
+    match what {
+        "the workspace" => workspace(key),
+        "a service" | "defaults" => service(key),
+        "a build" => build(key),
+        "a probe" => probe(key),
+        "limits" => limits(key),
+        "a restart policy" => restart(key),
+        "a mount" => mount(key),
+        "a volume" => volume(key),
+        "a secret" => secret(key),
+        "a dependency" => dependency(key),
+        "a link" => link(key),
+        "a network" => Some("a workspace has one private network; only its `subnet` can be chosen"),
+        _ => None,
+    }
+}
+
+fn workspace(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "version" => "leave it out: the format has no versions",
+        "networks" => {
+            "leave it out: every service has a network of its own, and its `links` say what it may reach"
+        }
+        "configs" => "leave it out: services see the project read-only; `reads` shows them more",
+        "secret" => "did you mean `secrets`?",
+        "include" => "this version of ws reads one file",
+        "builds" => "this version of ws has a `build` in each service only",
+        "limits" => {
+            "limits of the whole workspace are not in this version of ws; `defaults: { limits: … }` sets them for each service"
+        }
+        "exports" | "external" | "requires" | "posture" => "this key is not in this version of ws",
+        _ if key.starts_with("x-") => {
+            "put common settings into `defaults`; an anchor (`&name`) can stand where it is used first"
+        }
+        _ => return None,
+    })
+}
+
+fn service(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "image" => "there are no images: write the program to run, `command: [program, argument]`",
+        "args" => "put the arguments into `command`: `command: [program, argument]`",
+        "entrypoint" | "cmd" | "exec" | "run" => {
+            "write program and arguments as `command: [program, argument]`"
+        }
+        "env" | "environments" => "write `environment: { NAME: value }`",
+        "networks" | "network" => {
+            "leave it out, and write `links: [\"db:5432\"]` for what the service may reach"
+        }
+        "network_mode" => {
+            "leave it out: every service has a network of its own; `links` says what it may reach"
+        }
+        "healthcheck" | "health_check" => {
+            "write `ready: { http: \":8080/healthz\", within: 60s }`, or `exec`, `tcp`, `log`"
+        }
+        "readiness" | "readiness_probe" => "write `ready: { tcp: \":5432\" }`",
+        "deploy" => {
+            "write `limits: { cpus: 1.5, memory: 512M }` and `restart`; replicas are not in this version of ws"
+        }
+        "resources" => "write `limits: { cpus: 1.5, memory: 512M }`",
+        "container_name" | "hostname" | "domainname" => {
+            "leave it out: the name of the service is its host name"
+        }
+        "extends" => "put what services have in common into `defaults`",
+        "external_links" => "services reach only services of their own workspace, by `links`",
+        "dns" | "dns_search" | "dns_opt" | "extra_hosts" => {
+            "leave it out: ws answers for the names of the workspace"
+        }
+        "mem_limit" | "mem_reservation" | "memswap_limit" => "write `limits: { memory: 512M }`",
+        "cpu_count" | "cpu_percent" | "cpu_shares" | "cpu_quota" | "cpu_period" | "cpuset" => {
+            "write `limits: { cpus: 1.5 }`"
+        }
+        "pids_limit" => "write `limits: { pids: 128 }`",
+        "ulimits" => "write `limits: { files: 4096 }`",
+        "shm_size" => "write `limits: { tmp: 256M }`: it holds /dev/shm too",
+        "stop_signal" => "write `stop: { signal: SIGTERM }`",
+        "stop_grace_period" => "write `stop: { grace: 10s }`",
+        "user" | "group_add" | "userns_mode" => {
+            "leave it out: every service runs as a user that is not root and has no rights on the host"
+        }
+        "privileged"
+        | "cap_add"
+        | "cap_drop"
+        | "security_opt"
+        | "devices"
+        | "device_cgroup_rules"
+        | "sysctls" => "leave it out: services have no capabilities and no devices",
+        "read_only" => "leave it out: the project is read-only; `writable` lists what is not",
+        "working-dir" | "workdir" | "cwd" | "dir" | "directory" => "write `working_dir: path`",
+        "volume" | "mounts" => "write `volumes: [\"name:/data\", \"./dir:/data\"]`",
+        "configs" => "services see the project read-only; `reads` shows them more",
+        "logging" | "log_driver" | "log_opt" => "leave it out: ws keeps the output; `ws logs` shows it",
+        "labels" | "annotations" | "label_file" => "leave it out: services have no labels",
+        "tty" | "stdin_open" | "stdin" => "leave it out: standard input is an idle pipe",
+        "init" => "leave it out: an init runs in every service",
+        "ipc" | "pid" | "uts" | "cgroup" | "cgroup_parent" | "runtime" | "platform" | "isolation" => {
+            "leave it out: every service has namespaces of its own"
+        }
+        "pull_policy" => "leave it out: there are no images",
+        "scale" | "replicas" => "replicas are not in this version of ws: write a service for each",
+        "develop" | "watch" => "watching files is not in this version of ws",
+        "post_start" | "pre_stop" => "write a service with `kind: task` for work that is done once",
+        "liveness" | "egress" | "policy" | "use" | "toolchains" | "listen" | "reload" | "posture" => {
+            "this key is not in this version of ws"
+        }
+        "restart_policy" => "write `restart: { policy: on-failure, max: 10 }`",
+        "depends" | "after" | "needs" | "requires" => {
+            "write `depends_on: [db]`, or `links: [\"db:5432\"]` to reach it too"
+        }
+        "publish" => "write `ports: [\"8080:8080\"]`",
+        _ => return None,
+    })
+}
+
+fn build(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "context" | "dockerfile" | "dockerfile_inline" | "args" | "target" | "cache_from" | "image"
+        | "tags" => {
+            "there are no images: write the command that builds the program, `build: { command: make }`"
+        }
+        "inputs" | "outputs" | "fetch" | "limits" => {
+            "this key is not in this version of ws: the command runs before each start"
+        }
+        "run" | "cmd" => "write `command`",
+        _ => return None,
+    })
+}
+
+fn probe(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "test" | "command" | "cmd" => "write `exec: [program, argument]`",
+        "retries" | "start_period" | "start_interval" => {
+            "write `within: 60s`: until then it may fail as often as it likes"
+        }
+        "url" | "path" | "http_get" => "write `http: \":8080/healthz\"`",
+        "port" => "write `tcp: \":5432\"`",
+        "pattern" | "regex" => "write `log: \"regular expression\"`",
+        "notify" | "grpc" => "this probe is not in this version of ws: `exec`, `http`, `tcp` and `log` are",
+        _ => return None,
+    })
+}
+
+fn limits(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "cpu" => "did you mean `cpus`?",
+        "mem" | "ram" => "did you mean `memory`?",
+        "nofile" => "write `files`",
+        "nproc" | "processes" => "write `pids`",
+        "io" | "cpuset" | "high" => "this limit is not in this version of ws",
+        _ => return None,
+    })
+}
+
+fn restart(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "condition" => "write `policy: on-failure`",
+        "max_attempts" | "retries" => "write `max: 10`",
+        "delay" | "window" => "write `backoff: 200ms..30s`",
+        _ => return None,
+    })
+}
+
+fn mount(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "type" => "leave it out: a source with a slash is a directory, any other a volume",
+        "bind" | "volume" | "consistency" => "leave it out: mounts have no options but `read_only`",
+        "tmpfs" => "write an entry of `tmpfs`",
+        "readonly" | "ro" => "write `read_only: true`",
+        _ => return None,
+    })
+}
+
+fn volume(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "driver" | "driver_opts" | "external" | "labels" | "name" => {
+            "leave it out: a volume is a directory that ws keeps for this copy of the workspace"
+        }
+        _ => return None,
+    })
+}
+
+fn secret(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "external" | "name" | "labels" | "driver" => "write `file: path` or `environment: VARIABLE`",
+        "command" => "secrets from a command are not in this version of ws: `file` and `environment` are",
+        "env" => "write `environment: VARIABLE`",
+        _ => return None,
+    })
+}
+
+fn dependency(key: &str) -> Option<&'static str> {
+    match key {
+        "restart" => Some("restarting with a dependency is not in this version of ws"),
+        _ => None,
+    }
+}
+
+fn link(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "at" => "forwarding from the service's own localhost is not in this version of ws",
+        "alias" | "as" => "a service has no other names than its own",
+        "service" | "target" => "write `to: db`",
+        _ => return None,
+    })
+}

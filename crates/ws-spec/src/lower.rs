@@ -1,0 +1,802 @@
+//! From the raw file to the model: defaults merged, paths and variables settled, every value checked
+//! that can be checked by looking at one service. What concerns two of them is in [`crate::check`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ws_model::{
+    Build, CommandLine, Dependency, Limits, Link, LinkPorts, Mount, MountSource, Probe, ProbeKind, Restart,
+    RestartPolicy, SecretSource, SecretTarget, SecretUse, Service, ServiceKind, ServiceName, Stop, Subnet,
+    Tmpfs, VolumeDecl, Workspace, WorkspaceName,
+};
+
+use crate::codes;
+use crate::command::{self, CommandFault};
+use crate::load::Loaded;
+use crate::raw::forms::{
+    CommandRaw, EnvFileRaw, EnvironmentRaw, MountFrom, PROBE_INTERVAL, PROBE_TIMEOUT, PROBE_WITHIN,
+};
+use crate::raw::read::{At, Merge, as_name};
+use crate::raw::{ReadyRaw, RestartRaw, SecretRaw, ServiceRaw};
+use crate::report::{Report, error, shown, warning};
+use crate::source::Sources;
+use crate::spans::VariableOrigin;
+use crate::yaml::{Node, Span, Value};
+
+/// The most services of a workspace: a bound on work, far above what a machine can run.
+const MAX_SERVICES: usize = 10_000;
+/// The most values and variables that `defaults` and env files may put into all services together.
+const MAX_MERGED: usize = 2_000_000;
+/// The most different patterns of `log` probes: compiling one takes time.
+const MAX_PATTERNS: usize = 1000;
+/// The largest pattern, compiled.
+const MAX_PATTERN_BYTES: usize = 256 * 1024;
+
+/// A service that was read, with what is needed to check it against the others.
+#[derive(Debug)]
+pub(crate) struct Draft<'f> {
+    pub(crate) name: &'f At<ServiceName>,
+    /// As it stands in the file.
+    pub(crate) own: &'f ServiceRaw,
+    /// With `defaults` merged under it.
+    pub(crate) raw: ServiceRaw,
+    pub(crate) kind: ServiceKind,
+    /// Whether its profiles switch it on.
+    pub(crate) active: bool,
+    /// The environment, with where each value is written; empty for an inactive one.
+    pub(crate) environment: BTreeMap<String, Variable>,
+}
+
+/// A variable of a service.
+#[derive(Debug)]
+pub(crate) struct Variable {
+    pub(crate) value: String,
+    /// Where it is written in the workspace file; `None`: it has another origin.
+    pub(crate) span: Option<Span>,
+    pub(crate) origin: Option<VariableOrigin>,
+}
+
+/// What lowering makes.
+#[derive(Debug)]
+pub(crate) struct Lowered {
+    /// Complete only when the report has no errors.
+    pub(crate) workspace: Workspace,
+    pub(crate) origins: BTreeMap<(ServiceName, String), VariableOrigin>,
+}
+
+/// Turns the raw file into a workspace. `None`: so much is wrong that the rest would be guessed.
+pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Report) -> Option<Lowered> {
+    let file = std::mem::take(&mut loaded.file);
+    let Some(services) = &file.services else {
+        // A `services` that could not be read was reported.
+        if !file.unread.contains(&"services") {
+            let issue = error(codes::MISSING_KEY, Span::default(), "the workspace has no `services`");
+            report.push(issue.help("write `services: { api: { command: ./api } }`"));
+        }
+        return None;
+    };
+    check_amount(&loaded.tree, services.value.0.len(), services.key, report)?;
+    let defaults = file.defaults.as_ref().map(|defaults| &defaults.value);
+    let mut budget = Budget { variables: MAX_MERGED, patterns: BTreeMap::new() };
+    let mut drafts = Vec::with_capacity(services.value.0.len());
+    for (name, own) in &services.value.0 {
+        drafts.push(draft(name, &own.value, defaults, &mut loaded, sources, &mut budget, report)?);
+    }
+    if drafts.is_empty() {
+        report.push(error(codes::MISSING_KEY, services.key, "the workspace has no services"));
+    }
+
+    let mut secrets = BTreeMap::new();
+    for (name, secret) in file.secrets.iter().flat_map(|secrets| &secrets.value.0) {
+        if let Some(source) = secret_source(name.span, &secret.value, report) {
+            secrets.insert(name.value.clone(), source);
+        }
+    }
+    let volumes = file.volumes.iter().flat_map(|volumes| &volumes.value.0);
+    let volumes = volumes.map(|(name, volume)| {
+        (
+            name.value.clone(),
+            VolumeDecl { shared: volume.value.shared.as_ref().is_some_and(|shared| shared.value) },
+        )
+    });
+    let volumes: BTreeMap<_, _> = volumes.collect();
+
+    let named = file.env_file.iter().flat_map(|files| &files.value.0).map(|file| &file.value);
+    let active_files = drafts.iter().filter(|draft| draft.active).flat_map(env_files_of);
+    let mut hidden: BTreeSet<PathBuf> = named.chain(active_files).map(|file| file.path.clone()).collect();
+    hidden.extend(sources.dot_env.iter().chain(&sources.cli_env_files).map(|(path, _)| path.clone()));
+    hidden.extend(secrets.values().filter_map(|source| match source {
+        SecretSource::File(path) => Some(path.clone()),
+        SecretSource::Environment(_) => None,
+    }));
+    let policy_inputs: BTreeSet<PathBuf> =
+        std::iter::once(sources.file.clone()).chain(hidden.iter().cloned()).collect();
+    check_env_files(file.env_file.iter().flat_map(|files| &files.value.0), sources, report);
+
+    let rights = Rights { hidden: &hidden, policy_inputs: &policy_inputs, root: &sources.root };
+    let mut models = BTreeMap::new();
+    let mut origins = BTreeMap::new();
+    for draft in &drafts {
+        let model = service(draft, &rights, sources, &mut budget, report);
+        if draft.active {
+            for (name, variable) in &draft.environment {
+                if let Some(origin) = &variable.origin {
+                    origins.insert((draft.name.value.clone(), name.clone()), origin.clone());
+                }
+            }
+            models.extend(model.map(|model| (draft.name.value.clone(), model)));
+        }
+    }
+    crate::check::all(&file, &drafts, &mut models, sources, report);
+
+    let workspace = Workspace {
+        name: workspace_name(&file, sources),
+        root: sources.root.clone(),
+        policy_inputs: policy_inputs.into_iter().collect(),
+        hidden: hidden.into_iter().collect(),
+        enforcement: file.enforcement.as_ref().map(|level| level.value.0),
+        subnet: file
+            .network
+            .as_ref()
+            .and_then(|network| network.value.subnet.as_ref())
+            .map_or(Subnet::DEFAULT, |subnet| subnet.value.0),
+        volumes,
+        secrets,
+        services: models,
+    };
+    Some(Lowered { workspace, origins })
+}
+
+/// What the whole run may still spend.
+#[derive(Debug)]
+struct Budget {
+    variables: usize,
+    /// The patterns that were compiled, with what was wrong with them.
+    patterns: BTreeMap<String, Option<String>>,
+}
+
+fn workspace_name(file: &crate::raw::FileRaw, sources: &Sources) -> WorkspaceName {
+    if let Some(name) = &file.name {
+        return name.value.clone();
+    }
+    let from_directory = WorkspaceName::new(as_name(&sources.default_name));
+    from_directory.unwrap_or_else(|_| WorkspaceName::new("workspace").expect("`workspace` is a name"))
+}
+
+/// Refuses a file that is small and means something huge.
+fn check_amount(tree: &Node, services: usize, at: Span, report: &mut Report) -> Option<()> {
+    if services > MAX_SERVICES {
+        let message = format!("the workspace has {services} services, and {MAX_SERVICES} is the most");
+        report.push(error(codes::TOO_COSTLY, at, message));
+        return None;
+    }
+    let defaults = tree.get("defaults").map_or(0, |entry| count(&entry.value));
+    if defaults.saturating_mul(services) > MAX_MERGED {
+        let message = format!("{defaults} values of `defaults` for each of {services} services are too many");
+        report.push(error(codes::TOO_COSTLY, at, message));
+        return None;
+    }
+    Some(())
+}
+
+fn count(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::Seq(items) => items.iter().map(count).sum(),
+        Value::Map(entries) => entries.iter().map(|entry| count(&entry.value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) => 0,
+    }
+}
+
+/// Whether the chosen profiles switch a service on.
+pub(crate) fn is_active(own: &ServiceRaw, defaults: Option<&ServiceRaw>, chosen: &[String]) -> bool {
+    let profiles = own.profiles.as_ref().or_else(|| defaults?.profiles.as_ref());
+    let Some(profiles) = profiles else { return true };
+    let mut names = profiles.value.0.iter().map(|profile| &profile.value.0);
+    profiles.value.0.is_empty()
+        || names.any(|name| chosen.iter().any(|chosen| chosen == "*" || chosen == name))
+}
+
+fn draft<'f>(
+    name: &'f At<ServiceName>,
+    own: &'f ServiceRaw,
+    defaults: Option<&ServiceRaw>,
+    loaded: &mut Loaded<'_>,
+    sources: &Sources,
+    budget: &mut Budget,
+    report: &mut Report,
+) -> Option<Draft<'f>> {
+    let raw = match defaults {
+        Some(defaults) => with_defaults(own, defaults),
+        None => own.clone(),
+    };
+    let active = is_active(own, defaults, &sources.profiles);
+    let kind = raw.kind.as_ref().map_or(ServiceKind::Service, |kind| kind.value.0);
+    if name.value.as_str() == "localhost" {
+        let issue = error(codes::BAD_NAME, name.span, "`localhost` cannot be the name of a service");
+        report.push(issue.label("it is every service's name for itself"));
+    }
+    let mut draft = Draft { name, own, raw, kind, active, environment: BTreeMap::new() };
+    if active {
+        environment(&mut draft, defaults, loaded, sources, budget, report)?;
+    }
+    Some(draft)
+}
+
+/// `defaults` merged under a service.
+pub(crate) fn with_defaults(own: &ServiceRaw, defaults: &ServiceRaw) -> ServiceRaw {
+    let mut raw = own.clone().merge(defaults);
+    // A probe of the service takes the times of the default, never its kind.
+    if let (Some(own), Some(ready)) = (&own.ready, &mut raw.ready)
+        && has_kind(&own.value)
+    {
+        let ReadyRaw { exec, http, tcp, log, .. } = own.value.clone();
+        (ready.value.exec, ready.value.http, ready.value.tcp, ready.value.log) = (exec, http, tcp, log);
+    }
+    // What is meant for services that stay up is not meant for tasks.
+    if raw.kind.as_ref().is_some_and(|kind| kind.value.0 == ServiceKind::Task) {
+        if own.ready.is_none() {
+            raw.ready = None;
+        }
+        let own_policy = own.restart.as_ref().and_then(|restart| restart.value.policy.as_ref());
+        if let Some(restart) = &mut raw.restart
+            && own_policy.is_none()
+            && restart.value.policy.as_ref().is_some_and(|policy| policy.value.0 == RestartPolicy::Always)
+        {
+            restart.value.policy = None;
+        }
+    }
+    raw
+}
+
+fn has_kind(ready: &ReadyRaw) -> bool {
+    ready.exec.is_some() || ready.http.is_some() || ready.tcp.is_some() || ready.log.is_some()
+}
+
+/// The env files of a service, lowest first.
+pub(crate) fn env_files_of<'d>(draft: &'d Draft<'_>) -> impl Iterator<Item = &'d EnvFileRaw> {
+    draft.raw.env_file.iter().flat_map(|files| &files.value.0).map(|file| &file.value)
+}
+
+/// Reports env files that could not be read.
+fn check_env_files<'a>(
+    files: impl IntoIterator<Item = &'a At<EnvFileRaw>>,
+    sources: &Sources,
+    report: &mut Report,
+) {
+    for file in files {
+        let read = sources.files.get(&file.value.path).is_some_and(Option::is_some);
+        if file.value.required && !read {
+            let path = crate::spans::relative(&file.value.path, &sources.root);
+            let issue = error(
+                codes::ENV_FILE_UNREADABLE,
+                file.span,
+                format!("the env file `{}` cannot be read", shown(&path)),
+            );
+            report.push(issue.help("make it, or write `{ path: …, required: false }`"));
+        }
+    }
+}
+
+/// Puts the environment of a service together: the defaults' env files where the service has none, the
+/// defaults' variables, its env files, its variables.
+fn environment(
+    draft: &mut Draft<'_>,
+    defaults: Option<&ServiceRaw>,
+    loaded: &mut Loaded<'_>,
+    sources: &Sources,
+    budget: &mut Budget,
+    report: &mut Report,
+) -> Option<()> {
+    let own = draft.own;
+    check_env_files(draft.raw.env_file.iter().flat_map(|files| &files.value.0), sources, report);
+    let inherited_files =
+        if own.env_file.is_none() { defaults.and_then(|defaults| defaults.env_file.as_ref()) } else { None };
+    let layers = [
+        (inherited_files, defaults.and_then(|defaults| defaults.environment.as_ref())),
+        (own.env_file.as_ref(), own.environment.as_ref()),
+    ];
+    let mut out = BTreeMap::new();
+    for (files, variables) in layers {
+        for file in files.iter().flat_map(|files| &files.value.0) {
+            let path = &file.value.path;
+            let Some(entries) = loaded.env_files.get(path, &loaded.variables, report) else { continue };
+            spend(budget, entries.len(), file.span, report)?;
+            for entry in entries.iter() {
+                let origin = Some(VariableOrigin::File(path.clone(), entry.line));
+                out.insert(entry.name.clone(), Variable { value: entry.value.clone(), span: None, origin });
+            }
+        }
+        if let Some(EnvironmentRaw(variables)) = variables.map(|variables| &variables.value) {
+            spend(budget, variables.len(), draft.name.span, report)?;
+            for variable in variables {
+                let name = &variable.name;
+                let variable = match (&variable.value, sources.environment.get(name)) {
+                    (Some(value), _) => {
+                        Variable { value: value.clone(), span: Some(variable.span), origin: None }
+                    }
+                    (None, Some(value)) => {
+                        let origin = Some(VariableOrigin::Environment);
+                        Variable { value: value.clone(), span: Some(variable.span), origin }
+                    }
+                    (None, None) => {
+                        out.remove(name);
+                        let message =
+                            format!("the variable `{}` is not set in the environment of ws", shown(name));
+                        let label = format!("`{}` will not have it", draft.name.value);
+                        report.push(warning(codes::PASSED_UNSET, variable.span, message).label(label));
+                        continue;
+                    }
+                };
+                out.insert(name.clone(), variable);
+            }
+        }
+    }
+    draft.environment = out;
+    Some(())
+}
+
+fn spend(budget: &mut Budget, variables: usize, at: Span, report: &mut Report) -> Option<()> {
+    if let Some(left) = budget.variables.checked_sub(variables) {
+        budget.variables = left;
+        return Some(());
+    }
+    report.push(error(codes::TOO_COSTLY, at, "the services have too many environment variables together"));
+    None
+}
+
+fn secret_source(name: Span, raw: &SecretRaw, report: &mut Report) -> Option<SecretSource> {
+    match (&raw.file, &raw.environment) {
+        (Some(file), None) => Some(SecretSource::File(file.value.0.clone())),
+        (None, Some(variable)) => Some(SecretSource::Environment(variable.value.clone())),
+        (Some(file), Some(variable)) => {
+            let issue = error(codes::CONTRADICTION, variable.key, "a secret has one source");
+            report.push(issue.related(file.key, "first here"));
+            None
+        }
+        (None, None) if !raw.unread.is_empty() => None,
+        (None, None) => {
+            let issue = error(codes::MISSING_KEY, name, "the secret has no source");
+            report.push(issue.help("write `{ file: path }` or `{ environment: VARIABLE }`"));
+            None
+        }
+    }
+}
+
+/// What no service may write or see.
+struct Rights<'a> {
+    hidden: &'a BTreeSet<PathBuf>,
+    policy_inputs: &'a BTreeSet<PathBuf>,
+    root: &'a Path,
+}
+
+impl Rights<'_> {
+    /// The first of the files that lies in (or is) `path`.
+    fn first_in<'f>(files: &'f BTreeSet<PathBuf>, path: &Path) -> Option<&'f PathBuf> {
+        // Paths sort by components, so what lies below a directory stands right behind it.
+        files.range(path.to_owned()..).next().filter(|file| file.starts_with(path))
+    }
+
+    fn check_writable(&self, path: &Path, span: Span, report: &mut Report) {
+        if let Some(why) = crate::raw::read::reserved(path) {
+            let message = format!("`{}` cannot be written: {why}", shown(&path.display().to_string()));
+            report.push(error(codes::RESERVED_TARGET, span, message));
+            return;
+        }
+        if let Some(file) = Self::first_in(self.policy_inputs, path) {
+            let file = crate::spans::relative(file, self.root);
+            let message =
+                format!("`{}` decides what services may do, and could be written here", shown(&file));
+            report.push(
+                error(codes::POLICY_WRITABLE, span, message)
+                    .label("this directory contains it")
+                    .help("name the directories below it that the service really writes"),
+            );
+        }
+    }
+
+    fn check_visible(&self, path: &Path, span: Span, report: &mut Report) {
+        if let Some(file) = Self::first_in(self.hidden, path) {
+            let file = crate::spans::relative(file, self.root);
+            let message = format!("`{}` is kept from services, and could be read here", shown(&file));
+            report.push(
+                error(codes::SECRET_VISIBLE, span, message)
+                    .help("name the directories that the service really reads, or hand the file over by `secrets` or `env_file`"),
+            );
+        }
+    }
+}
+
+fn service(
+    draft: &Draft<'_>,
+    rights: &Rights<'_>,
+    sources: &Sources,
+    budget: &mut Budget,
+    report: &mut Report,
+) -> Option<Service> {
+    let raw = &draft.raw;
+    let name = &draft.name.value;
+    let shell = raw.shell.as_ref().is_some_and(|shell| shell.value);
+    let command = match &raw.command {
+        Some(command) => {
+            let own_shell = draft.own.shell.as_ref().filter(|shell| shell.value).map(|shell| shell.key);
+            command_line(command, shell, own_shell, ShellKey::Allowed, &sources.home, report)
+        }
+        None if raw.unread.contains(&"command") => None,
+        None => {
+            let issue = error(codes::MISSING_KEY, draft.name.span, format!("`{name}` has no `command`"));
+            report.push(issue.help("write the program to run: `command: [program, argument]`"));
+            None
+        }
+    };
+    let build = raw.build.as_ref().and_then(|build| {
+        let shell = build.value.shell.as_ref().filter(|shell| shell.value);
+        let Some(command) = &build.value.command else {
+            if build.value.unread.is_empty() {
+                let issue =
+                    error(codes::MISSING_KEY, build.key, format!("the build of `{name}` has no `command`"));
+                report.push(issue.help("write `build: { command: make }`"));
+            }
+            return None;
+        };
+        let command = command_line(
+            command,
+            shell.is_some(),
+            shell.map(|shell| shell.key),
+            ShellKey::Allowed,
+            &sources.home,
+            report,
+        )?;
+        Some(Build { command })
+    });
+
+    let paths =
+        |list: &Option<At<crate::raw::read::List<crate::raw::read::HostPath>>>| -> Vec<(PathBuf, Span)> {
+            list.iter().flat_map(|list| &list.value.0).map(|path| (path.value.0.clone(), path.span)).collect()
+        };
+    let writable = paths(&raw.writable);
+    for (path, span) in &writable {
+        rights.check_writable(path, *span, report);
+    }
+    let reads = paths(&raw.reads);
+    for (path, span) in &reads {
+        rights.check_visible(path, *span, report);
+    }
+    let mut volumes = Vec::new();
+    for mount in raw.volumes.iter().flat_map(|mounts| &mounts.value.0) {
+        let mount = &mount.value;
+        let source = match &mount.source {
+            MountFrom::Volume(name) => MountSource::Volume(name.clone()),
+            MountFrom::Host(path) => {
+                if mount.read_only {
+                    rights.check_visible(path, mount.source_span, report);
+                } else {
+                    rights.check_writable(path, mount.source_span, report);
+                }
+                MountSource::Host(path.clone())
+            }
+        };
+        volumes.push(Mount { source, target: mount.target.clone(), read_only: mount.read_only });
+    }
+    let tmpfs = raw.tmpfs.iter().flat_map(|tmpfs| &tmpfs.value.0);
+    let tmpfs = tmpfs.map(|one| Tmpfs { target: one.value.target.clone(), size: one.value.size });
+    check_targets(raw, report);
+
+    let secrets = raw.secrets.iter().flat_map(|secrets| &secrets.value.0);
+    let secrets = secrets.map(|one| SecretUse {
+        name: one.value.name.value.clone(),
+        target: one.value.env.as_ref().map_or(SecretTarget::File, |env| SecretTarget::Env(env.value.clone())),
+    });
+    let depends_on = raw.depends_on.iter().flat_map(|all| &all.value.0);
+    let depends_on = depends_on.map(|one| Dependency {
+        service: one.service.value.clone(),
+        condition: one.condition.as_ref().map(|condition| condition.value.0),
+        required: one.required,
+    });
+    let links = raw.links.iter().flat_map(|links| &links.value.0);
+    let links = links.map(|one| Link {
+        to: one.value.to.value.clone(),
+        ports: if one.value.ports.is_empty() {
+            LinkPorts::Declared
+        } else {
+            LinkPorts::These(one.value.ports.clone())
+        },
+        wait: one.value.wait,
+    });
+    let ready = probe(draft, sources, budget, report);
+    let restart = restart(draft, report);
+    let limits = limits(raw, report);
+    let stop = raw.stop.as_ref().map(|stop| &stop.value);
+    let stop = Stop {
+        signal: stop.and_then(|stop| stop.signal.as_ref()).map_or(15, |signal| signal.value.0),
+        grace: stop
+            .and_then(|stop| stop.grace.as_ref())
+            .map_or(Duration::from_secs(10), |grace| grace.value.0),
+    };
+
+    Some(Service {
+        kind: draft.kind,
+        command: command?,
+        build,
+        working_dir: raw.working_dir.as_ref().map_or_else(|| sources.root.clone(), |dir| dir.value.0.clone()),
+        working_dir_declared: raw.working_dir.is_some(),
+        writable: writable.into_iter().map(|(path, _)| path).collect(),
+        reads: reads.into_iter().map(|(path, _)| path).collect(),
+        environment: draft
+            .environment
+            .iter()
+            .map(|(name, variable)| (name.clone(), variable.value.clone()))
+            .collect(),
+        depends_on: depends_on.collect(),
+        links: links.collect(),
+        expose: raw.expose.iter().flat_map(|ports| &ports.value.0).map(|port| port.value.0).collect(),
+        ports: raw.ports.iter().flat_map(|ports| &ports.value.0).map(|port| port.value.0.clone()).collect(),
+        volumes,
+        tmpfs: tmpfs.collect(),
+        secrets: secrets.collect(),
+        ready,
+        restart,
+        stop,
+        limits,
+    })
+}
+
+/// Whether `shell: true` can stand beside a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ShellKey {
+    Allowed,
+    /// The command of a probe is a value itself, and has no place for another key.
+    Absent,
+}
+
+fn command_line(
+    command: &At<CommandRaw>,
+    shell: bool,
+    own_shell: Option<Span>,
+    key: ShellKey,
+    home: &Path,
+    report: &mut Report,
+) -> Option<CommandLine> {
+    let empty = || error(codes::BAD_COMMAND, command.span, "the command is empty");
+    let mut words = match &command.value {
+        CommandRaw::List(words) => {
+            if let Some(shell) = own_shell {
+                let issue = error(
+                    codes::CONTRADICTION,
+                    shell,
+                    "`shell: true` takes a text, and the command is a list",
+                );
+                report.push(
+                    issue
+                        .related(command.span, "the command")
+                        .help("write the command as one text, or leave `shell` out"),
+                );
+                return None;
+            }
+            words.iter().map(|word| word.value.clone()).collect::<Vec<_>>()
+        }
+        CommandRaw::Text { text, .. } if text.trim().is_empty() => {
+            report.push(empty());
+            return None;
+        }
+        CommandRaw::Text { text, .. } if shell => {
+            return Some(CommandLine(vec!["/bin/sh".into(), "-c".into(), text.trim_end().to_owned()]));
+        }
+        CommandRaw::Text { text, verbatim } => match command::split(text) {
+            Ok(words) => words,
+            Err(CommandFault { at, kind }) => {
+                let start = command.span.start as usize;
+                let span = if *verbatim { Span::new(start + at.start, start + at.end) } else { command.span };
+                let found = shown(text[at].lines().next().unwrap_or_default());
+                let issue = match kind {
+                    command::Kind::Unclosed => {
+                        error(codes::BAD_COMMAND, span, "a quote in the command is not closed")
+                    }
+                    command::Kind::Assignment => error(
+                        codes::NEEDS_SHELL,
+                        span,
+                        format!("`{found}` in front of a command needs a shell"),
+                    )
+                    .help("write it into `environment`"),
+                    command::Kind::SeveralLines => {
+                        error(codes::NEEDS_SHELL, span, "a command of several lines needs a shell")
+                    }
+                    command::Kind::Operator => {
+                        error(codes::NEEDS_SHELL, span, format!("`{found}` in a command needs a shell"))
+                    }
+                };
+                let issue = match (kind, key) {
+                    (command::Kind::Unclosed, _) => issue,
+                    (_, ShellKey::Allowed) => {
+                        issue.help("add `shell: true`, or put it in quotes to hand it to the program")
+                    }
+                    (_, ShellKey::Absent) => issue.help("write `[\"/bin/sh\", \"-c\", \"…\"]`"),
+                };
+                report.push(issue);
+                return None;
+            }
+        },
+    };
+    match words.first_mut() {
+        None => {
+            report.push(empty());
+            return None;
+        }
+        Some(program) if program.is_empty() => {
+            report.push(error(codes::BAD_COMMAND, command.span, "the program of the command is empty"));
+            return None;
+        }
+        Some(program) => {
+            if let Some(below) = program.strip_prefix("~/") {
+                *program = home.join(below).display().to_string();
+            }
+        }
+    }
+    Some(CommandLine(words))
+}
+
+/// Two mounts at one place inside hide each other.
+fn check_targets(raw: &ServiceRaw, report: &mut Report) {
+    let mounts =
+        raw.volumes.iter().flat_map(|mounts| &mounts.value.0).map(|mount| (&mount.value.target, mount.span));
+    let tmpfs = raw.tmpfs.iter().flat_map(|tmpfs| &tmpfs.value.0).map(|one| (&one.value.target, one.span));
+    let mut seen = BTreeMap::new();
+    for (target, span) in mounts.chain(tmpfs) {
+        if let Some(first) = seen.insert(target, span) {
+            let message = format!("two mounts have the place `{}`", shown(&target.display().to_string()));
+            report.push(error(codes::DUPLICATE_TARGET, span, message).related(first, "the first"));
+        }
+    }
+}
+
+fn probe(draft: &Draft<'_>, sources: &Sources, budget: &mut Budget, report: &mut Report) -> Option<Probe> {
+    let at = draft.raw.ready.as_ref()?;
+    let ready = &at.value;
+    if draft.kind == ServiceKind::Task {
+        let issue =
+            error(codes::CONTRADICTION, at.key, format!("`{}` is a task, and has a probe", draft.name.value));
+        report.push(issue.label("a task is ready once it has ended with 0").help("leave it out"));
+        return None;
+    }
+    let given: Vec<Span> = [
+        ready.exec.as_ref().map(|exec| exec.key),
+        ready.http.as_ref().map(|http| http.key),
+        ready.tcp.as_ref().map(|tcp| tcp.key),
+        ready.log.as_ref().map(|log| log.key),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    match given[..] {
+        [] => {
+            // Times alone in `defaults` are for those services that have a probe; and a kind that could
+            // not be read was reported.
+            let own = draft.own.ready.as_ref().is_some_and(|own| own.value.unread.is_empty());
+            if own && ready.unread.is_empty() {
+                let issue = error(
+                    codes::MISSING_KEY,
+                    at.key,
+                    format!("the probe of `{}` does nothing", draft.name.value),
+                );
+                report.push(
+                    issue.help("write one of `exec`, `http`, `tcp` and `log`: `ready: { tcp: \":5432\" }`"),
+                );
+            }
+            return None;
+        }
+        [_] => {}
+        [first, second, ..] => {
+            report.push(
+                error(codes::CONTRADICTION, second, "a probe is of one kind").related(first, "first here"),
+            );
+            return None;
+        }
+    }
+    let kind = if let Some(exec) = &ready.exec {
+        ProbeKind::Exec(command_line(exec, false, None, ShellKey::Absent, &sources.home, report)?)
+    } else if let Some(http) = &ready.http {
+        ProbeKind::Http { port: http.value.port, path: http.value.path.clone() }
+    } else if let Some(tcp) = &ready.tcp {
+        ProbeKind::Tcp { port: tcp.value.0 }
+    } else {
+        let log = ready.log.as_ref()?;
+        check_pattern(log, budget, report)?;
+        ProbeKind::Log { pattern: log.value.clone() }
+    };
+    let mut time = |time: &Option<At<crate::raw::scalar::Time>>, default: Duration| match time {
+        None => default,
+        Some(time) if time.value.0.is_zero() => {
+            report.push(error(codes::OUT_OF_RANGE, time.span, "this time must be more than nothing"));
+            default
+        }
+        Some(time) => time.value.0,
+    };
+    let interval = time(&ready.interval, PROBE_INTERVAL);
+    let timeout = time(&ready.timeout, PROBE_TIMEOUT);
+    let within = time(&ready.within, PROBE_WITHIN);
+    Some(Probe { kind, interval, timeout, within })
+}
+
+fn check_pattern(pattern: &At<String>, budget: &mut Budget, report: &mut Report) -> Option<()> {
+    let known = match budget.patterns.get(&pattern.value) {
+        Some(known) => known.clone(),
+        None if budget.patterns.len() >= MAX_PATTERNS => {
+            let message = format!("the workspace has more than {MAX_PATTERNS} different patterns");
+            report.push(error(codes::TOO_COSTLY, pattern.span, message));
+            return None;
+        }
+        None => {
+            let compiled = regex::RegexBuilder::new(&pattern.value).size_limit(MAX_PATTERN_BYTES).build();
+            let fault = compiled.err().map(|fault| match fault {
+                regex::Error::CompiledTooBig(_) => "it is too large".to_owned(),
+                other => {
+                    // The last line says what; the lines before draw the pattern, which we do ourselves.
+                    let text = other.to_string();
+                    let last = text.lines().last().unwrap_or_default();
+                    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+                }
+            });
+            budget.patterns.insert(pattern.value.clone(), fault.clone());
+            fault
+        }
+    };
+    match known {
+        None => Some(()),
+        Some(fault) => {
+            let message = format!("`{}` is not a pattern", shown(&pattern.value));
+            report.push(error(codes::BAD_PATTERN, pattern.span, message).label(fault));
+            None
+        }
+    }
+}
+
+fn restart(draft: &Draft<'_>, report: &mut Report) -> Restart {
+    let default = RestartRaw::default();
+    let raw = draft.raw.restart.as_ref().map_or(&default, |restart| &restart.value);
+    let usual = match draft.kind {
+        ServiceKind::Service => RestartPolicy::OnFailure,
+        ServiceKind::Task => RestartPolicy::No,
+    };
+    let policy = raw.policy.as_ref().map_or(usual, |policy| policy.value.0);
+    if let Some(at) = &raw.policy
+        && draft.kind == ServiceKind::Task
+        && policy == RestartPolicy::Always
+    {
+        let message = format!("`{}` is a task, and is always started again", draft.name.value);
+        report
+            .push(error(codes::CONTRADICTION, at.span, message).help("a task can have `no` or `on-failure`"));
+    }
+    Restart {
+        policy,
+        max: raw.max.as_ref().map(|max| max.value.0),
+        backoff_min: raw.backoff.as_ref().map_or(Duration::from_millis(200), |backoff| backoff.value.min),
+        backoff_max: raw.backoff.as_ref().map_or(Duration::from_secs(30), |backoff| backoff.value.max),
+    }
+}
+
+fn limits(raw: &ServiceRaw, report: &mut Report) -> Limits {
+    let Some(limits) = raw.limits.as_ref().map(|limits| &limits.value) else { return Limits::default() };
+    let mut size = |size: &Option<At<crate::raw::scalar::Size>>, what: &str, least: ws_model::ByteSize| {
+        let size = size.as_ref()?;
+        let bytes = size.value.0;
+        if bytes < least {
+            let issue =
+                error(codes::OUT_OF_RANGE, size.span, format!("{} bytes of {what} are too few", bytes.0));
+            let issue = issue.label(format!("at least {least}"));
+            report.push(if (1..4096).contains(&bytes.0) {
+                let better = format!("{}M", bytes.0);
+                issue.help(format!("did you mean `{better}`?")).fix(size.span, better)
+            } else {
+                issue
+            });
+        }
+        Some(bytes)
+    };
+    Limits {
+        memory: size(&limits.memory, "memory", ws_model::ByteSize::mib(1)),
+        tmp: size(&limits.tmp, "tmpfs", ws_model::ByteSize(64 * 1024)),
+        cpus: limits.cpus.as_ref().map(|cpus| cpus.value.0),
+        pids: limits.pids.as_ref().map(|pids| pids.value.0),
+        files: limits.files.as_ref().map(|files| u64::from(files.value.0)),
+    }
+}

@@ -1,0 +1,235 @@
+//! The file as it is written: one type for each mapping that it has.
+//!
+//! The documentation of these types and their fields is the documentation of the file: the JSON Schema
+//! is made from them, and editors show it. It is written for the users of `ws`.
+
+pub(crate) mod forms;
+pub(crate) mod read;
+pub(crate) mod scalar;
+
+use ws_model::{SecretName, ServiceName, VolumeName, WorkspaceName};
+
+use forms::{
+    CommandRaw, DependsOn, EnvFileRaw, EnvironmentRaw, KindWord, LevelWord, LinkRaw, MountRaw, ProbePort,
+    ProbeUrl, ProfileName, RestartWord, SecretUseRaw, SignalRaw, TmpfsRaw,
+};
+use read::{HostPath, List, Map, OneOrMany, long_only, record};
+use scalar::{Backoff, Cpus, Network, Port, PublishRaw, Size, Time};
+
+record! {
+    /// A workspace: services that run together from one working tree, each isolated, each reaching only
+    /// what it is linked to. Relative paths are relative to the directory of this file.
+    ///
+    /// `${NAME}` in any value is replaced by a variable; `${NAME:-x}` gives a default, `${NAME:?message}`
+    /// insists, `$$` is a dollar sign. Variables come from the environment of `ws`, then from
+    /// `--env-file` (a later one wins), then from this file's own `env_file`, then from `.env` next to
+    /// this file.
+    FileRaw: "the workspace" {
+        /// The name of the workspace: `[a-z0-9][a-z0-9_-]*`. Without it, the name of the directory.
+        name: WorkspaceName,
+        /// The least level of isolation to accept; `ws up` refuses to start on a machine that offers
+        /// less. Without it: the least level at which everything that this file declares is enforced.
+        enforcement: LevelWord,
+        /// The private network of the workspace.
+        network: NetworkRaw,
+        /// Env files with variables for `${…}` in this file, a later one wins. They are never handed to
+        /// services: a service's own `env_file` does that.
+        env_file: OneOrMany<EnvFileRaw>,
+        /// Named volumes: directories that `ws` keeps across runs, one set for each copy of the
+        /// workspace.
+        volumes: Map<VolumeName, VolumeRaw>,
+        /// Secrets by name. A service gets those that its own `secrets` lists.
+        secrets: Map<SecretName, SecretRaw>,
+        /// What every service has unless it says otherwise. Mappings are merged key by key; a list or a
+        /// single value of the service replaces the default. Variables of `environment` here are
+        /// overridden by the service's `env_file`, and that by its `environment`.
+        defaults: ServiceRaw,
+        /// The services and tasks by name. The name is also the host name under which linked services
+        /// reach it.
+        services: Map<ServiceName, ServiceRaw>,
+    }
+}
+long_only!(FileRaw);
+
+record! {
+    /// The private network.
+    NetworkRaw: "a network" {
+        /// Where the addresses of the services lie. Private to the workspace: every workspace may use the
+        /// same. Default: `10.77.0.0/16`.
+        subnet: Network,
+    }
+}
+long_only!(NetworkRaw);
+
+record! {
+    /// A named volume.
+    VolumeRaw: "a volume" {
+        /// Whether more than one service may mount it. Default: false, and then a second one is an
+        /// error, because a shared directory is a channel past the links.
+        shared: bool,
+    }
+}
+long_only!(VolumeRaw);
+
+record! {
+    /// Where a secret comes from: exactly one of the keys.
+    SecretRaw: "a secret" {
+        /// The file whose contents it is. Services see it under `/run/secrets` only, never at its own
+        /// path.
+        file: HostPath,
+        /// The variable in the environment of `ws` whose value it is.
+        environment: String,
+    }
+}
+long_only!(SecretRaw);
+
+record! {
+    /// A service or task.
+    ServiceRaw: "a service" {
+        /// `service` stays up; `task` runs to completion, and is ready once it has ended with 0.
+        /// Default: `service`.
+        kind: KindWord,
+        /// The profiles that switch it on: without one of them chosen by `--profile` it is left out.
+        /// No profiles: it is always on.
+        profiles: List<ProfileName>,
+        /// What to run: a list of program and arguments, or a text that is split as a shell would split
+        /// it, without running a shell. A program without a slash is looked up in `PATH` inside; a
+        /// relative one with a slash is relative to `working_dir`.
+        command: CommandRaw,
+        /// Whether the text of `command` is run by `/bin/sh -c`. Default: false.
+        shell: bool,
+        /// A command that runs in the sandbox before each start; the service is started when it ends
+        /// with 0.
+        build: BuildRaw,
+        /// The current directory. Default: the directory of this file. Where it is a proper
+        /// subdirectory of the project and is named here, the service may write in it.
+        working_dir: HostPath,
+        /// Directories that the service may write beside the default. Everything else of the project is
+        /// read-only.
+        writable: List<HostPath>,
+        /// Files and directories outside the project, or left out of it, that the service may read.
+        reads: List<HostPath>,
+        /// Environment variables: a mapping, or a list of `NAME=value`. A name without a value is passed
+        /// through from the environment of `ws`. Nothing else is inherited.
+        environment: EnvironmentRaw,
+        /// Env files with variables for the service, a later one wins; `environment` wins over them.
+        env_file: OneOrMany<EnvFileRaw>,
+        /// Services that must be there first, without the right to reach them: a list of names, or a
+        /// mapping from names to a condition.
+        depends_on: DependsOn,
+        /// All that the service may reach: `db:5432`, `dns:53/udp`, or `db` for every port that `db`
+        /// declares in `expose`, `ports` and `ready`. No links: it reaches nothing. The start waits until
+        /// the target is ready, unless `wait: false`.
+        links: List<LinkRaw>,
+        /// The ports that a link without a port means. Grants nothing by itself.
+        expose: List<Port>,
+        /// Ports that are published on the host.
+        ports: List<PublishRaw>,
+        /// Volumes and directories: `name:/data`, `./dir:/data`, `./dir` (at its own path), each with
+        /// `:ro` if the service must not write it.
+        volumes: List<MountRaw>,
+        /// Private directories in memory, empty at each start: `/cache`, or `/cache:size=64M`.
+        tmpfs: OneOrMany<TmpfsRaw>,
+        /// The secrets that the service gets, as files `/run/secrets/<name>`; `{ name: { env: NAME } }`
+        /// hands one over as an environment variable.
+        secrets: List<SecretUseRaw>,
+        /// When the service is ready. Without it: as soon as its program runs.
+        ready: ReadyRaw,
+        /// What happens when it ends: `no`, `on-failure`, `always`, `unless-stopped`, or a mapping.
+        /// Default: `on-failure` for services, `no` for tasks.
+        #[schemars(with = "Option<forms::RestartSchema>")]
+        restart: RestartRaw,
+        /// How it is stopped.
+        stop: StopRaw,
+        /// What it may use.
+        limits: LimitsRaw,
+    }
+}
+long_only!(ServiceRaw);
+
+record! {
+    /// A command that runs before each start, in the same sandbox, without the service's limits.
+    BuildRaw: "a build" {
+        /// What to run: a list of program and arguments, or a text.
+        command: CommandRaw,
+        /// Whether the text of `command` is run by `/bin/sh -c`. Default: false.
+        shell: bool,
+    }
+}
+long_only!(BuildRaw);
+
+record! {
+    /// When a service is ready: exactly one of `exec`, `http`, `tcp` and `log`, and how often it is
+    /// asked.
+    ReadyRaw: "a probe" {
+        /// A command that is run inside; ready when it ends with 0. A text is split, not run by a shell.
+        exec: CommandRaw,
+        /// A GET that must answer with 200 to 399: `":8080/healthz"`.
+        http: ProbeUrl,
+        /// A port that must accept a connection: `":5432"`.
+        tcp: ProbePort,
+        /// A regular expression that a line of its output must match.
+        log: String,
+        /// The pause between two attempts. Default: `200ms`.
+        interval: Time,
+        /// The time that one attempt may take. Default: `5s`.
+        timeout: Time,
+        /// The time within which it must become ready; otherwise the start has failed. Default: `60s`.
+        within: Time,
+    }
+}
+long_only!(ReadyRaw);
+
+record! {
+    /// What happens when a service ends.
+    RestartRaw: "a restart policy" {
+        /// When it is started again: `no`, `on-failure`, `always`, `unless-stopped`.
+        policy: RestartWord,
+        /// How often in a row. Default: without end. The count starts anew after a time without a fault.
+        max: Count,
+        /// The first pause and the longest; each is twice the one before. Default: `200ms..30s`.
+        backoff: Backoff,
+    }
+}
+
+record! {
+    /// How a service is stopped.
+    StopRaw: "a stop" {
+        /// The signal that asks it to stop. Default: `SIGTERM`.
+        signal: SignalRaw,
+        /// The time that it gets before it is killed. Default: `10s`.
+        grace: Time,
+    }
+}
+long_only!(StopRaw);
+
+record! {
+    /// What a service may use. A limit that is not here is not set, except `pids`.
+    LimitsRaw: "limits" {
+        /// Memory: `512M`. A service that needs more is killed by the kernel, and started again as
+        /// `restart` says. No swap is given.
+        memory: Size,
+        /// Processors: `1.5`.
+        cpus: Cpus,
+        /// Processes and threads. Default: 4096.
+        pids: Count,
+        /// Open files of each process. Default: what `ws` itself may have.
+        files: Count,
+        /// The size of its private `/tmp`, `/run`, home and `/dev/shm` together.
+        tmp: Size,
+    }
+}
+long_only!(LimitsRaw);
+
+/// A whole number above zero.
+#[derive(Debug, Clone, Copy, schemars::JsonSchema)]
+#[schemars(transparent, inline)]
+pub(crate) struct Count(#[schemars(range(min = 1, max = 1_000_000_000))] pub(crate) u32);
+
+impl read::Read for Count {
+    fn read(node: &crate::yaml::Node, cx: &mut read::Cx<'_>) -> Option<Self> {
+        let number = read::integer(node, cx, "a whole number", 1..=1_000_000_000)?;
+        u32::try_from(number).ok().map(Self)
+    }
+}
+impl read::Merge for Count {}
