@@ -5,6 +5,7 @@
 //! descriptor is close-on-exec from birth.
 
 pub mod aio;
+pub mod attempt;
 pub mod cgroup;
 pub mod idmap;
 pub mod landlock;
@@ -12,6 +13,7 @@ pub mod lockdown;
 pub mod mount;
 pub mod netlink;
 pub mod nft;
+pub mod probe;
 pub mod process;
 pub mod scm;
 pub mod seccomp;
