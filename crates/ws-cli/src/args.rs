@@ -142,8 +142,6 @@ pub enum Command {
     /// The supervisor's own process; started by `ws up`.
     #[command(name = crate::launch::SUBCOMMAND, hide = true)]
     Supervise {
-        /// The directory above the instances' runtime directories.
-        runtime: PathBuf,
         /// The instance, only so that `ps` on the host shows it.
         instance: String,
     },

@@ -14,7 +14,7 @@ use ws_model::{Event, EventKind, Level, Phase, ProbeKind, Reason, ServiceName, T
 use crate::args::PlanOptions;
 use crate::error::Failure;
 use crate::instances::Place;
-use crate::launch::{self, Launched, Supervisor};
+use crate::launch::{self, Launched, Order, Supervisor};
 use crate::live::{Block, Ending, FRAME, Signals};
 use crate::load::{self, Planned};
 use crate::render::event;
@@ -88,7 +88,19 @@ async fn reach(
         }
         let secrets = load::secrets(planned, &context.settings)?;
         ws_supervisor::state_dir::prepare_state_dir(&place.state, &place.instance, &planned.plan.root)?;
-        let order = launch::order(place, planned.loaded.sources.clone(), accept, secrets, until.attached());
+        let order = Order {
+            sources: planned.loaded.sources.clone(),
+            accept,
+            instance: place.instance.clone(),
+            runtime: place.runtime.clone(),
+            state: place.state.clone(),
+            secrets,
+            attached: until.attached(),
+            // A lower level is never accepted in silence.
+            notices: planned.asked.map(|_| planned.plan.required_because.clone()).into_iter().collect(),
+            colour: context.ui.err_colours,
+            width: load::width(&context.ui),
+        };
         match launch::start(&order, &context.settings.around.env).await? {
             Launched::Ours(supervisor) => {
                 for notice in &supervisor.notices {

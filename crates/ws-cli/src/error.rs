@@ -21,6 +21,8 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// What to do about it, a line each.
     pub hints: Vec<String>,
+    /// Diagnostics that belong to it, drawn already. Shown before the message.
+    pub diagnostics: String,
     /// The reader of our output went away: nothing more is said.
     pub broken_pipe: bool,
 }
@@ -29,7 +31,14 @@ impl Failure {
     /// A failure with an exit code of [`ws_model::exit`].
     #[must_use]
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), hints: Vec::new(), broken_pipe: false }
+        Self {
+            code,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+            diagnostics: String::new(),
+            broken_pipe: false,
+        }
     }
 
     /// Bad use of the command line, or a bad file.

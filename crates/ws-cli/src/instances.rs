@@ -202,17 +202,18 @@ fn clear(
     crashed: Option<Record>,
 ) -> Result<(), Failure> {
     if let Some(record) = crashed {
-        let cleared = machine::clear_leftovers(&place.instance, &place.runtime_dir(), &place.state);
+        let cleared = machine::clear_leftovers(&place.instance);
         context.ui.note(&cleared_text(&record, &cleared));
     }
     Ok(lock.remove()?)
 }
 
-/// What is told after clearing.
+/// What is told after clearing; `cleared` are phrases.
 #[must_use]
 pub fn cleared_text(record: &Record, cleared: &[String]) -> String {
-    let what = if cleared.is_empty() { "its socket and record".to_owned() } else { cleared.join(", ") };
-    format!("supervisor {} of `{}` had crashed; cleared {what}", record.pid, record.instance)
+    let mut done = vec!["removed its socket and record".to_owned()];
+    done.extend_from_slice(cleared);
+    format!("supervisor {} of `{}` had crashed: {}", record.pid, record.instance, done.join(", "))
 }
 
 /// The services whose logs an instance has kept.

@@ -24,7 +24,6 @@ use ws_model::{InstanceId, Level, SecretName, exit};
 use ws_spec::Sources;
 
 use crate::error::Failure;
-use crate::instances::Place;
 
 /// The hidden subcommand that is the supervisor.
 pub const SUBCOMMAND: &str = "__supervise";
@@ -66,6 +65,12 @@ pub struct Order {
     pub secrets: BTreeMap<SecretName, Vec<u8>>,
     /// Whether the stack goes down with the command that started it.
     pub attached: bool,
+    /// What is to be told first, to whoever reads the events.
+    pub notices: Vec<String>,
+    /// Whether diagnostics are drawn in colours.
+    pub colour: bool,
+    /// The columns that diagnostics may take.
+    pub width: usize,
 }
 
 /// What became of the order.
@@ -89,6 +94,8 @@ pub enum Report {
         causes: Vec<String>,
         /// What to do about it.
         hints: Vec<String>,
+        /// Diagnostics that belong to it, drawn already.
+        diagnostics: String,
     },
 }
 
@@ -101,6 +108,7 @@ impl Report {
             message: failure.message.clone(),
             causes: failure.causes.clone(),
             hints: failure.hints.clone(),
+            diagnostics: failure.diagnostics.clone(),
         }
     }
 }
@@ -108,7 +116,8 @@ impl Report {
 /// A supervisor that this process started.
 #[derive(Debug)]
 pub struct Supervisor {
-    child: Child,
+    // Kept so that the runtime reaps it when it ends before we do.
+    _child: Child,
     guard: Option<ChildStdin>,
     /// What it wants a person to know.
     pub notices: Vec<String>,
@@ -163,11 +172,11 @@ pub async fn start(order: &Order, env: &BTreeMap<String, String>) -> Result<Laun
     }
     match serde_json::from_str(&answer) {
         Ok(Report::Started { notices }) => {
-            Ok(Launched::Ours(Box::new(Supervisor { child, guard: Some(guard), notices })))
+            Ok(Launched::Ours(Box::new(Supervisor { _child: child, guard: Some(guard), notices })))
         }
         Ok(Report::Taken) => Ok(Launched::Taken),
-        Ok(Report::Failed { exit_code, message, causes, hints }) => {
-            Err(Failure { causes, hints, ..Failure::new(exit_code, message) })
+        Ok(Report::Failed { exit_code, message, causes, hints, diagnostics }) => {
+            Err(Failure { causes, hints, diagnostics, ..Failure::new(exit_code, message) })
         }
         Err(_) => Err(died(&log, child.wait().await.ok())),
     }
@@ -181,7 +190,6 @@ fn spawn(order: &Order, env: &BTreeMap<String, String>, log: &Path) -> Result<Ch
     Command::new("/proc/self/exe")
         .arg0("ws")
         .arg(SUBCOMMAND)
-        .arg(&order.runtime)
         // Only so that `ps` on the host says whose it is.
         .arg(order.instance.as_str())
         .env_clear()
@@ -224,32 +232,6 @@ impl Supervisor {
             .await
             .map_err(|error| Failure::failed("the supervisor ended while it was starting").because(&error))
     }
-
-    /// Waits until its process has ended.
-    pub async fn ended(&mut self) {
-        // That it is nobody's child any more is as good.
-        let _ = self.child.wait().await;
-    }
-}
-
-/// An order for an instance.
-#[must_use]
-pub fn order(
-    place: &Place,
-    sources: Sources,
-    accept: Option<Level>,
-    secrets: BTreeMap<SecretName, Vec<u8>>,
-    attached: bool,
-) -> Order {
-    Order {
-        sources,
-        accept,
-        instance: place.instance.clone(),
-        runtime: place.runtime.clone(),
-        state: place.state.clone(),
-        secrets,
-        attached,
-    }
 }
 
 #[cfg(test)]
@@ -266,6 +248,9 @@ mod tests {
             state: "/var/lib/ws/shop-00000000".into(),
             secrets: BTreeMap::from([(SecretName::new("key").unwrap(), vec![0, 10, 255])]),
             attached: true,
+            notices: vec!["careful".to_owned()],
+            colour: false,
+            width: 80,
         };
         let line = serde_json::to_string(&order).unwrap();
         assert!(!line.contains('\n'), "one line");

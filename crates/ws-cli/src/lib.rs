@@ -20,6 +20,7 @@ pub mod load;
 pub mod look;
 pub mod machine;
 pub mod names;
+pub mod peer;
 pub mod render;
 pub mod settings;
 pub mod supervise;
@@ -55,8 +56,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    if let Command::Supervise { runtime, .. } = &cli.command {
-        return supervise::main(runtime);
+    if matches!(cli.command, Command::Supervise { .. }) {
+        return supervise::main();
     }
     let format = if cli.globals.json { Format::Json } else { cli.globals.format.unwrap_or_default() };
     let ui = Ui::of_process(format);

@@ -158,13 +158,18 @@ fn place(spans: &SpanMap, problems: &[Problem]) -> Vec<Diagnostic> {
     problems.iter().map(|problem| ws_spec::diagnose(spans, problem)).collect()
 }
 
+/// How many columns diagnostics may take.
+#[must_use]
+pub fn width(ui: &Ui) -> usize {
+    ui.err_size().map_or(ws_spec::Style::PLAIN.width, |size| size.columns)
+}
+
 fn show(ui: &Ui, diagnostics: &[Diagnostic], sources: &Sources) {
     if diagnostics.is_empty() {
         return;
     }
-    let width = ui.err_size().map_or(ws_spec::Style::PLAIN.width, |size| size.columns);
-    let style = ws_spec::Style { color: ui.err_colours, width };
-    ui.say(ws_spec::render(diagnostics, sources, style).trim_end_matches('\n'));
+    let style = ws_spec::Style { color: ui.err_colours, width: width(ui) };
+    ui.say(&ws_spec::render(diagnostics, sources, style));
 }
 
 fn not_good(found: &Found, diagnostics: &[Diagnostic]) -> Failure {
@@ -312,7 +317,7 @@ pub fn explain(context: &Context, code: &str) -> Result<u8, Failure> {
     let code = code.to_uppercase();
     let text = ws_spec::explain(&code).ok_or_else(|| {
         Failure::usage(format!("there is no code `{code}`"))
-            .hint("codes stand in diagnostics: `error[WS0201]`; `ws check` prints them")
+            .hint("codes stand in diagnostics: `error[WS0031]`; `ws check` prints them")
     })?;
     match context.ui.format {
         Format::Text => context.ui.line(text.trim_end())?,

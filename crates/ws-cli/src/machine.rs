@@ -1,71 +1,108 @@
 //! The machine under the workspace: the only file of this crate that knows which host the supervisor
 //! drives.
 
-use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use ws_core::plan::{self, Facts, PathKind};
-use ws_model::{InstanceId, Workspace};
+use ws_core::host::{Inbox, LogSink};
+use ws_core::plan::{Facts, Plan};
+use ws_linux::{HostConfig, LinuxHost, StartError};
+use ws_model::{InstanceId, Workspace, exit};
 
 use crate::error::Failure;
+
+/// Where the locks of id ranges lie. One place for the whole machine, whatever `WS_RUNTIME_DIR` says:
+/// two instances must never have the same ids.
+const SLOTS: &str = "/run/ws/.slots";
 
 /// What the planner must know of this machine.
 #[must_use]
 pub fn facts(workspace: &Workspace) -> Facts {
-    let uid = nix::unistd::geteuid();
-    let user = nix::unistd::User::from_uid(uid).ok().flatten();
-    let mut paths: BTreeMap<PathBuf, PathKind> = BTreeMap::new();
-    let system = plan::SYSTEM_PATHS.iter().map(PathBuf::from);
-    let prefixed = names(Path::new("/etc"))
-        .into_iter()
-        .map(|name| Path::new("/etc").join(name))
-        .filter(|path| plan::SYSTEM_PREFIXES.iter().any(|prefix| path.to_string_lossy().starts_with(prefix)));
-    for path in plan::paths_of_interest(workspace).into_iter().chain(system).chain(prefixed) {
-        if let Some(kind) = kind(&path) {
-            paths.insert(path, kind);
+    ws_linux::observe::facts(workspace)
+}
+
+/// What must be made while a process has one thread.
+#[derive(Debug)]
+pub struct Seed {
+    spawner: ws_linux::sandbox::spawner::Spawner,
+}
+
+/// Makes it.
+///
+/// # Errors
+/// When this machine does not let us make user and network namespaces.
+pub fn seed() -> Result<Seed, Failure> {
+    match ws_linux::fork_spawner(Path::new(SLOTS)) {
+        Ok(spawner) => Ok(Seed { spawner }),
+        Err(error) => {
+            let failure =
+                Failure::new(exit::MACHINE, "this machine does not let `ws` make namespaces").because(&error);
+            Err(namespace_hints().into_iter().fold(failure, Failure::hint))
         }
     }
-    let entries = plan::directories_of_interest(workspace)
-        .into_iter()
-        .map(|dir| {
-            let inside =
-                names(&dir).into_iter().filter_map(|name| Some((name.clone(), kind(&dir.join(name))?)));
-            (dir.clone(), inside.collect())
+}
+
+/// What keeps an ordinary user from making user namespaces, as far as the kernel's switches tell.
+fn namespace_hints() -> Vec<String> {
+    const SWITCHES: [(&str, &str, &str); 3] = [
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"),
+        ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=15000"),
+    ];
+    let is_set = |(file, bad, _): &&(&str, &str, &str)| {
+        fs::read_to_string(file).is_ok_and(|value| value.trim() == *bad)
+    };
+    SWITCHES
+        .iter()
+        .filter(is_set)
+        .map(|(_, _, fix)| format!("`{fix}` allows it until the next boot"))
+        .collect()
+}
+
+impl Seed {
+    /// Sets the host of a plan up; starts no service.
+    ///
+    /// # Errors
+    /// When something of it cannot be made; nothing is left then.
+    pub async fn host(
+        self,
+        plan: Plan,
+        config: HostConfig,
+        inbox: Inbox,
+        logs: Arc<dyn LogSink>,
+    ) -> Result<LinuxHost, Failure> {
+        LinuxHost::start(self.spawner, plan, config, inbox, logs).await.map_err(|error| {
+            let code = match &error {
+                // The stack asks for something that somebody else has, or the disk refuses.
+                StartError::Publish { .. } | StartError::Volume { .. } => exit::FAILED,
+                StartError::SecretText(_) => exit::USAGE,
+                _ => exit::MACHINE,
+            };
+            let failure = Failure::new(code, error.to_string());
+            match std::error::Error::source(&error) {
+                Some(source) => failure.because(source),
+                None => failure,
+            }
         })
-        .collect();
-    Facts {
-        uid: uid.as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
-        home: user.as_ref().map_or_else(|| PathBuf::from("/"), |user| user.dir.clone()),
-        user: user.map_or_else(|| uid.to_string(), |user| user.name),
-        root_entries: names(&workspace.root),
-        paths,
-        entries,
     }
 }
 
-fn names(dir: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut names: Vec<String> =
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort_unstable();
-    names
-}
-
-fn kind(path: &Path) -> Option<PathKind> {
-    let meta = fs::symlink_metadata(path).ok()?;
-    if meta.is_symlink() {
-        return fs::read_link(path).ok().map(PathKind::Symlink);
-    }
-    Some(if meta.is_dir() { PathKind::Directory } else { PathKind::File })
-}
-
-/// Removes what a crashed supervisor of an instance left on this machine; says what.
+/// Removes what a crashed supervisor of an instance left on this machine; says what it did, a phrase
+/// each. The caller holds the instance's lock.
 #[must_use]
-pub fn clear_leftovers(instance: &InstanceId, runtime_dir: &Path, state_dir: &Path) -> Vec<String> {
-    let _ = (instance, runtime_dir, state_dir);
-    Vec::new()
+pub fn clear_leftovers(instance: &InstanceId) -> Vec<String> {
+    ws_linux::clear_leftovers(instance)
+}
+
+/// Where the volumes of an instance lie.
+fn volumes(state_dir: &Path) -> PathBuf {
+    state_dir.join("volumes")
 }
 
 /// Removes the volumes of an instance that does not run; says which.
@@ -73,6 +110,42 @@ pub fn clear_leftovers(instance: &InstanceId, runtime_dir: &Path, state_dir: &Pa
 /// # Errors
 /// When one cannot be removed.
 pub fn remove_volumes(state_dir: &Path) -> Result<Vec<String>, Failure> {
-    let _ = state_dir;
-    Ok(Vec::new())
+    let dir = volumes(state_dir);
+    let failure = |path: &Path, error: &io::Error| {
+        Failure::failed(format!("could not remove the volume directory `{}`", path.display())).because(error)
+    };
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failure(&dir, &error)),
+    };
+    let mut removed = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| failure(&dir, &error))?.path();
+        // Does not follow links, so what a service has put there leads nowhere.
+        fs::remove_dir_all(&path).map_err(|error| failure(&path, &error))?;
+        removed.extend(path.file_name().map(|name| format!("`{}`", name.to_string_lossy())));
+    }
+    fs::remove_dir(&dir).map_err(|error| failure(&dir, &error))?;
+    removed.sort_unstable();
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_removed_and_named() {
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(remove_volumes(temp.path()).unwrap(), Vec::<String>::new());
+        let outside = temp.path().join("outside");
+        fs::write(&outside, "kept").unwrap();
+        for name in ["pg", "cache"] {
+            fs::create_dir_all(volumes(temp.path()).join(name).join("deep")).unwrap();
+        }
+        std::os::unix::fs::symlink(temp.path(), volumes(temp.path()).join("pg/link")).unwrap();
+        assert_eq!(remove_volumes(temp.path()).unwrap(), ["`cache`", "`pg`"]);
+        assert!(!volumes(temp.path()).exists() && outside.exists());
+    }
 }

@@ -112,6 +112,9 @@ impl Ui {
         if failure.broken_pipe {
             return;
         }
+        if !failure.diagnostics.is_empty() {
+            self.say(failure.diagnostics.trim_end_matches('\n'));
+        }
         if !failure.message.is_empty() {
             self.say(&format!("{} {}", paint(BAD, "error:"), failure.message));
             for cause in &failure.causes {

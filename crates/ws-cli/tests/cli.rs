@@ -119,7 +119,7 @@ fn everything_wrong_is_told_at_once() {
         "workspace.yaml:5:5",
         "`comand`",
         "did you mean `command`",
-        "workspace.yaml:6:13",
+        "workspace.yaml:6:14",
         "did you mean `db`",
     ] {
         assert!(did.err.contains(text), "no {text:?} in\n{}", did.err);

@@ -7,7 +7,7 @@ use crate::{Context, load};
 
 const AFTER_HELP: &str = "\
 Examples:
-  ws explain WS0201
+  ws explain WS0031
 
 Exit codes: 0 · 2 there is no such code";
 
@@ -15,7 +15,7 @@ Exit codes: 0 · 2 there is no such code";
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ExplainArgs {
-    /// The code, as in `error[WS0201]`.
+    /// The code, as in `error[WS0031]`.
     #[arg(value_name = "CODE")]
     pub code: String,
 }
