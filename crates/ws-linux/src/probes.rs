@@ -134,20 +134,28 @@ impl Pace {
 
 /// One attempt, within its timeout.
 async fn attempt(probe: &Probe, means: &Means) -> Result<String, String> {
-    let (what, work): (String, Pin<Box<dyn Future<Output = Result<String, String>> + Send + '_>>) =
-        match &probe.kind {
-            ProbeKind::Tcp { port } => (format!("tcp :{port}"), Box::pin(tcp(means, *port))),
-            ProbeKind::Http { port, path } => {
-                (format!("http :{port}{path}"), Box::pin(http(means, *port, path)))
-            }
-            ProbeKind::Exec(command) => {
-                (format!("exec `{}`", words(command)), Box::pin(exec(means, command)))
-            }
-            ProbeKind::Log { pattern } => return Err(not_yet(pattern)),
-        };
-    match tokio::time::timeout(probe.timeout, work).await {
-        Ok(result) => result.map_err(|why| format!("{what}: {why}")),
-        Err(_elapsed) => Err(format!("{what}: no answer within {:?}", probe.timeout)),
+    let why = match tokio::time::timeout(probe.timeout, look(&probe.kind, means)).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(why)) => why,
+        Err(_elapsed) => format!("no answer within {:?}", probe.timeout),
+    };
+    Err(match &probe.kind {
+        ProbeKind::Tcp { port } => format!("tcp :{port}: {why}"),
+        ProbeKind::Http { port, path } => format!("http :{port}{path}: {why}"),
+        ProbeKind::Exec(command) => format!("exec `{}`: {why}", words(command)),
+        ProbeKind::Log { .. } => format!("log: {why}"),
+    })
+}
+
+async fn look(kind: &ProbeKind, means: &Means) -> Result<String, String> {
+    match kind {
+        ProbeKind::Tcp { port } => tcp(means, *port).await,
+        ProbeKind::Http { port, path } => http(means, *port, path).await,
+        ProbeKind::Exec(command) => exec(means, command).await,
+        ProbeKind::Log { pattern } => match means.log.as_ref().and_then(LogMatched::now) {
+            Some(line) => Ok(matched(&line)),
+            None => Err(not_yet(pattern)),
+        },
     }
 }
 
@@ -194,28 +202,32 @@ async fn exec(means: &Means, command: &CommandLine) -> Result<String, String> {
     }
 }
 
+/// Told by the pumps: there is nothing to try again.
 async fn log(
     pattern: &str,
-    matched: Option<LogMatched>,
+    seen: Option<LogMatched>,
     report: &mut (impl FnMut(Result<String, String>) + Send),
 ) {
-    let Some(mut matched) = matched else {
+    let Some(mut seen) = seen else {
         report(Err("log: the output of the run is not read".to_owned()));
         return;
     };
-    if matched.now().is_none() {
-        report(Err(not_yet(pattern)));
+    if seen.now().is_none() {
+        report(Err(format!("log: {}", not_yet(pattern))));
     }
-    match matched.line().await {
-        Some(line) => report(Ok(format!("log: `{}`", shorten(&line)))),
-        None => {
-            report(Err(format!("log: the output ended without a line that matches `{}`", shorten(pattern))))
-        }
-    }
+    let result = match seen.line().await {
+        Some(line) => Ok(matched(&line)),
+        None => Err(format!("log: the output ended without a line that matches `{}`", shorten(pattern))),
+    };
+    report(result);
+}
+
+fn matched(line: &str) -> String {
+    format!("log: `{}`", shorten(line))
 }
 
 fn not_yet(pattern: &str) -> String {
-    format!("log: no line matches `{}` yet", shorten(pattern))
+    format!("no line matches `{}` yet", shorten(pattern))
 }
 
 fn words(command: &CommandLine) -> String {

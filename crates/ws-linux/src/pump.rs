@@ -49,7 +49,7 @@ impl Pump {
     }
 
     /// Waits for the end of the stream; gives how many bytes there were. Everything has been handed on
-    /// then. If the future is dropped, the pump is stopped.
+    /// then. If the future is dropped, the pump is stopped, and what it has not read is lost.
     pub async fn finished(mut self) -> u64 {
         // A task that is neither aborted nor panics always has a result.
         (&mut self.task).await.unwrap_or(0)
@@ -69,6 +69,8 @@ async fn pump(
     sink: Arc<dyn LogSink>,
     mut lines: Option<Lines>,
 ) -> u64 {
+    let end = End { service, stream, sink };
+    let End { service, sink, .. } = &end;
     let mut total = 0;
     // Not filled with zeros: memory that no output ever reached is never touched.
     let mut buffer = Vec::with_capacity(BUFFER);
@@ -78,7 +80,7 @@ async fn pump(
             Ok(0) => break,
             Ok(n) => {
                 total += n as u64;
-                sink.write(&service, stream, &buffer);
+                sink.write(service, stream, &buffer);
                 if lines.as_mut().is_some_and(|lines| lines.feed(&buffer)) {
                     lines = None;
                 }
@@ -92,8 +94,20 @@ async fn pump(
     if let Some(lines) = &mut lines {
         lines.end();
     }
-    sink.end(&service, stream);
     total
+}
+
+/// Tells the end of the stream, also of one that is given up.
+struct End {
+    service: ServiceName,
+    stream: LogStream,
+    sink: Arc<dyn LogSink>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.sink.end(&self.service, self.stream);
+    }
 }
 
 /// Cuts a stream into lines for a probe's expression.
@@ -191,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_pump_closes_its_end() {
+    async fn a_dropped_pump_closes_its_end_and_says_so() {
         let sink = Arc::new(Memory::default());
         let (reader, mut writer) = io::pipe().unwrap();
         let pump =
@@ -204,7 +218,7 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), broken).await.unwrap();
-        assert_eq!(*sink.ends.lock().unwrap(), []);
+        assert_eq!(*sink.ends.lock().unwrap(), [(api(), LogStream::Stdout)]);
     }
 
     #[tokio::test]
