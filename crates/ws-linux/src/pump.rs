@@ -45,7 +45,7 @@ impl Pump {
     ) -> io::Result<Self> {
         let pipe = pipe::Receiver::from_owned_fd(pipe)?;
         let lines = matcher.map(Lines::new);
-        Ok(Self { task: tokio::spawn(pump(service, stream, pipe, sink, lines)) })
+        Ok(Self { task: tokio::spawn(pump(pipe, lines, End { service, stream, sink })) })
     }
 
     /// Waits for the end of the stream; gives how many bytes there were. Everything has been handed on
@@ -62,15 +62,8 @@ impl Drop for Pump {
     }
 }
 
-async fn pump(
-    service: ServiceName,
-    stream: LogStream,
-    mut pipe: pipe::Receiver,
-    sink: Arc<dyn LogSink>,
-    mut lines: Option<Lines>,
-) -> u64 {
-    let end = End { service, stream, sink };
-    let End { service, sink, .. } = &end;
+async fn pump(mut pipe: pipe::Receiver, mut lines: Option<Lines>, end: End) -> u64 {
+    let End { service, stream, sink } = &end;
     let mut total = 0;
     // Not filled with zeros: memory that no output ever reached is never touched.
     let mut buffer = Vec::with_capacity(BUFFER);
@@ -80,7 +73,7 @@ async fn pump(
             Ok(0) => break,
             Ok(n) => {
                 total += n as u64;
-                sink.write(service, stream, &buffer);
+                sink.write(service, *stream, &buffer);
                 if lines.as_mut().is_some_and(|lines| lines.feed(&buffer)) {
                     lines = None;
                 }
@@ -97,7 +90,7 @@ async fn pump(
     total
 }
 
-/// Tells the end of the stream, also of one that is given up.
+/// Where a stream goes. Tells its end when it is dropped, however the pump ended.
 struct End {
     service: ServiceName,
     stream: LogStream,
