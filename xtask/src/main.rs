@@ -5,6 +5,8 @@
 
 #![expect(clippy::print_stderr, reason = "a tool for developers: it talks to a terminal and to CI's log")]
 
+mod bench;
+mod examples;
 mod schema;
 mod test;
 mod tidy;
@@ -18,6 +20,8 @@ use: cargo xtask COMMAND
   test [--no-install]   everything that a change must pass; installs the Debian packages that the tests
                         need where it can (root, or sudo) and says so first
   schema [--check]      write schemas/*.json; with --check, fail where one is not fresh
+  bench [N,N… ROUNDS]   up, down, restart and memory against the machine's own floor; as root. Without
+                        numbers: 10 and 100 services, 9 rounds
   tidy                  check what no compiler checks: module docs, dependency directions, …
 ";
 
@@ -31,6 +35,16 @@ fn main() -> ExitCode {
         ["schema"] => schema::write(&root),
         ["schema", "--check"] => schema::check(&root),
         ["tidy"] => tidy::run(&root),
+        ["bench"] => bench::run(&root, &bench::Options { services: vec![10, 100], rounds: 9 }),
+        ["bench", services, rounds] => match (services.split(',').map(str::parse).collect(), rounds.parse()) {
+            (Ok(services), Ok(rounds)) => bench::run(&root, &bench::Options { services, rounds }),
+            _ => Err(USAGE.to_owned()),
+        },
+        // The floor program of the bench, in a process of its own.
+        ["__floor", count, restarts] => match (count.parse(), restarts.parse()) {
+            (Ok(count), Ok(restarts)) => bench::floor(count, restarts),
+            _ => Err(USAGE.to_owned()),
+        },
         ["help" | "--help" | "-h"] => {
             eprint!("{USAGE}");
             return ExitCode::SUCCESS;

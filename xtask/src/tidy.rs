@@ -1,5 +1,5 @@
 //! What no compiler checks, and reviews forget: directions between crates, module docs, words that do
-//! not belong here, examples that are complete. Also a test, so that it needs no step of its own.
+//! not belong here, examples that are not good. Also a test, so that it needs no step of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{Failure, relative};
+use crate::{Failure, examples, relative};
 
 /// Which crates of ours each crate may reach, directly or through others. What is not here, no rule
 /// binds: `xtask` and the tests.
@@ -69,7 +69,7 @@ pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     for path in &files {
         found.extend(texts(root, path)?);
     }
-    found.extend(examples(root)?);
+    found.extend(examples::check(root)?);
     if found.is_empty() { Ok(()) } else { Err(format!("untidy:\n  {}", found.join("\n  "))) }
 }
 
@@ -218,22 +218,6 @@ fn said(name: &str, text: &str, words: &[&str], why: &str) -> Vec<String> {
     found
 }
 
-/// Every example is complete: its file, what it says about itself, and a check that a reader can run.
-fn examples(root: &Path) -> Result<Vec<String>, Failure> {
-    let directory = root.join("examples");
-    let mut found = Vec::new();
-    for example in entries(&directory)? {
-        if example.is_dir() {
-            for wanted in ["workspace.yaml", "run", "check.sh"] {
-                if !example.join(wanted).is_file() {
-                    found.push(format!("{}: has no {wanted}", relative(root, &example)));
-                }
-            }
-        }
-    }
-    Ok(found)
-}
-
 /// Every text of ours: sources, documents, configuration.
 fn files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
     const TEXTS: &[&str] =
@@ -259,7 +243,8 @@ fn files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn entries(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+/// What is in a directory, in order.
+pub(crate) fn entries(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |e| format!("could not read {}: {e}", directory.display());
     let mut paths = fs::read_dir(directory)
         .map_err(failed)?
@@ -270,9 +255,9 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(paths)
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+/// A text; some test cases are not UTF-8 on purpose, and are read all the same.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let bytes = fs::read(path).map_err(|e| format!("could not read {}: {e}", path.display()))?;
-    // Some test cases are not UTF-8 on purpose.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -1,0 +1,292 @@
+//! `cargo xtask bench`: the time of the main job against the kernel's own floor, in one run.
+//!
+//! Prints a table, and writes `target/bench.json`. Machines are noisy: what counts are the ratios of medians
+//! of interleaved rounds, and the figures of a peer only from the same run.
+
+mod floor;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::Failure;
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Numbers of services.
+    pub(crate) services: Vec<u32>,
+    /// Rounds of each.
+    pub(crate) rounds: u32,
+}
+
+/// The floor program itself: runs in a process of its own, since it changes its namespaces.
+///
+/// # Errors
+/// When the kernel refuses something.
+pub(crate) fn floor(count: u32, restarts: u32) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let result = floor::run(count, restarts)?;
+    writeln!(std::io::stdout(), "{result}").map_err(|error| error.to_string())
+}
+
+/// Runs everything and prints the table.
+///
+/// # Errors
+/// When a command fails.
+pub(crate) fn run(root: &Path, options: &Options) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let ws = build(root)?;
+    let mut rows = Vec::new();
+    for count in &options.services {
+        rows.extend(main_job(&ws, *count, options.rounds)?);
+    }
+    rows.extend(small_things(&ws, options.rounds)?);
+    let table = table(&rows);
+    let json = json!({ "machine": machine(), "rows": rows });
+    let path = root.join("target/bench.json");
+    std::fs::write(&path, format!("{json:#}\n")).map_err(|error| format!("{}: {error}", path.display()))?;
+    writeln!(std::io::stdout(), "{}\n{table}", machine()).map_err(|error| error.to_string())
+}
+
+fn build(root: &Path) -> Result<PathBuf, Failure> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--package", "ws-cli"])
+        .current_dir(root)
+        .status()
+        .map_err(|error| format!("running cargo: {error}"))?;
+    if !status.success() {
+        return Err("building ws failed".to_owned());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("release/ws"))
+}
+
+/// What the figures were measured on.
+fn machine() -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let user = if nix::unistd::geteuid().is_root() { "root" } else { "an ordinary user" };
+    format!("kernel {}, {cores} cores, as {user}", kernel.trim())
+}
+
+/// A directory with a workspace and its own runtime and state directories.
+struct Project {
+    directory: tempfile::TempDir,
+    ws: PathBuf,
+}
+
+impl Project {
+    fn new(ws: &Path, yaml: &str) -> Result<Self, Failure> {
+        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+        std::fs::write(directory.path().join("workspace.yaml"), yaml).map_err(|error| error.to_string())?;
+        Ok(Self { directory, ws: ws.to_owned() })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.ws);
+        command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env("WS_RUNTIME_DIR", self.directory.path().join("runtime"))
+            .env("WS_STATE_DIR", self.directory.path().join("state"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ws`; gives its standard output and how long it took, in microseconds.
+    fn ws(&self, arguments: &[&str]) -> Result<(String, u64), Failure> {
+        let begun = Instant::now();
+        let output = self.command(arguments).output().map_err(|error| format!("running ws: {error}"))?;
+        let time = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if output.status.success() {
+            return Ok((String::from_utf8_lossy(&output.stdout).into_owned(), time));
+        }
+        Err(format!("ws {}: {}\n{}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        // After a failure something may still run; when nothing does, this does nothing.
+        let _ = self.command(&["down"]).output();
+    }
+}
+
+fn noop_stack(count: u32) -> String {
+    let mut yaml = String::from("name: bench\nservices:\n");
+    for n in 0..count {
+        let _ = writeln!(yaml, "  s{n}: {{ command: sleep infinity }}");
+    }
+    yaml
+}
+
+/// `up` and `down` of no-op services, against the floor in the same rounds.
+fn main_job(ws: &Path, count: u32, rounds: u32) -> Result<Vec<Value>, Failure> {
+    let project = Project::new(ws, &noop_stack(count))?;
+    let (mut up, mut down, mut floor_up, mut floor_down) = (vec![], vec![], vec![], vec![]);
+    let mut memory = None;
+    for _ in 0..rounds {
+        let floor = run_floor(count, 0)?;
+        floor_up.push(number(&floor, "up_us"));
+        floor_down.push(number(&floor, "down_us"));
+        up.push(project.ws(&["up", "-d", "--wait"])?.1);
+        memory = Some(pss_of_ours(&project)?);
+        down.push(project.ws(&["down"])?.1);
+    }
+    let mut rows = vec![
+        row(&format!("`ws up -d --wait`, {count} no-op services"), &up, Some(&floor_up), if count <= 10 { "≤ 3 × floor" } else { "≤ 2 × floor" }),
+        row(&format!("`ws down`, {count} services"), &down, Some(&floor_down), "≤ 3 × floor"),
+    ];
+    if let Some((total, each)) = memory {
+        rows.push(json!({
+            "work": format!("memory of all of ours, {count} idle services"),
+            "value": format!("{:.1} MiB PSS; {:.2} MiB a service", mib(total), mib(each)),
+            "budget": "≤ 16 MiB at 10; ≤ 0.5 MiB a service",
+        }));
+    }
+    Ok(rows)
+}
+
+/// Restart, and the time of a refusal.
+fn small_things(ws: &Path, rounds: u32) -> Result<Vec<Value>, Failure> {
+    let python = "import socket,time\nfor _ in range(50):\n  t=time.monotonic_ns()\n  try: socket.create_connection(('b',81),timeout=5)\n  except OSError as e: print((time.monotonic_ns()-t)//1000, e.errno)";
+    let yaml = "name: bench\nservices:\n  a: { command: sleep infinity }\n  b: { command: sleep infinity }\n";
+    let project = Project::new(ws, yaml)?;
+    let restarts = (rounds * 5).clamp(20, 200);
+    let floor: Vec<u64> = run_floor(1, restarts)?
+        .get("restart_us")
+        .and_then(Value::as_array)
+        .map(|values| values.iter().filter_map(Value::as_u64).collect())
+        .unwrap_or_default();
+    let output = project.command(&["up", "-d", "--wait"]).env("WS_LOG", "ws_linux=debug").output();
+    let output = output.map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let mut whole = Vec::new();
+    for _ in 0..restarts {
+        // A kill, which the restart policy answers, would add its pause: a request has none.
+        whole.push(project.ws(&["restart", "a"])?.1);
+    }
+    let (refused, _) = project.ws(&["exec", "-T", "a", "python3", "-c", python])?;
+    let refused: Vec<u64> = refused.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
+    let log = find_log(project.directory.path());
+    let inside: Vec<u64> = log
+        .lines()
+        .filter_map(|line| line.split_once("since_end_us=")?.1.split([' ', '"', ',']).next()?.parse().ok())
+        .collect();
+    project.ws(&["down"])?;
+    Ok(vec![
+        row("restart: from the old init's pidfd to the new exec", &inside, Some(&floor), "≤ 2 × floor"),
+        row("the whole command `ws restart a`", &whole, None, "reported"),
+        row("a denied connect, to the refusal", &refused, None, "< 1 ms"),
+    ])
+}
+
+fn find_log(directory: &Path) -> String {
+    let mut text = String::new();
+    let mut open = vec![directory.join("state")];
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(at).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.file_name().is_some_and(|name| name == "supervisor.log") {
+                text.push_str(&std::fs::read_to_string(path).unwrap_or_default());
+            }
+        }
+    }
+    text
+}
+
+fn run_floor(count: u32, restarts: u32) -> Result<Value, Failure> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new(own)
+        .args(["__floor", &count.to_string(), &restarts.to_string()])
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// The proportional set sizes of the supervisor, the spawner, launchers and inits of this project, in bytes:
+/// in all, and of launchers and inits for each service.
+fn pss_of_ours(project: &Project) -> Result<(u64, u64), Failure> {
+    let (text, _) = project.ws(&["ps", "--json"])?;
+    let services: Vec<Value> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let (mut total, mut per_service) = (0, 0);
+    for entry in std::fs::read_dir("/proc").map_err(|error| error.to_string())?.flatten() {
+        let path = entry.path();
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
+        let name = name.trim();
+        let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let ours = ["ws-spawner", "ws-launcher", "ws-init"].contains(&name)
+            || (name == "ws" && String::from_utf8_lossy(&command).contains("__supervise"));
+        if !ours {
+            continue;
+        }
+        let rollup = std::fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).map_or(0, kib);
+        total += pss;
+        if name == "ws-launcher" || name == "ws-init" {
+            per_service += pss;
+        }
+    }
+    Ok((total, per_service / u64::try_from(services.len().max(1)).unwrap_or(1)))
+}
+
+fn kib(text: &str) -> u64 {
+    text.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
+
+fn median(values: &[u64]) -> Option<u64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied()
+}
+
+fn row(work: &str, values: &[u64], floor: Option<&[u64]>, budget: &str) -> Value {
+    let own = median(values);
+    let base = floor.and_then(median);
+    let ratio = match (own, base) {
+        (Some(own), Some(base)) if base > 0 => Some(own as f64 / base as f64),
+        _ => None,
+    };
+    json!({
+        "work": work, "median_us": own, "floor_us": base, "ratio": ratio, "budget": budget,
+        "min_us": values.iter().min(), "max_us": values.iter().max(), "rounds": values.len(),
+    })
+}
+
+fn table(rows: &[Value]) -> String {
+    let mut text = String::from("| work | median | floor | ratio | budget | rounds |\n|---|---|---|---|---|---|\n");
+    let ms = |value: &Value| value.as_u64().map_or("–".to_owned(), |us| format!("{:.2} ms", us as f64 / 1000.0));
+    for row in rows {
+        let value = row.get("value").and_then(Value::as_str).map_or_else(|| ms(&row["median_us"]), str::to_owned);
+        let ratio = row["ratio"].as_f64().map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+        let _ = writeln!(
+            text,
+            "| {} | {value} | {} | {ratio} | {} | {} |",
+            row["work"].as_str().unwrap_or(""),
+            ms(&row["floor_us"]),
+            row["budget"].as_str().unwrap_or(""),
+            row["rounds"].as_u64().map_or("–".to_owned(), |n| n.to_string()),
+        );
+    }
+    text
+}
