@@ -36,6 +36,24 @@ pub(crate) fn unknown_key(entry: &Entry, what: &str, known: &[&'static str], cx:
     cx.push(issue.help(format!("the keys of {what} are {all}")));
 }
 
+/// The long form of a key that was given a short one which it does not have.
+pub(crate) fn long_form(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "network" => "write `network: { subnet: 10.77.0.0/16 }`",
+        "volumes" => "write `volumes: { data: {} }`",
+        "secrets" => "write `secrets: { key: { file: path } }`",
+        "services" => "write `services: { api: { command: ./api } }`",
+        "build" => "write `build: { command: make }`",
+        "ready" => "write `ready: { tcp: \":8080\" }`",
+        "restart" => "write `restart: { policy: on-failure }`",
+        "stop" => "write `stop: { signal: SIGTERM, grace: 10s }`",
+        "limits" => "write `limits: { memory: 512M }`",
+        "environment" => "write `environment: { NAME: value }`",
+        "depends_on" => "write `depends_on: [db]`",
+        _ => return None,
+    })
+}
+
 /// What to write in the place of a key that other tools have.
 fn instead(what: &str, key: &str) -> Option<&'static str> {
     match what {
@@ -43,7 +61,7 @@ fn instead(what: &str, key: &str) -> Option<&'static str> {
         "a service" | "defaults" => service(key),
         "a build" => build(key),
         "a probe" => probe(key),
-        "limits" => limits(key),
+        "`limits`" => limits(key),
         "a restart policy" => restart(key),
         "a mount" => mount(key),
         "a volume" => volume(key),

@@ -28,7 +28,7 @@ pub(crate) fn load<'s>(sources: &'s Sources, report: &mut Report) -> Option<Load
     let text = check_text(sources, report)?;
     let (tree, faults) = yaml::read(text);
     for fault in faults {
-        report.push(yaml_issue(fault));
+        report.push(yaml_issue(fault, text));
     }
     let mut tree = tree?;
     if !matches!(tree.value, Value::Map(_)) {
@@ -68,16 +68,25 @@ fn check_text<'s>(sources: &'s Sources, report: &mut Report) -> Option<&'s str> 
         };
         let issue =
             error(codes::NOT_TEXT, Span::new(at, at + c.len_utf8()), format!("the file has {name} in it"));
-        report.push(issue.help("in double quotes, write it as an escape, such as `\"\\x1b\"`"));
+        report.push(if c == '\0' {
+            issue.help("save the file as UTF-8: a NUL is often the sign of UTF-16")
+        } else {
+            issue.help(format!("in double quotes, write it as an escape: `\"\\x{:02x}\"`", u32::from(c)))
+        });
         return None;
     }
     Some(text)
 }
 
-fn yaml_issue(fault: yaml::Fault) -> Issue {
+fn yaml_issue(fault: yaml::Fault, text: &str) -> Issue {
     match fault {
         yaml::Fault::Syntax { span, message } => {
-            error(codes::SYNTAX, span, "the file is not YAML").label(message)
+            let help = syntax_help(&message, line_of(text, span));
+            let issue = error(codes::SYNTAX, span, "the file is not YAML").label(message);
+            match help {
+                Some(help) => issue.help(help),
+                None => issue,
+            }
         }
         yaml::Fault::Budget { span, message } => {
             error(codes::TOO_COSTLY, span, "the file costs too much to read").label(message)
@@ -90,6 +99,30 @@ fn yaml_issue(fault: yaml::Fault) -> Issue {
         yaml::Fault::BadKey { span } => error(codes::BAD_KEY, span, "a key must be a text")
             .help("put a text with braces or brackets in quotes"),
     }
+}
+
+fn line_of(text: &str, span: Span) -> &str {
+    let (before, after) = text.split_at_checked(span.start as usize).unwrap_or((text, ""));
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let end = before.len() + after.find('\n').unwrap_or(after.len());
+    &text[start..end]
+}
+
+/// What is behind the faults that people make most.
+fn syntax_help(message: &str, line: &str) -> Option<&'static str> {
+    if message.contains("mapping values") {
+        return Some("put a text that has `: ` in it in quotes");
+    }
+    if message.contains("tabs") {
+        return Some("indent with blanks");
+    }
+    if message.contains("unsupported tag") {
+        return Some("leave the tag out: no value here needs one");
+    }
+    if message.contains("flow") && line.contains("${") {
+        return Some("inside `{ … }` and `[ … ]`, put a text with `${…}` in quotes");
+    }
+    None
 }
 
 fn not_a_workspace(tree: &Node) -> Issue {

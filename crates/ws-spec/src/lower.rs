@@ -114,7 +114,8 @@ pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Repo
         std::iter::once(sources.file.clone()).chain(hidden.iter().cloned()).collect();
     check_env_files(file.env_file.iter().flat_map(|files| &files.value.0), sources, report);
 
-    let rights = Rights { hidden: &hidden, policy_inputs: &policy_inputs, root: &sources.root };
+    let rights =
+        Rights { hidden: &hidden, policy_inputs: &policy_inputs, file: &sources.file, root: &sources.root };
     let mut models = BTreeMap::new();
     let mut origins = BTreeMap::new();
     for draft in &drafts {
@@ -367,6 +368,8 @@ fn secret_source(name: Span, raw: &SecretRaw, report: &mut Report) -> Option<Sec
 struct Rights<'a> {
     hidden: &'a BTreeSet<PathBuf>,
     policy_inputs: &'a BTreeSet<PathBuf>,
+    /// The workspace file.
+    file: &'a Path,
     root: &'a Path,
 }
 
@@ -383,15 +386,21 @@ impl Rights<'_> {
             report.push(error(codes::RESERVED_TARGET, span, message));
             return;
         }
-        if let Some(file) = Self::first_in(self.policy_inputs, path) {
-            let file = crate::spans::relative(file, self.root);
+        let workspace = Some(self.file).filter(|file| file.starts_with(path));
+        if let Some(file) =
+            workspace.or_else(|| Self::first_in(self.policy_inputs, path).map(PathBuf::as_path))
+        {
+            let shown_file = crate::spans::relative(file, self.root);
             let message =
-                format!("`{}` decides what services may do, and could be written here", shown(&file));
-            report.push(
-                error(codes::POLICY_WRITABLE, span, message)
+                format!("`{}` decides what services may do, and could be written here", shown(&shown_file));
+            let issue = error(codes::POLICY_WRITABLE, span, message);
+            report.push(if file == path {
+                issue.help("leave it out")
+            } else {
+                issue
                     .label("this directory contains it")
-                    .help("name the directories below it that the service really writes"),
-            );
+                    .help("name the directories below it that the service really writes")
+            });
         }
     }
 
@@ -600,6 +609,9 @@ fn command_line(
                     .help("write it into `environment`"),
                     command::Kind::SeveralLines => {
                         error(codes::NEEDS_SHELL, span, "a command of several lines needs a shell")
+                    }
+                    command::Kind::Operator if found == "`" => {
+                        error(codes::NEEDS_SHELL, span, "a backtick in a command needs a shell")
                     }
                     command::Kind::Operator => {
                         error(codes::NEEDS_SHELL, span, format!("`{found}` in a command needs a shell"))

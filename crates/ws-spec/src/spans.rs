@@ -88,9 +88,7 @@ impl SpanMap {
             };
         }
         let found = self.find(segments);
-        // A short form has everything that its long form has.
-        let is_short_form = !matches!(found.node.value, Value::Map(_) | Value::Seq(_)) && found.steps > 0;
-        if found.steps < segments.len() && !is_short_form {
+        if found.steps < segments.len() {
             return "default".to_owned();
         }
         let line = self.file.place(value_span(&found).range()).line;
@@ -103,7 +101,7 @@ impl SpanMap {
                 .map(|(name, source)| match source {
                     Source::Environment => format!("{name} from the environment"),
                     Source::File(path, line) => format!("{name} from {}:{line}", relative(path, root)),
-                    Source::Inline => format!("{name} is not set: its default"),
+                    Source::Inline => format!("{name} is empty or not set: its default"),
                     Source::Unset => format!("{name} is not set"),
                 })
                 .collect();
@@ -167,6 +165,10 @@ fn walk<'a>(tree: &'a Node, segments: &[Segment]) -> Found<'a> {
             // A list that is a mapping in its other form: `NAME=value`, `db:5432`.
             (Segment::Key(key), Value::Seq(items)) => {
                 items.iter().find(|item| is_entry_for(item, key)).map(|item| (None, item))
+            }
+            // The short forms of `restart` and of an entry of `depends_on`.
+            (Segment::Key(key), Value::Text(_)) if key == "policy" || key == "condition" => {
+                Some((found.key, found.node))
             }
             // One value in the place of a list of one.
             (Segment::Index(0), Value::Text(_)) => Some((found.key, found.node)),

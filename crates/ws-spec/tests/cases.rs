@@ -113,10 +113,12 @@ fn the_resolved_file_means_the_same() {
         let Some(mut first) = parsed.workspace else { continue };
         for origins in [false, true] {
             let text = config(&first, &parsed.spans, origins);
-            let again = Sources { text: text.as_str().into(), environment: BTreeMap::new(), ..sources.clone() };
+            let again =
+                Sources { text: text.as_str().into(), environment: BTreeMap::new(), ..sources.clone() };
             let reparsed = parse(&again);
             let drawn = render(&reparsed.diagnostics, &again, Style::PLAIN);
-            let mut second = reparsed.workspace.unwrap_or_else(|| panic!("{}:\n{text}\n{drawn}", case.display()));
+            let mut second =
+                reparsed.workspace.unwrap_or_else(|| panic!("{}:\n{text}\n{drawn}", case.display()));
             // Env files are not named any more: what they set stands in the services.
             for workspace in [&mut first, &mut second] {
                 workspace.policy_inputs.clear();
@@ -164,7 +166,9 @@ fn every_fix_mends_its_problem() {
             let mended = Sources { text: text.as_str().into(), ..sources.clone() };
             let still = parse(&mended).diagnostics;
             let same = |other: &ws_spec::Diagnostic| {
-                other.code == diagnostic.code && other.place.start == diagnostic.place.start && other.message == diagnostic.message
+                other.code == diagnostic.code
+                    && other.place.start == diagnostic.place.start
+                    && other.message == diagnostic.message
             };
             assert!(!still.iter().any(same), "{}: {} with\n{text}", case.display(), diagnostic.message);
             tried += 1;

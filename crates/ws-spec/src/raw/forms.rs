@@ -798,17 +798,18 @@ impl Read for ProbeUrl {
             Some(number) => number,
             None => Cow::Borrowed(text(node, cx, expected)?),
         };
+        let unfit = |path: &str| path.contains(|c: char| c.is_control() || c == ' ' || !c.is_ascii());
         let bad = |cx: &mut Cx<'_>, message: String| {
             let issue = error(codes::BAD_PROBE, node.span, message);
             // `http://localhost:8080/x` is what people have in their health checks.
             let rest = text.split_once("://").map_or(&*text, |(_, rest)| rest);
             let from_port = rest.find(':').map_or("", |at| &rest[at..]);
-            let good = from_port[..from_port.find('/').unwrap_or(from_port.len())]
-                .strip_prefix(':')
-                .and_then(parse_port);
-            cx.push(match good {
-                Some(_) => issue.help(format!("write `{}`", shown(from_port))).fix(node.span, from_port),
-                None => issue.help("write a port of the service and a path: `\":8080/healthz\"`"),
+            let port = from_port[..from_port.find('/').unwrap_or(from_port.len())].strip_prefix(':');
+            cx.push(match port.and_then(parse_port) {
+                Some(_) if !unfit(from_port) => {
+                    issue.help(format!("write `{}`", shown(from_port))).fix(node.span, from_port)
+                }
+                _ => issue.help("write a port of the service and a path: `\":8080/healthz\"`"),
             });
         };
         let (port, path) = match text.find('/') {
@@ -819,7 +820,7 @@ impl Read for ProbeUrl {
             bad(cx, format!("`{}` is not a port and a path", shown(&text)));
             return None;
         };
-        if path.contains(|c: char| c.is_control() || c == ' ' || !c.is_ascii()) {
+        if unfit(path) {
             bad(cx, format!("`{}` has characters that a request cannot have", shown(path)));
             return None;
         }
@@ -953,8 +954,10 @@ impl Read for SignalRaw {
             let message = format!("`{}` is not a signal", shown(&typed));
             let upper = typed.to_ascii_uppercase();
             let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+            let is_word = typed.starts_with(|c: char| c.is_ascii_alphabetic());
             let meant = names
                 .iter()
+                .filter(|_| is_word)
                 .map(|name| (strsim::damerau_levenshtein(&full, name), name))
                 .filter(|(distance, _)| *distance <= 2)
                 .min();

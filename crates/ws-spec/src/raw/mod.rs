@@ -205,7 +205,7 @@ long_only!(StopRaw);
 
 record! {
     /// What a service may use. A limit that is not here is not set, except `pids`.
-    LimitsRaw: "limits" {
+    LimitsRaw: "`limits`" {
         /// Memory: `512M`. A service that needs more is killed by the kernel, and started again as
         /// `restart` says. No swap is given.
         memory: Size,

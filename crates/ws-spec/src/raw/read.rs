@@ -186,9 +186,9 @@ pub(crate) fn integer(
         let mut issue = cx.wrong_type(node, expected);
         if let Value::Text(text) = &node.value
             && text.text.parse::<u64>().is_ok()
-            && let Some(quoted) = with_quotes(node.span, cx)
+            && with_quotes(node.span, cx) != node.span
         {
-            issue = issue.help("leave the quotes out").fix(quoted, text.text.clone());
+            issue = issue.help("leave the quotes out").fix(with_quotes(node.span, cx), text.text.clone());
         }
         cx.push(issue);
         return None;
@@ -209,11 +209,16 @@ pub(crate) fn integer(
     }
 }
 
-/// The span with the quotes around it; `None` when there are none.
-fn with_quotes(span: Span, cx: &Cx<'_>) -> Option<Span> {
-    let wider = Span { start: span.start.checked_sub(1)?, end: span.end + 1 };
-    let text = cx.report.file.text.get(wider.range())?;
-    text.starts_with(['"', '\'']).then_some(wider)
+/// The span with the quotes around it, where there are some: a change of the type replaces them too.
+pub(crate) fn with_quotes(span: Span, cx: &Cx<'_>) -> Span {
+    let wider = span.start.checked_sub(1).map(|start| Span { start, end: span.end + 1 });
+    let quoted = wider.and_then(|wider| cx.report.file.text.get(wider.range()));
+    match (wider, quoted.and_then(|text| text.chars().next())) {
+        (Some(wider), Some(quote @ ('"' | '\''))) if quoted.is_some_and(|text| text.ends_with(quote)) => {
+            wider
+        }
+        _ => span,
+    }
 }
 
 impl Read for bool {
@@ -232,7 +237,7 @@ impl Read for bool {
                 _ => None,
             };
             if let Some(word) = meant {
-                issue = issue.help(format!("write `{word}`")).fix(node.span, word);
+                issue = issue.help(format!("write `{word}`")).fix(with_quotes(node.span, cx), word);
             }
         }
         cx.push(issue);
@@ -446,13 +451,14 @@ impl<T: Read> Read for List<T> {
     fn read(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         let Value::Seq(items) = &node.value else {
             let mut issue = cx.wrong_type(node, "a list");
-            if let Some(text) = scalar_text(node) {
-                let list = format!("[{}]", shown(&text));
-                issue = issue.help(format!("write `{list}`"));
-                if matches!(&node.value, Value::Text(text) if text.verbatim && !text.text.contains([',', '[', ']', '{', '}', '"', '\'', '#']))
-                {
-                    issue = issue.fix(node.span, list);
-                }
+            let whole = with_quotes(node.span, cx);
+            let written = cx.report.file.text.get(whole.range()).unwrap_or_default();
+            // A comma or bracket without quotes would mean something else in a list.
+            let as_entry =
+                whole != node.span || !written.contains([',', '[', ']', '{', '}', '#', '\n', '&', '*', '!']);
+            if scalar_text(node).is_some() && !written.is_empty() && as_entry {
+                let list = format!("[{written}]");
+                issue = issue.help(format!("write `{}`", shown(&list))).fix(whole, list);
             }
             cx.push(issue);
             return None;
@@ -550,7 +556,10 @@ pub(crate) fn entries<'n>(node: &'n Node, cx: &mut Cx<'_>, expected: &str) -> Op
         Value::Null => Some(&[]),
         _ => {
             let issue = cx.wrong_type(node, expected);
-            cx.push(issue);
+            cx.push(match crate::compose::long_form(cx.key()) {
+                Some(help) => issue.help(help),
+                None => issue,
+            });
             None
         }
     }
@@ -610,7 +619,7 @@ macro_rules! record {
                 cx: &mut $crate::raw::read::Cx<'_>,
             ) -> Option<Self> {
                 let mut out = Self::default();
-                for entry in $crate::raw::read::entries(node, cx, concat!("a mapping (", $what, ")"))? {
+                for entry in $crate::raw::read::entries(node, cx, "a mapping")? {
                     match entry.key.text.as_str() {
                         $( stringify!($field) => {
                             // `key:` with nothing behind it is the same as no `key`.

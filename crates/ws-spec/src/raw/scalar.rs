@@ -85,6 +85,11 @@ pub(crate) fn show_duration(duration: Duration) -> String {
     if out.is_empty() { "0s".to_owned() } else { out }
 }
 
+/// A text in a message; a variable may have left nothing of it.
+fn named(text: &str) -> String {
+    if text.is_empty() { "an empty text".to_owned() } else { format!("`{}`", shown(text)) }
+}
+
 /// A number of bytes: `512M`, `1.5G`, `64K`, or a plain number of bytes. `K`, `M`, `G` and `T` are
 /// powers of 1024.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +105,7 @@ impl Read for Size {
         if let Some(size) = parse_size(&text) {
             return Some(Self(size));
         }
-        let message = format!("`{}` is not a size", shown(&text));
+        let message = format!("{} is not a size", named(&text));
         cx.push(
             error(codes::BAD_SIZE, node.span, message)
                 .help("write a number with K, M, G or T: `512M`, `1.5G`"),
@@ -163,7 +168,7 @@ fn read_duration(text: &str, node: &Node, cx: &mut Cx<'_>) -> Option<Duration> {
             None
         }
         None => {
-            let message = format!("`{}` is not a duration", shown(text));
+            let message = format!("{} is not a duration", named(text));
             let help = "write numbers with `ms`, `s`, `m` or `h`: `500ms`, `10s`, `1m30s`";
             cx.push(error(codes::BAD_DURATION, node.span, message).help(help));
             None
