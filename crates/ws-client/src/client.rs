@@ -34,7 +34,13 @@ impl Client {
     /// [`ClientError::NotRunning`] when none does.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
         drop(http::open(socket).await?);
-        Ok(Self { socket: socket.to_owned() })
+        Ok(Self::at(socket))
+    }
+
+    /// The supervisor that listens at `socket`, or will: each request finds out whether one does.
+    #[must_use]
+    pub fn at(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
     }
 
     /// Where the supervisor listens.

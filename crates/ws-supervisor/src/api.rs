@@ -3,6 +3,7 @@
 //! Owns connections, paths and bodies. Decides nothing: what concerns the services is asked of the loop,
 //! events and logs are read from where they are kept.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -11,13 +12,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request as HttpRequest, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::stream;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -54,6 +57,10 @@ const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long accepting rests after it failed for want of memory or descriptors.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// How many refused connections may wait for their answer, and how long.
+const MAX_REFUSALS: usize = 16;
+const REFUSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How many refused connections are told as events; there may be a program that tries again and again.
 const MAX_REFUSALS_TOLD: u32 = 10;
@@ -134,6 +141,7 @@ pub(crate) async fn serve(
     let notices = api.notices.clone();
     let router = router(api);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_REFUSALS));
     let mut refused = 0;
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
@@ -152,7 +160,8 @@ pub(crate) async fn serve(
             },
         };
         if let Err(why) = peer_check(stream.as_fd()) {
-            turn_away(&stream, &Refusal::new(StatusCode::FORBIDDEN, why.clone()));
+            let refusal = Refusal::new(StatusCode::FORBIDDEN, why.clone());
+            turn_away(&mut connections, &places, stream, refusal);
             refused += 1;
             if refused <= MAX_REFUSALS_TOLD {
                 // It fails when the supervisor has ended.
@@ -163,7 +172,8 @@ pub(crate) async fn serve(
         }
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             let text = format!("there are {MAX_CONNECTIONS} connections already");
-            turn_away(&stream, &Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
+            turn_away(&mut connections, &places, stream, refusal);
             continue;
         };
         let (router, ended) = (router.clone(), ended.ended());
@@ -196,16 +206,25 @@ async fn serve_connection(stream: UnixStream, router: Router, ended: impl Future
     }
 }
 
-/// Says why and hangs up, without waiting for the request or for anything else.
-fn turn_away(stream: &UnixStream, refusal: &Refusal) {
-    let body = serde_json::to_string(&refusal.error).unwrap_or_default();
-    let head = format!(
-        "HTTP/1.1 {} \r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        refusal.status.as_str(),
-        body.len()
-    );
-    // A fresh socket takes it at once; one that does not needs no answer.
-    let _ = stream.try_write((head + &body).as_bytes());
+/// Answers whatever is asked with why it is refused, and hangs up. Has its own few places, so that those
+/// who are refused take nothing from the others; without one, hangs up at once.
+fn turn_away(connections: &mut JoinSet<()>, places: &Arc<Semaphore>, stream: UnixStream, refusal: Refusal) {
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
+    connections.spawn(async move {
+        let service = service_fn(move |_: hyper::Request<Incoming>| {
+            let refusal = refusal.clone();
+            async { Ok::<_, Infallible>(refusal.into_response()) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REFUSE_WITHIN)
+            .keep_alive(false)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        // Whatever goes wrong here is the end of it as well.
+        let _ = tokio::time::timeout(REFUSE_WITHIN, connection).await;
+        drop(place);
+    });
 }
 
 fn router(api: Api) -> Router {
@@ -277,8 +296,8 @@ async fn down(State(api): State<Api>, body: HttpRequest) -> Answer<Response> {
     api.change(|reply| Request::Down(request, reply)).await
 }
 
-async fn why(State(api): State<Api>, Path(service): Path<String>) -> Answer<Response> {
-    let service = service_name(&service)?;
+async fn why(State(api): State<Api>, service: PathService) -> Answer<Response> {
+    let service = service_name(service)?;
     Ok(json(StatusCode::OK, &api.ask(|reply| Request::Why(service, reply)).await??))
 }
 
@@ -329,12 +348,8 @@ impl Drop for HoldGuard {
     }
 }
 
-async fn exec_in(
-    State(api): State<Api>,
-    Path(service): Path<String>,
-    mut request: HttpRequest,
-) -> Answer<Response> {
-    let service = service_name(&service)?;
+async fn exec_in(State(api): State<Api>, service: PathService, mut request: HttpRequest) -> Answer<Response> {
+    let service = service_name(service)?;
     let wanted = request.headers().get(header::UPGRADE);
     let wanted = wanted.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(EXEC_PROTOCOL.as_bytes()));
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
@@ -412,8 +427,12 @@ fn read_query<T>(
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error))
 }
 
-fn service_name(text: &str) -> Answer<ServiceName> {
-    ServiceName::new(text).map_err(|error| {
+type PathService = Result<Path<String>, PathRejection>;
+
+fn service_name(path: PathService) -> Answer<ServiceName> {
+    let Path(text) = path
+        .map_err(|rejection| Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text().to_lowercase()))?;
+    ServiceName::new(text.as_str()).map_err(|error| {
         Refusal::new(StatusCode::NOT_FOUND, format!("there is no service `{text}`: {error}"))
     })
 }

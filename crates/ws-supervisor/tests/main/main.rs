@@ -1,0 +1,9 @@
+//! The supervisor over its real socket, with a client and a host that only says what a real one would.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod exec;
+mod hostile;
+mod lifecycle;
+mod logs;
+mod stack;
