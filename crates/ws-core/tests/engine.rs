@@ -756,10 +756,10 @@ fn dependents_that_were_stopped_do_not_recover() {
         [task("migrate"), svc("api").after("migrate")],
         "up               -> +migrate api=waiting migrate=starting
          migrate exited 3 -> migrate=failed api=failed FAILED [migrate failed: exited with 3]
-         stop api         ->
+         stop api         -> api=stopped
          up migrate       -> +migrate migrate=starting
          migrate exited 0 -> migrate=exited READY
-         status api       -> failed restarts=0 because dependency_failed",
+         status api       -> stopped restarts=0 because requested",
     );
 }
 

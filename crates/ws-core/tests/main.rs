@@ -3,4 +3,5 @@
 
 mod engine;
 mod plan;
+mod sim;
 mod support;

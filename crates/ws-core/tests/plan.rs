@@ -1,11 +1,1189 @@
 //! What a plan decides.
 
-use crate::support::{svc, world};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ws_core::graph;
+use ws_core::host::Standing;
+use ws_core::plan::{
+    BindSource, DEFAULT_PIDS, DEFAULT_TMP, PathKind, Plan, ServicePlan, check_standing, closure, describe,
+    directories_of_interest, lint, paths_of_interest, resolve, to_json,
+};
+use ws_model::{
+    ByteSize, Condition, Level, Limits, MilliCpus, Problem, RestartPolicy, SecretName, SecretSource,
+    Severity, Subnet, VolumeName,
+};
+
+use crate::support::{ROOT, World, name, path, svc, task, text_of, world};
+
+/// The one error of a workspace that has no other.
+#[track_caller]
+fn only_error(world: &World) -> Problem {
+    let mut errors: Vec<Problem> =
+        world.problems().into_iter().filter(|problem| problem.severity == Severity::Error).collect();
+    assert_eq!(errors.len(), 1, "{}", text_of(&errors));
+    errors.remove(0)
+}
+
+/// The one warning of a workspace that can be planned.
+#[track_caller]
+fn only_warning(world: &World) -> Problem {
+    let warnings = world.plan().warnings;
+    assert_eq!(warnings.len(), 1, "{}", text_of(&warnings));
+    warnings.into_iter().next().unwrap()
+}
+
+/// Mounts after the project as `writable services/api`, `hidden …`, `reads …`, in order.
+fn mounts(plan: &Plan, service: &str) -> Vec<String> {
+    let root = Path::new(ROOT);
+    let short = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
+    plan.services[service]
+        .view
+        .binds
+        .iter()
+        .map(|bind| {
+            let mode = if bind.writable { "writes" } else { "reads" };
+            match &bind.source {
+                BindSource::Hidden => format!("hides {}", short(&bind.target)),
+                BindSource::Host(source) if *source == bind.target => format!("{mode} {}", short(source)),
+                BindSource::Host(source) => format!("{mode} {} at {}", short(source), short(&bind.target)),
+                BindSource::Volume(volume) => format!("{mode} volume {volume} at {}", short(&bind.target)),
+            }
+        })
+        .collect()
+}
+
+fn waits(service: &ServicePlan) -> Vec<String> {
+    service
+        .waits
+        .iter()
+        .map(|wait| {
+            format!("{}:{}{}", wait.on, wait.condition.as_str(), if wait.required { "" } else { "?" })
+        })
+        .collect()
+}
+
+fn links(service: &ServicePlan) -> Vec<String> {
+    service.links.iter().map(|link| format!("{}:{}", link.to, link.port)).collect()
+}
+
+fn env<'p>(plan: &'p Plan, service: &str, key: &str) -> Option<&'p str> {
+    plan.services[service].run.env.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+}
+
+fn file<'p>(plan: &'p Plan, service: &str, wanted: &str) -> &'p str {
+    let files = &plan.services[service].view.files;
+    &files.iter().find(|(path, _)| path == Path::new(wanted)).unwrap().1
+}
+
+// ---- order
 
 #[test]
-fn a_simple_workspace_is_planned() {
-    let plan = world([svc("api").links("db:5432"), svc("db").tcp(5432)]).plan();
-    assert_eq!(plan.waves.len(), 2);
+fn a_link_orders_the_start_until_ready_or_started() {
+    let plan = world([svc("api").links("db:5432 cache:6379"), svc("db").tcp(5432), svc("cache")]).plan();
+    assert_eq!(waits(&plan.services["api"]), ["cache:started", "db:ready"]);
+    let waves: Vec<Vec<&str>> =
+        plan.waves.iter().map(|wave| wave.iter().map(AsRef::as_ref).collect()).collect();
+    assert_eq!(waves, [vec!["cache", "db"], vec!["api"]]);
+}
+
+#[test]
+fn a_link_that_does_not_wait_orders_nothing() {
+    let plan = world([svc("api").links("db:5432!"), svc("db").tcp(5432)]).plan();
+    assert!(plan.services["api"].waits.is_empty());
+    assert_eq!(links(&plan.services["api"]), ["db:5432/tcp"]);
+}
+
+#[test]
+fn the_short_form_of_a_dependency_means_what_fits_its_target() {
+    let plan =
+        world([svc("api").after("db cache migrate"), svc("db").tcp(1), svc("cache"), task("migrate")]).plan();
+    assert_eq!(waits(&plan.services["api"]), ["cache:started", "db:ready", "migrate:completed"]);
+}
+
+#[test]
+fn a_dependency_says_more_than_a_link_to_the_same_service() {
+    let plan = world([svc("api").links("db:5432").after("db:started?"), svc("db").tcp(5432)]).plan();
+    assert_eq!(waits(&plan.services["api"]), ["db:started?"]);
+    assert_eq!(plan.services["api"].waits[0].at.to_string(), "services.api.depends_on.db");
+}
+
+#[test]
+fn an_optional_dependency_that_is_not_there_is_dropped() {
+    let plan = world([svc("api").after("nobody?")]).plan();
+    assert!(plan.services["api"].waits.is_empty());
+}
+
+#[test]
+fn links_in_a_circle_order_nothing_and_are_named() {
+    let world = world([
+        svc("a").links("b:1"),
+        svc("b").links("c:1"),
+        svc("c").links("a:1").after("d"),
+        svc("d"),
+        svc("e").links("a:1"),
+    ]);
+    let plan = world.plan();
+    assert!(plan.services["a"].waits.is_empty() && plan.services["b"].waits.is_empty());
+    assert_eq!(waits(&plan.services["c"]), ["d:started"]);
+    assert_eq!(waits(&plan.services["e"]), ["a:started"]);
+    let warning = only_warning(&world);
+    assert_eq!((warning.code, warning.label.as_str()), ("WS0520", "a → b → c → a"));
+    assert_eq!(warning.at.to_string(), "services.a.links[0]");
+    let related: Vec<String> = warning.related.iter().map(|(at, _)| at.to_string()).collect();
+    assert_eq!(related, ["services.b.links[0]", "services.c.links[0]"]);
+}
+
+#[test]
+fn in_a_circle_of_both_the_dependencies_still_order() {
+    let world = world([svc("a").links("b:1"), svc("b").after("a")]);
+    let plan = world.plan();
+    assert!(plan.services["a"].waits.is_empty());
+    assert_eq!(waits(&plan.services["b"]), ["a:started"]);
+    assert_eq!(
+        only_warning(&world).message,
+        "`a`, `b` wait for each other, so no link among them orders a start"
+    );
+}
+
+#[test]
+fn a_circle_of_dependencies_is_an_error_with_every_edge() {
+    let error = only_error(&world([
+        svc("a").after("b"),
+        svc("b").after("c"),
+        svc("c").after("a"),
+        svc("d").after("a"),
+    ]));
+    assert_eq!(error.code, "WS0521");
+    assert_eq!(error.message, "these services depend on each other: a → b → c → a");
+    assert_eq!(error.at.to_string(), "services.a.depends_on.b");
+    let related: Vec<String> = error.related.iter().map(|(at, label)| format!("{at}: {label}")).collect();
+    assert_eq!(
+        related,
+        ["services.b.depends_on.c: `b` waits for `c`", "services.c.depends_on.a: `c` waits for `a`"]
+    );
+}
+
+#[test]
+fn a_service_cannot_depend_on_itself() {
+    let error = only_error(&world([svc("a").after("a")]));
+    assert_eq!((error.code, error.message.as_str()), ("WS0521", "`a` depends on itself"));
+}
+
+#[test]
+fn waiting_for_the_end_of_what_never_ends_is_an_error() {
+    let error = only_error(&world([svc("a").after("b:completed"), svc("b").policy(RestartPolicy::Always)]));
+    assert_eq!(error.code, "WS0523");
+}
+
+#[test]
+fn the_closure_is_what_is_asked_for_and_what_it_needs() {
+    let plan = world([svc("web").links("api:1"), svc("api").after("db?"), svc("db"), svc("other")]).plan();
+    let names = |asked: &[&str]| -> Vec<String> {
+        let asked: Vec<_> = asked.iter().map(|text| name(text)).collect();
+        closure(&plan, &asked).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(names(&["web"]), ["api", "db", "web"]);
+    assert_eq!(names(&["other"]), ["other"]);
+    assert_eq!(names(&[]).len(), 4);
+    assert_eq!(names(&["nobody"]), Vec::<String>::new());
+}
+
+// ---- links
+
+#[test]
+fn a_link_without_a_port_reaches_what_its_target_declares() {
+    let plan =
+        world([svc("api").links("db"), svc("db").expose("9187 53/udp").ports("8080:80").tcp(5432)]).plan();
+    let rules = &plan.services["api"].links;
+    assert_eq!(links(&plan.services["api"]), ["db:53/udp", "db:80/tcp", "db:5432/tcp", "db:9187/tcp"]);
+    assert!(rules.iter().all(|rule| rule.address == plan.services["db"].address));
+}
+
+#[test]
+fn a_link_without_a_port_to_a_service_without_ports_is_an_error() {
+    let error = only_error(&world([svc("api").links("db"), svc("db")]));
+    assert_eq!(error.code, "WS0512");
+    assert_eq!(
+        error.help,
+        ["name the port here: `db:PORT`", "or declare it at the other end: `expose: [PORT]` in `db`"]
+    );
+}
+
+#[test]
+fn each_port_is_granted_once() {
+    let plan = world([svc("api").links("db:5432,5432 db"), svc("db").tcp(5432)]).plan();
+    assert_eq!(links(&plan.services["api"]), ["db:5432/tcp"]);
+    assert_eq!(plan.services["api"].links[0].at.to_string(), "services.api.links[0]");
+}
+
+#[test]
+fn no_link_is_granted_back() {
+    let plan = world([svc("api").links("db:5432"), svc("db")]).plan();
+    assert!(plan.services["db"].links.is_empty());
+}
+
+#[test]
+fn a_link_to_itself_is_no_link() {
+    let world = world([svc("api").links("api:80")]);
+    assert_eq!(only_warning(&world).code, "WS0513");
+    assert!(world.plan().services["api"].links.is_empty());
+    assert!(world.plan().services["api"].waits.is_empty());
+}
+
+#[test]
+fn unknown_names_are_errors_with_a_suggestion_all_at_once() {
+    let mut world = world([
+        svc("api").links("cahce:1").after("bd").volumes("pgg:/x").secrets("kee"),
+        svc("cache"),
+        svc("db"),
+    ]);
+    world.volume("pg");
+    world.secret("key", "secrets/key");
+    let text = text_of(&world.problems());
+    for expected in [
+        "WS0510 at services.api.links[0]: link names a service that is not declared",
+        "there is no service `cahce`",
+        "did you mean `cache`?",
+        "WS0511 at services.api.depends_on.bd",
+        "WS0514 at services.api.volumes[0]",
+        "did you mean `pg`?",
+        "WS0515 at services.api.secrets[0]",
+        "did you mean `key`?",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+}
+
+// ---- addresses
+
+#[test]
+fn addresses_and_what_follows_from_them_are_told_apart_and_stay() {
+    let plan = world([svc("a"), svc("b"), svc("c")]).plan();
+    let before = plan.services["b"].address;
+    let more = world([svc("a"), svc("aa"), svc("b"), svc("c"), svc("d")]).plan();
+    assert_eq!(more.services["b"].address, before);
+    let service = &plan.services["b"];
+    assert_eq!(plan.subnet.host(service.index), service.address);
+    assert_eq!(service.mac[0] & 3, 2, "locally administered, and not a group");
+    assert_eq!(service.mac[2..], service.address.octets());
+}
+
+#[test]
+fn an_old_address_is_kept() {
+    let mut world = world([svc("a"), svc("b")]);
+    let old = Ipv4Addr::new(10, 77, 5, 5);
+    world.options.previous = BTreeMap::from([(name("b"), old)]);
+    assert_eq!(world.plan().services["b"].address, old);
+}
+
+#[test]
+fn too_many_services_for_the_network_are_an_error() {
+    let mut world = world(["a", "b", "c", "d", "e", "f"].map(svc));
+    world.workspace.subnet = Subnet::new(Ipv4Addr::new(10, 0, 0, 0), 29).unwrap();
+    assert_eq!(only_error(&world).code, "WS0501");
+}
+
+// ---- environment and command
+
+#[test]
+fn the_environment_is_what_the_sandbox_sets_and_the_services_own() {
+    let plan =
+        world([svc("api").env("LOG", "info").env("LANG", "de_DE.UTF-8").memory(512).build("make")]).plan();
     let api = &plan.services["api"];
-    assert_eq!(api.links[0].address, plan.services["db"].address);
+    let text: Vec<String> = api.run.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(
+        text,
+        [
+            "HOME=/home/me",
+            "LANG=de_DE.UTF-8",
+            "LOG=info",
+            "LOGNAME=me",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "SHELL=/bin/sh",
+            "USER=me",
+            "WS_MEMORY_BYTES=536870912",
+            "WS_SERVICE=api",
+            "WS_WORKSPACE=shop",
+        ]
+    );
+    // A service's limits never apply to its build.
+    assert!(!api.build.as_ref().unwrap().env.iter().any(|(key, _)| key == "WS_MEMORY_BYTES"));
+}
+
+#[test]
+fn a_command_with_a_slash_is_relative_to_the_working_directory() {
+    let world = |command: &str| world([svc("api").dir("services/api").run(command)]).plan();
+    let program = |command: &str| world(command).services["api"].run.argv[0].clone();
+    assert_eq!(program("./run.sh --x"), "/home/me/shop/services/api/run.sh");
+    assert_eq!(program("../../target/api"), "/home/me/shop/target/api");
+    assert_eq!(program("/usr/bin/env"), "/usr/bin/env");
+    assert_eq!(program("python3"), "python3");
+    assert_eq!(world("a/b c/d").services["api"].run.argv[1], "c/d");
+    assert_eq!(world("x").services["api"].run.cwd, path("services/api"));
+}
+
+#[test]
+fn a_program_that_no_mount_shows_is_an_error() {
+    for program in ["/snap/bin/x", "/tmp/x", "/home/me/bin/x"] {
+        assert_eq!(only_error(&world([svc("api").run(program)])).code, "WS0543", "{program}");
+    }
+    let error = only_error(&world([svc("api").run("/home/me/.cargo/bin/api")]));
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0543", "services.api.command"));
+    assert_eq!(error.help, ["let it: `reads: [\"/home/me/.cargo/bin\"]`"]);
+}
+
+#[test]
+fn programs_are_found_through_links_of_the_system_and_in_what_is_mounted() {
+    let mut world = world([
+        svc("a").run("/bin/sh -c true"),
+        svc("b").run("/opt/tool/run"),
+        svc("c").run("/data/run").volumes("v:/data"),
+        svc("d").run("/home/me/.local/bin/x").reads("/home/me/.local/bin"),
+    ]);
+    world.volume("v");
+    assert!(world.resolve().is_ok());
+}
+
+// ---- the user and the system
+
+#[test]
+fn the_caller_is_the_user_inside() {
+    let plan = world([svc("api")]).plan();
+    let view = &plan.services["api"].view;
+    assert_eq!(
+        (view.uid, view.gid, view.user.as_str(), view.home.as_path()),
+        (501, 20, "me", Path::new("/home/me"))
+    );
+    assert_eq!(
+        file(&plan, "api", "/etc/passwd"),
+        "root:x:0:0:root:/root:/usr/sbin/nologin\n\
+         me:x:501:20:me:/home/me:/bin/sh\n\
+         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    );
+    assert_eq!(file(&plan, "api", "/etc/group"), "root:x:0:\nme:x:20:\nnogroup:x:65534:\n");
+}
+
+#[test]
+fn root_is_an_ordinary_user_inside_with_its_own_home() {
+    let mut world = world([svc("api")]);
+    world.facts.uid = 0;
+    world.facts.gid = 0;
+    world.facts.user = "root".to_owned();
+    world.facts.home = PathBuf::from("/root");
+    let plan = world.plan();
+    let view = &plan.services["api"].view;
+    assert_eq!(
+        (view.uid, view.gid, view.user.as_str(), view.home.as_path()),
+        (1000, 1000, "ws", Path::new("/root"))
+    );
+    assert!(view.scratch.contains(&(PathBuf::from("/root"), 0o700)));
+}
+
+#[test]
+fn a_home_or_name_that_cannot_be_used_is_replaced() {
+    for (home, user, expected) in [
+        ("/", "me", "/home/me"),
+        ("/opt/app", "me", "/home/me"),
+        ("", "me", "/home/me"),
+        ("/nonexistent", "me", "/nonexistent"),
+        ("/", "", "/home/ws"),
+        ("/", "a:b", "/home/ws"),
+    ] {
+        let mut world = world([svc("api")]);
+        world.facts.home = PathBuf::from(home);
+        world.facts.user = user.to_owned();
+        assert_eq!(world.plan().services["api"].view.home, Path::new(expected), "{home:?} {user:?}");
+    }
+}
+
+#[test]
+fn names_resolve_to_every_service() {
+    let plan = world([svc("api"), svc("db")]).plan();
+    let [api, db] = ["api", "db"].map(|name| plan.services[name].address);
+    let hosts = file(&plan, "api", "/etc/hosts");
+    assert!(hosts.contains(&format!("\n{api} api api.shop\n{db} db db.shop\n")), "{hosts}");
+    assert_eq!(hosts, file(&plan, "db", "/etc/hosts"));
+    assert_eq!(file(&plan, "db", "/etc/hostname"), "db\n");
+    assert!(file(&plan, "db", "/etc/resolv.conf").starts_with("nameserver 10.77.0.1\n"));
+}
+
+#[test]
+fn the_system_is_what_the_machine_has() {
+    let plan = world([svc("api")]).plan();
+    let view = &plan.services["api"].view;
+    let system: Vec<&str> = view.system.iter().map(|bind| bind.target.to_str().unwrap()).collect();
+    assert_eq!(system, ["/etc/python3.11", "/etc/services", "/etc/ssl", "/opt", "/usr"]);
+    assert!(view.system.iter().all(|bind| !bind.writable && !bind.owner_mapped));
+    assert!(!view.system[1].directory && view.system[2].directory);
+    let links: Vec<(&str, &str)> =
+        view.symlinks.iter().map(|(from, to)| (from.to_str().unwrap(), to.to_str().unwrap())).collect();
+    assert_eq!(
+        links,
+        [("/bin", "usr/bin"), ("/etc/localtime", "/usr/share/zoneinfo/Etc/UTC"), ("/var/run", "/run")]
+    );
+}
+
+#[test]
+fn private_directories_come_parents_first() {
+    let mut world = world([svc("api").secrets("key token=TOKEN")]);
+    world.secret("key", "secrets/key");
+    world
+        .workspace
+        .secrets
+        .insert(SecretName::new("token").unwrap(), SecretSource::Environment("TOKEN".to_owned()));
+    let plan = world.plan();
+    let view = &plan.services["api"].view;
+    let scratch: Vec<String> =
+        view.scratch.iter().map(|(path, mode)| format!("{} {mode:o}", path.display())).collect();
+    assert_eq!(
+        scratch,
+        [
+            "/dev/shm 1777",
+            "/home/me 700",
+            "/run 755",
+            "/run/api 755",
+            "/run/secrets 500",
+            "/tmp 1777",
+            "/var/tmp 1777"
+        ]
+    );
+    assert_eq!(view.secret_files, [(SecretName::new("key").unwrap(), PathBuf::from("/run/secrets/key"))]);
+    assert_eq!(view.secret_env, [(SecretName::new("token").unwrap(), "TOKEN".to_owned())]);
+    assert_eq!(env(&plan, "api", "TOKEN"), None, "secrets are not in the plan");
+}
+
+// ---- the project
+
+#[test]
+fn the_project_is_seen_without_what_decides_and_what_is_secret() {
+    let mut world = world([svc("api")]);
+    world.secret("key", "stripe.key");
+    world.secret("pem", "secrets/tls/pem");
+    let plan = world.plan();
+    let repo = plan.services["api"].view.repo.as_ref().unwrap();
+    assert_eq!(repo.root, Path::new(ROOT));
+    for hidden in [".git", ".env", ".env.local", "workspace.yaml", "stripe.key", "secrets"] {
+        assert!(!repo.shows(hidden), "{hidden}");
+    }
+    for seen in ["src", ".gitignore", ".envrc", "secrets.md"] {
+        assert!(repo.shows(seen), "{seen}");
+    }
+}
+
+#[test]
+fn what_is_left_out_can_be_asked_for() {
+    let mut world = world([svc("api").reads(".git .env.example")]);
+    world.directory(".git");
+    world.file(".env.example");
+    assert_eq!(mounts(&world.plan(), "api"), ["reads .env.example", "reads .git"]);
+}
+
+#[test]
+fn a_secret_among_what_is_seen_is_an_error_that_names_who_sees_it() {
+    let mut world = world([svc("api"), svc("web")]);
+    world.secret("key", "config/key");
+    let error = only_error(&world);
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0535", "secrets.key"));
+    assert_eq!(error.message, "the secret `key` (`config/key`) would be visible to `api`, `web`");
+}
+
+#[test]
+fn an_env_file_among_what_is_seen_is_an_error() {
+    let mut world = world([svc("api")]);
+    world.workspace.hidden.push(path("services/api/.env"));
+    world.file("services/api/.env");
+    assert_eq!(only_error(&world).message, "the env file `services/api/.env` would be visible to `api`");
+}
+
+#[test]
+fn a_secret_cannot_be_asked_for_with_its_directory() {
+    for service in
+        [svc("api").reads("secrets"), svc("api").reads("secrets/key"), svc("api").volumes("./secrets:/x:ro")]
+    {
+        let mut world = world([service]);
+        world.directory("secrets");
+        world.secret("key", "secrets/key");
+        assert_eq!(only_error(&world).code, "WS0535");
+    }
+}
+
+#[test]
+fn a_secret_outside_of_the_project_is_seen_by_nobody() {
+    let mut world = world([svc("api")]);
+    world.secret("key", "/home/me/.keys/stripe");
+    world.plan();
+}
+
+#[test]
+fn a_secret_that_is_not_there_is_an_error_once() {
+    let mut world = world([svc("api").secrets("key"), svc("web").secrets("key")]);
+    world.secret("key", "secrets/key");
+    world.missing("secrets/key");
+    let error = only_error(&world);
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0530", "secrets.key"));
+}
+
+// ---- writing
+
+#[test]
+fn a_declared_working_directory_is_writable() {
+    let plan = world([svc("api").dir("services/api"), svc("web")]).plan();
+    assert_eq!(mounts(&plan, "api"), ["writes services/api"]);
+    let bind = &plan.services["api"].view.binds[0];
+    assert!(bind.owner_mapped && bind.directory);
+}
+
+#[test]
+fn a_working_directory_that_is_not_declared_or_the_root_or_holds_policy_is_not() {
+    let mut world = world([
+        svc("a").dir("services/a").with(|s| s.working_dir_declared = false),
+        svc("b").dir(""),
+        svc("c").dir("infra"),
+    ]);
+    world.workspace.policy_inputs.push(path("infra/workspace.yaml"));
+    let plan = world.plan();
+    for service in ["a", "b", "c"] {
+        assert!(mounts(&plan, service).is_empty(), "{service}");
+    }
+}
+
+#[test]
+fn writable_directories_come_parents_first_and_once() {
+    let plan =
+        world([svc("api").dir("services/api").writable("data services/api/tmp data/deep /srv/api")]).plan();
+    assert_eq!(mounts(&plan, "api"), ["writes data", "writes services/api", "writes /srv/api"]);
+}
+
+#[test]
+fn what_decides_is_never_writable() {
+    for service in [svc("api").writable("."), svc("api").writable("infra"), svc("api").volumes("./infra:/x")]
+    {
+        let mut world = world([service]);
+        world.workspace.policy_inputs.push(path("infra/workspace.yaml"));
+        let error = only_error(&world);
+        assert_eq!(error.code, "WS0533", "{}", error.message);
+    }
+}
+
+#[test]
+fn missing_directories_are_errors_with_the_command_that_makes_them() {
+    let mut world =
+        world([svc("api").dir("services/api").writable("data").reads("lib").volumes("./conf:/conf")]);
+    for missing in ["services/api", "data", "lib", "conf"] {
+        world.missing(missing);
+    }
+    let problems = world.problems();
+    let text = text_of(&problems);
+    assert_eq!(problems.len(), 4, "{text}");
+    assert!(problems.iter().all(|problem| problem.code == "WS0530"), "{text}");
+    assert!(
+        text.contains("at services.api.writable[0]: `data` does not exist\n  help: make it: `mkdir -p data`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn links_are_not_followed() {
+    let mut world = world([svc("api").writable("data"), svc("web").reads("current/lib")]);
+    world.link("data", "/etc");
+    world.link("current", "releases/7");
+    let text = text_of(&world.problems());
+    assert!(text.contains("`data` is a symbolic link to `/etc`"), "{text}");
+    assert!(text.contains("name the path that it leads to: `releases/7/lib`"), "{text}");
+}
+
+#[test]
+fn files_cannot_be_writable() {
+    let mut world = world([svc("api").writable("data.db"), svc("web").volumes("./a.conf:/etc/a.conf")]);
+    world.file("data.db");
+    world.file("a.conf");
+    let problems = world.problems();
+    assert_eq!(
+        problems.iter().map(|p| p.code).collect::<Vec<_>>(),
+        ["WS0532", "WS0532"],
+        "{}",
+        text_of(&problems)
+    );
+}
+
+#[test]
+fn files_can_be_read() {
+    let mut world = world([svc("api").reads("/etc/nginx/nginx.conf").volumes("./a.conf:/etc/a.conf:ro")]);
+    world.file("/etc/nginx/nginx.conf");
+    world.file("a.conf");
+    let plan = world.plan();
+    assert_eq!(mounts(&plan, "api"), ["reads a.conf at /etc/a.conf", "reads /etc/nginx/nginx.conf"]);
+    let view = &plan.services["api"].view;
+    assert!(view.binds.iter().all(|bind| !bind.directory));
+    assert!(view.binds[0].owner_mapped && !view.binds[1].owner_mapped, "system paths are everybody's");
+}
+
+#[test]
+fn reading_does_not_take_writing_away() {
+    let plan = world([svc("api").writable("data").reads("data data/deep")]).plan();
+    assert_eq!(mounts(&plan, "api"), ["writes data"]);
+}
+
+// ---- what others write
+
+#[test]
+fn another_services_directory_is_not_seen() {
+    let plan =
+        world([svc("api").dir("services/api"), svc("web").dir("services/web"), svc("db").writable("data")])
+            .plan();
+    assert_eq!(mounts(&plan, "api"), ["writes services/api", "hides services/web"]);
+    assert_eq!(mounts(&plan, "db"), ["writes data", "hides services/api", "hides services/web"]);
+    // At the top of the project it is left out, which needs no mount.
+    assert!(!plan.services["api"].view.repo.as_ref().unwrap().shows("data"));
+    assert!(plan.services["db"].view.repo.as_ref().unwrap().shows("data"));
+    assert!(plan.channels.is_empty());
+}
+
+#[test]
+fn a_link_shows_what_its_target_writes_and_is_told_as_a_channel() {
+    let plan = world([
+        svc("api").dir("services/api").links("db:1 web:1"),
+        svc("web").dir("services/web"),
+        svc("db").writable("data"),
+    ])
+    .plan();
+    assert_eq!(mounts(&plan, "api"), ["writes services/api"]);
+    assert!(plan.services["api"].view.repo.as_ref().unwrap().shows("data"));
+    assert_eq!(mounts(&plan, "web"), ["hides services/api", "writes services/web"]);
+    let channels: Vec<String> = plan
+        .channels
+        .iter()
+        .map(|c| format!("{} {:?} {:?}", c.what, names(&c.writers), names(&c.readers)))
+        .collect();
+    assert_eq!(
+        channels,
+        [r#"/home/me/shop/data ["db"] ["api"]"#, r#"/home/me/shop/services/web ["web"] ["api"]"#]
+    );
+}
+
+fn names(names: &[ws_model::ServiceName]) -> Vec<&str> {
+    names.iter().map(AsRef::as_ref).collect()
+}
+
+#[test]
+fn reads_show_what_another_one_writes() {
+    let plan = world([
+        svc("api").reads("services/web data"),
+        svc("web").dir("services/web"),
+        svc("db").writable("data"),
+    ])
+    .plan();
+    assert_eq!(mounts(&plan, "api"), ["reads data", "reads services/web"]);
+    assert_eq!(plan.channels.len(), 2);
+}
+
+#[test]
+fn reading_a_part_is_a_channel_and_hides_the_rest() {
+    let plan = world([svc("api").reads("services/web/public"), svc("web").dir("services/web")]).plan();
+    assert_eq!(mounts(&plan, "api"), ["hides services/web", "reads services/web/public"]);
+    assert_eq!(plan.channels.len(), 1);
+}
+
+#[test]
+fn reading_a_directory_above_does_not_name_what_is_in_it() {
+    let plan = world([
+        svc("api").reads("services /srv").volumes("/srv:/x:ro"),
+        svc("web").dir("services/web").writable("/srv/web"),
+    ])
+    .plan();
+    assert_eq!(
+        mounts(&plan, "api"),
+        [
+            "reads services",
+            "hides services/web",
+            "reads /srv",
+            "hides /srv/web",
+            "reads /srv at /x",
+            "hides /x/web"
+        ]
+    );
+    assert!(plan.channels.is_empty());
+}
+
+#[test]
+fn a_shared_writable_directory_is_a_channel() {
+    let plan =
+        world([svc("a").writable("data"), svc("b").writable("data"), svc("c").writable("data/deep")]).plan();
+    assert_eq!(mounts(&plan, "c"), ["writes data/deep"]);
+    let channels: Vec<String> =
+        plan.channels.iter().map(|c| format!("{} {:?}", c.what, names(&c.writers))).collect();
+    assert_eq!(channels, [r#"/home/me/shop/data ["a", "b"]"#, r#"/home/me/shop/data/deep ["a", "b", "c"]"#]);
+}
+
+#[test]
+fn a_writable_directory_in_the_system_is_hidden_from_others() {
+    let plan = world([svc("a").writable("/opt/a/data"), svc("b")]).plan();
+    assert_eq!(mounts(&plan, "b"), ["hides /opt/a/data"]);
+}
+
+#[test]
+fn a_host_volume_that_is_written_is_hidden_from_others() {
+    let plan = world([svc("a").volumes("./deep/data:/data"), svc("b")]).plan();
+    assert_eq!(mounts(&plan, "a"), ["writes deep/data at /data"]);
+    assert_eq!(mounts(&plan, "b"), ["hides deep/data"]);
+}
+
+#[test]
+fn a_directory_inside_of_one_that_is_hidden_can_be_seen() {
+    let plan =
+        world([svc("a").dir("apps/a"), svc("b").dir("apps/a/b"), svc("c").links("b:1"), svc("d")]).plan();
+    assert_eq!(mounts(&plan, "b"), ["hides apps/a", "writes apps/a/b"]);
+    assert_eq!(mounts(&plan, "c"), ["hides apps/a", "reads apps/a/b"]);
+    assert_eq!(mounts(&plan, "d"), ["hides apps/a"]);
+}
+
+#[test]
+fn a_working_directory_that_another_one_writes_can_still_be_read() {
+    let world = world([
+        svc("a").dir("apps").links("b:1!"),
+        svc("b").dir("apps/b").with(|s| s.working_dir_declared = false),
+    ]);
+    let plan = world.plan();
+    assert_eq!(mounts(&plan, "b"), ["reads apps/b"]);
+}
+
+#[test]
+fn many_directories_to_hide_cost_one_mount_and_what_is_beside_them() {
+    let services = (0..40).map(|i| svc(&format!("s{i:02}")).dir(&format!("services/s{i:02}")));
+    let mut world = world(services.chain([svc("linked").links("s00:1 s01:1")]));
+    let one_by_one = world.plan();
+    assert_eq!(one_by_one.services["s00"].view.binds.len(), 40);
+
+    assert_eq!(directories_of_interest(&world.workspace), [path("services")]);
+    let mut entries: BTreeMap<String, PathKind> =
+        (0..40).map(|i| (format!("s{i:02}"), PathKind::Directory)).collect();
+    entries.insert("lib".to_owned(), PathKind::Directory);
+    entries.insert("README".to_owned(), PathKind::File);
+    world.facts.entries.insert(path("services"), entries.clone());
+    let plan = world.plan();
+    assert_eq!(
+        mounts(&plan, "s00"),
+        ["hides services", "reads services/README", "reads services/lib", "writes services/s00"]
+    );
+    assert!(!plan.services["s00"].view.binds[1].directory);
+    assert_eq!(
+        mounts(&plan, "linked"),
+        [
+            "hides services",
+            "reads services/README",
+            "reads services/lib",
+            "reads services/s00",
+            "reads services/s01"
+        ]
+    );
+    assert_eq!(plan.channels, one_by_one.channels);
+
+    // A link among them cannot be bound.
+    entries.insert("latest".to_owned(), PathKind::Symlink(PathBuf::from("s00")));
+    world.facts.entries.insert(path("services"), entries);
+    assert_eq!(world.plan(), one_by_one);
+}
+
+// ---- volumes
+
+#[test]
+fn volumes_are_mounted_where_they_are_wanted() {
+    let mut world =
+        world([svc("db").volumes("pg:/var/lib/pg ./conf:/etc/pg:ro"), svc("backup").volumes("pg:/pg:ro")]);
+    world.volume("pg");
+    world.volume("unused");
+    let plan = world.plan();
+    assert_eq!(mounts(&plan, "db"), ["reads conf at /etc/pg", "writes volume pg at /var/lib/pg"]);
+    assert_eq!(plan.volumes, [VolumeName::new("pg").unwrap()]);
+    assert_eq!(plan.channels.len(), 1);
+    assert_eq!((plan.channels[0].what.as_str(), names(&plan.channels[0].readers)), ("pg", vec!["backup"]));
+}
+
+#[test]
+fn two_things_cannot_be_mounted_at_one_place() {
+    let mut world = world([svc("db").volumes("pg:/data ./conf:/data").tmpfs("/data")]);
+    world.volume("pg");
+    let problems = world.problems();
+    assert_eq!(problems.iter().map(|p| p.code).collect::<Vec<_>>(), ["WS0542", "WS0542"]);
+    assert_eq!(problems[0].related[0].0.to_string(), "services.db.volumes[0]");
+}
+
+#[test]
+fn a_directory_named_twice_is_mounted_once() {
+    let plan = world([svc("db").writable("data").volumes("./data")]).plan();
+    assert_eq!(mounts(&plan, "db"), ["writes data"]);
+}
+
+#[test]
+fn some_places_are_not_for_mounts() {
+    for (target, code) in [
+        ("/", "WS0541"),
+        ("/home", "WS0541"),
+        (ROOT, "WS0541"),
+        ("/proc", "WS0541"),
+        ("/proc/sys", "WS0541"),
+        ("/sys/fs/cgroup", "WS0541"),
+        ("/dev", "WS0541"),
+        ("/dev/pts", "WS0541"),
+        ("/etc", "WS0541"),
+        ("/etc/passwd", "WS0541"),
+        ("/etc/hostname", "WS0541"),
+        ("/run", "WS0541"),
+        ("/run/secrets", "WS0541"),
+        ("/run/secrets/key", "WS0541"),
+        ("/bin/tools", "WS0541"),
+        ("/usr/share/nowhere", "WS0540"),
+        ("/home/me/shop/src/nowhere", "WS0540"),
+    ] {
+        let mut world = world([svc("db").with(|service| {
+            service.volumes = vec![ws_model::Mount {
+                source: ws_model::MountSource::Volume(VolumeName::new("pg").unwrap()),
+                target: PathBuf::from(target),
+                read_only: false,
+            }];
+        })]);
+        world.volume("pg");
+        world.directory("src");
+        assert_eq!(only_error(&world).code, code, "{target}");
+    }
+    for target in
+        ["/data", "/tmp/x", "/run/postgresql", "/dev/shm/x", "/etc/nginx", "/var/lib/pg", "new", "src/there"]
+    {
+        let mut world = world([svc("db").volumes(&format!("pg:{target}"))]);
+        world.volume("pg");
+        world.directory("src/there");
+        world.plan();
+    }
+}
+
+#[test]
+fn the_project_cannot_be_mounted_whole() {
+    for service in [svc("a").reads("."), svc("a").reads("/home/me"), svc("a").reads("/home")] {
+        assert_eq!(only_error(&world([service])).code, "WS0541");
+    }
+}
+
+#[test]
+fn a_working_directory_elsewhere_is_bound_or_private() {
+    let mut world = world([
+        svc("a").dir("/srv/app"),
+        svc("b").dir("/var/lib/pg").volumes("pg:/var/lib/pg"),
+        svc("c").dir("/tmp"),
+        svc("d").dir("/usr/share/d"),
+        svc("e").dir("/home/me/other"),
+    ]);
+    world.volume("pg");
+    world.missing("/var/lib/pg");
+    world.missing("/tmp");
+    let plan = world.plan();
+    assert_eq!(mounts(&plan, "a"), ["reads /srv/app"]);
+    assert_eq!(mounts(&plan, "e"), ["reads /home/me/other"]);
+    assert_eq!(mounts(&plan, "b"), ["writes volume pg at /var/lib/pg"]);
+    assert!(mounts(&plan, "c").is_empty() && mounts(&plan, "d").is_empty());
+}
+
+#[test]
+fn private_directories_have_a_size() {
+    let tmp = |tmp| {
+        let world = world([svc("a").tmpfs("/cache").with(|s| s.limits.tmp = tmp)]);
+        let view = world.plan().services["a"].view.clone();
+        (view.scratch_size, view.tmpfs)
+    };
+    assert_eq!(tmp(None), (DEFAULT_TMP, vec![(PathBuf::from("/cache"), DEFAULT_TMP)]));
+    let small = ByteSize::mib(16);
+    assert_eq!(tmp(Some(small)), (small, vec![(PathBuf::from("/cache"), small)]));
+}
+
+// ---- where the project is
+
+#[test]
+fn a_project_cannot_be_a_home_or_a_directory_of_the_system() {
+    for root in ["/", "/home", "/home/me", "/usr", "/opt", "/tmp", "/proc/x", "/dev"] {
+        let mut world = world([svc("a").with(|s| s.working_dir = PathBuf::from(root))]);
+        world.workspace.root = PathBuf::from(root);
+        world.facts.paths.insert(PathBuf::from(root), PathKind::Directory);
+        world.workspace.policy_inputs.clear();
+        let codes: Vec<&str> = world.problems().iter().map(|problem| problem.code).collect();
+        assert!(codes.contains(&"WS0502"), "{root}: {codes:?}");
+    }
+}
+
+#[test]
+fn a_project_in_the_system_is_seen_only_through_its_own_view() {
+    let root = Path::new("/opt/shop");
+    let mut world = world([svc("a").with(|s| s.working_dir = root.to_path_buf())]);
+    world.workspace.root = root.to_path_buf();
+    world.workspace.policy_inputs = vec![root.join("workspace.yaml")];
+    world.workspace.hidden = vec![root.join(".env")];
+    world.facts.paths.insert(root.to_path_buf(), PathKind::Directory);
+    let plan = world.plan();
+    let system = &plan.services["a"].view.system;
+    let position = system.iter().position(|bind| bind.target == root).unwrap();
+    assert_eq!(system[position].source, BindSource::Hidden);
+    assert_eq!(system[position - 1].target, Path::new("/opt"));
+}
+
+// ---- limits and levels
+
+#[test]
+fn limits_have_defaults() {
+    let plan = world([
+        svc("a"),
+        svc("b").with(|s| {
+            s.limits = Limits {
+                memory: Some(ByteSize::mib(64)),
+                cpus: Some(MilliCpus(1500)),
+                pids: Some(10),
+                files: Some(1024),
+                tmp: None,
+            };
+        }),
+    ])
+    .plan();
+    let a = &plan.services["a"].limits;
+    assert_eq!((a.memory, a.cpus, a.pids, a.pids_declared, a.files), (None, None, DEFAULT_PIDS, false, None));
+    let b = &plan.services["b"].limits;
+    assert_eq!((b.memory, b.pids, b.pids_declared), (Some(ByteSize::mib(64)), 10, true));
+}
+
+#[test]
+fn the_level_follows_from_what_is_declared() {
+    let level = |enforcement, memory: bool, accept| {
+        let mut world = world([if memory { svc("api").memory(64) } else { svc("api") }]);
+        world.workspace.enforcement = enforcement;
+        world.options.accept = accept;
+        let plan = world.plan();
+        (plan.required, plan.required_because)
+    };
+    let text = |text: &str| text.to_owned();
+    assert_eq!(level(None, false, None), (Level::Limited, text("no service declares `limits`")));
+    assert_eq!(level(None, true, None), (Level::Standard, text("api declares `limits.memory`")));
+    assert_eq!(level(Some(Level::Full), false, None), (Level::Full, text("`enforcement: full`")));
+    assert_eq!(level(Some(Level::Limited), true, None), (Level::Limited, text("`enforcement: limited`")));
+    assert_eq!(
+        level(None, true, Some(Level::Limited)),
+        (
+            Level::Limited,
+            text(
+                "`limited` is accepted instead of standard, which the file asks for: api declares `limits.memory`"
+            )
+        )
+    );
+    assert_eq!(level(None, false, Some(Level::Full)).0, Level::Limited, "accepting more asks for nothing");
+}
+
+#[test]
+fn what_stands_below_the_level_is_told_with_what_is_missing() {
+    let plan = world([svc("api").memory(64), svc("db")]).plan();
+    let standing =
+        |level| Standing { level, missing: vec!["memory limits: no memory controller".to_owned()] };
+    let good =
+        BTreeMap::from([(name("api"), standing(Level::Standard)), (name("db"), standing(Level::Full))]);
+    assert_eq!(check_standing(&plan, &good), Ok(()));
+    let bad =
+        BTreeMap::from([(name("api"), standing(Level::Limited)), (name("db"), standing(Level::Standard))]);
+    let problems = check_standing(&plan, &bad).unwrap_err();
+    assert_eq!(
+        text_of(&problems),
+        "Error WS0560 at services.api: `api` can be held to level limited here, and standard is required\n  \
+         ^ api declares `limits.memory`\n  \
+         help: missing: memory limits: no memory controller\n  \
+         help: to start with less: `ws up --accept limited`\n"
+    );
+    assert_eq!(check_standing(&plan, &BTreeMap::new()).unwrap_err().len(), 2, "what is not known is none");
+}
+
+// ---- habits
+
+#[test]
+fn values_that_name_what_is_not_linked_are_warned_of() {
+    let url = "postgres://app@db:5432/shop";
+    let warning = only_warning(&world([svc("api").env("DATABASE_URL", url), svc("db").expose("5432")]));
+    assert_eq!(warning.message, "`DATABASE_URL` names `db:5432`, and `api` has no link to it");
+    assert_eq!(warning.at.to_string(), "services.api.environment.DATABASE_URL");
+    assert_eq!(warning.help, ["let it: `links: [\"db:5432\"]`"]);
+    for links in ["db", "db:5432"] {
+        let plan = world([svc("api").env("DATABASE_URL", url).links(links), svc("db").expose("5432")]).plan();
+        assert!(plan.warnings.is_empty(), "{links}");
+    }
+    assert_eq!(only_warning(&world([svc("api").env("URL", url).links("db:1"), svc("db")])).code, "WS0550");
+}
+
+#[test]
+fn localhost_is_the_service_itself() {
+    let warning =
+        only_warning(&world([svc("api").env("URL", "localhost:5432").links("db"), svc("db").tcp(5432)]));
+    assert_eq!(warning.code, "WS0551");
+    assert_eq!(warning.help, ["`db` is `db:5432` there"]);
+    let own = world([svc("api").env("URL", "localhost:80").tcp(80), svc("db").tcp(80)]).plan();
+    assert!(own.warnings.is_empty());
+}
+
+// ---- facts
+
+#[test]
+fn the_host_is_told_where_to_look() {
+    let mut world = world([svc("api")
+        .dir("services/api")
+        .writable("data")
+        .reads("/etc/nginx")
+        .volumes("./deep/er/conf:/x")]);
+    world.secret("key", "secrets/key");
+    let paths: BTreeSet<PathBuf> = paths_of_interest(&world.workspace).into_iter().collect();
+    for expected in [
+        "",
+        "services",
+        "services/api",
+        "data",
+        "/etc/nginx",
+        "/x",
+        "deep",
+        "deep/er",
+        "deep/er/conf",
+        "secrets/key",
+        ".env",
+    ] {
+        assert!(paths.contains(&path(expected)), "{expected} in {paths:?}");
+    }
+    assert!(!paths.contains(Path::new("/etc")));
+}
+
+// ---- the plan as a whole
+
+fn shop() -> World {
+    let mut world = world([
+        svc("db").tcp(5432).volumes("pg:/var/lib/pg").run("/usr/lib/pg/bin/postgres -D /var/lib/pg"),
+        task("migrate").links("db").run("./migrate.sh 'now!'"),
+        svc("api")
+            .dir("services/api")
+            .build("cargo build")
+            .links("db cache:6379")
+            .after("migrate")
+            .ports("8080:80")
+            .secrets("key")
+            .tmpfs("/cache")
+            .memory(512),
+        svc("cache"),
+        svc("web").dir("services/web").links("api:80").ports("0:3000"),
+    ]);
+    world.volume("pg");
+    world.secret("key", "secrets/key");
+    world
+}
+
+#[test]
+fn a_plan_agrees_with_itself() {
+    assert_eq!(lint(&shop().plan()), Vec::<String>::new());
+}
+
+#[test]
+fn a_plan_that_does_not_agree_with_itself_is_found_out() {
+    let spoil = |change: fn(&mut Plan)| {
+        let mut plan = shop().plan();
+        change(&mut plan);
+        lint(&plan)
+    };
+    let cases: [(&str, fn(&mut Plan)); 12] = [
+        ("have the address", |plan| {
+            let address = plan.services["db"].address;
+            plan.services.get_mut("api").unwrap().address = address;
+        }),
+        ("have the index", |plan| {
+            let index = plan.services["db"].index;
+            plan.services.get_mut("api").unwrap().index = index;
+        }),
+        ("beyond the network", |plan| plan.services.get_mut("api").unwrap().index = 1 << 20),
+        ("links to db at another address", |plan| {
+            plan.services.get_mut("migrate").unwrap().links[0].address = Ipv4Addr::LOCALHOST;
+        }),
+        ("which is not there", |plan| {
+            plan.services.remove("cache");
+        }),
+        ("is not in an earlier wave", |plan| plan.waves.reverse()),
+        ("is in no wave", |plan| {
+            plan.waves.pop();
+        }),
+        ("not parents first", |plan| plan.services.get_mut("api").unwrap().view.binds.reverse()),
+        ("runs the relative", |plan| plan.services.get_mut("api").unwrap().run.argv = vec!["a/b".to_owned()]),
+        ("runs nothing", |plan| plan.services.get_mut("api").unwrap().run.argv.clear()),
+        ("is root inside", |plan| plan.services.get_mut("api").unwrap().view.uid = 0),
+        ("which is not in the plan", |plan| plan.volumes.clear()),
+    ];
+    for (expected, change) in cases {
+        let faults = spoil(change);
+        assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}: {faults:?}");
+    }
+}
+
+#[test]
+fn the_plan_reads_well() {
+    insta::assert_snapshot!(describe(&shop().plan()));
+}
+
+#[test]
+fn the_graph_reads_well() {
+    insta::assert_snapshot!(graph::render_text(&shop().plan()));
+}
+
+#[test]
+fn a_graph_of_circles_ends() {
+    let plan = world([svc("a").links("b:1"), svc("b").links("a:1"), svc("c").links("c:1 a:1!")]).plan();
+    assert_eq!(
+        graph::render_text(&plan),
+        "c\n└── a  reaches 1/tcp\n    └── b  reaches 1/tcp\n        └── a  reaches 1/tcp · see above\n"
+    );
+}
+
+#[test]
+fn the_graph_is_nodes_and_edges() {
+    let graph = graph::to_json(&shop().plan());
+    assert_eq!(graph["nodes"].as_array().unwrap().len(), 5);
+    assert_eq!(graph["nodes"][0]["service"], "api");
+    assert_eq!(graph["nodes"][0]["wave"], 2);
+    let edge = graph["edges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|edge| edge["from"] == "api" && edge["to"] == "db")
+        .unwrap();
+    assert_eq!(edge["wait"]["condition"], "ready");
+    assert_eq!(edge["ports"][0]["port"], 5432);
+    assert_eq!(edge["ports"][0]["protocol"], "tcp");
+}
+
+#[test]
+fn the_plan_as_json_has_no_secret_and_plain_units() {
+    let mut world = shop();
+    world.options.accept = Some(Level::Limited);
+    let json = to_json(&world.plan());
+    assert_eq!(json["level"], "limited");
+    let api = &json["services"][0];
+    assert_eq!(api["service"], "api");
+    assert_eq!(api["limits"]["memory_bytes"], 512 << 20);
+    assert_eq!(api["stop"]["grace_ms"], 10_000);
+    assert_eq!(api["secrets"][0]["file"], "/run/secrets/key");
+    assert_eq!(api["waits"][2]["condition"], Condition::Completed.as_str());
+    assert_eq!(json["waves"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_plan_is_the_same_every_time() {
+    let world = shop();
+    assert_eq!(world.plan(), world.plan());
+}
+
+#[test]
+fn a_thousand_services_are_planned() {
+    let services = (0..1000).map(|i| {
+        let service = svc(&format!("s{i:04}")).dir(&format!("services/s{i:04}")).tcp(80);
+        if i == 0 { service } else { service.links(&format!("s{:04}", i / 2)) }
+    });
+    let mut world = world(services);
+    let entries = (0..1000).map(|i| (format!("s{i:04}"), PathKind::Directory)).collect();
+    world.facts.entries.insert(path("services"), entries);
+    let plan = resolve(&world.workspace, &world.facts, &world.options).unwrap();
+    assert!(plan.services.values().all(|service| service.view.binds.len() <= 4));
+    assert_eq!(plan.channels.len(), 500);
 }

@@ -539,7 +539,7 @@ impl Engine {
         unit.wanted = true;
         match &mut unit.state {
             State::Pending | State::Stopped | State::Failed { lost: None } | State::Blocked { .. } => {
-                self.begin(i)
+                self.begin(i);
             }
             State::Exited => {
                 if by_name || !unit.completes {
@@ -586,12 +586,12 @@ impl Engine {
     fn end(&mut self, i: usize, then: Then, cause: Cause, at_once: bool, now: Tick, out: &mut Outcome) {
         let unit = &mut self.units[i];
         match &mut unit.state {
-            State::Pending
-            | State::Stopped
-            | State::Exited
-            | State::Failed { .. }
-            | State::Blocked { .. } => {}
-            State::Waiting | State::Backoff { .. } => self.enter(i, State::Stopped, cause, out),
+            State::Pending | State::Stopped | State::Exited | State::Failed { .. } => {}
+            // It would be started as soon as it can; at the very end its failure is worth more.
+            State::Blocked { .. } if self.going_down => {}
+            State::Waiting | State::Backoff { .. } | State::Blocked { .. } => {
+                self.enter(i, State::Stopped, cause, out);
+            }
             // Nothing of the service's own runs yet that could be asked to end.
             State::Building { generation } | State::Starting { generation } => {
                 let generation = *generation;

@@ -62,8 +62,10 @@ struct Exposed {
 /// What stands at a path inside.
 #[derive(Debug, Clone)]
 enum Top {
-    /// Something of the service's own: tmpfs, a volume, a generated file, `/proc`.
+    /// Something of the service's own with something in it: a volume, a generated file, `/proc`.
     Own,
+    /// A directory that is empty when a run starts.
+    Empty,
     /// A mount of this path of the host.
     Host { source: PathBuf, writable: bool },
     /// The project's root.
@@ -75,7 +77,12 @@ enum Top {
 enum Seen {
     Nothing,
     Own,
-    Host { path: PathBuf, writable: bool },
+    /// Below a directory that is empty when a run starts, or that directory.
+    Empty,
+    Host {
+        path: PathBuf,
+        writable: bool,
+    },
 }
 
 /// The mounts of one view, for looking up what a path shows.
@@ -95,6 +102,7 @@ impl Inside<'_> {
         let rest = path.strip_prefix(at).unwrap_or(Path::new(""));
         match top {
             Top::Own => Seen::Own,
+            Top::Empty => Seen::Empty,
             Top::Host { source, writable } => Seen::Host { path: join(source, rest), writable: *writable },
             Top::Repo => match rest.components().next() {
                 None => Seen::Own,
@@ -252,14 +260,14 @@ impl<'a> Views<'a> {
         for bind in &self.base.system {
             tops.insert(bind.target.clone(), top(bind));
         }
-        tops.extend(scratch.iter().map(|(path, _)| (path.clone(), Top::Own)));
+        tops.extend(scratch.iter().map(|(path, _)| (path.clone(), Top::Empty)));
         tops.extend(files.iter().map(|(path, _)| (path.clone(), Top::Own)));
         tops.extend(["/proc", "/dev"].map(|path| (PathBuf::from(path), Top::Own)));
         tops.insert(self.workspace.root.clone(), Top::Repo);
         let mut inside = Inside { tops, repo: &repo, symlinks: &self.base.symlinks };
         self.check_mount_points(&mounts, &inside, problems);
         inside.tops.extend(mounts.binds.iter().map(|(path, (bind, _))| (path.clone(), top(bind))));
-        inside.tops.extend(mounts.tmpfs.keys().map(|path| (path.clone(), Top::Own)));
+        inside.tops.extend(mounts.tmpfs.keys().map(|path| (path.clone(), Top::Empty)));
 
         self.hide_others(name, &linked, &mut mounts, &mut inside);
         self.add_working_dir(service, &at, &mut mounts, &mut inside, problems);
@@ -546,12 +554,14 @@ impl<'a> Views<'a> {
         let path = &service.working_dir;
         let at = at.key("working_dir");
         match inside.see(path) {
-            // Made by the run, or by whoever fills the volume.
-            Seen::Own if inside.tops.contains_key(path) || !path.starts_with(&self.workspace.root) => {}
-            Seen::Own | Seen::Host { .. } => {
+            // The project itself, or what fills the volume has to make it.
+            Seen::Own => {}
+            // Made with the mount.
+            Seen::Empty if inside.tops.contains_key(path) => {}
+            Seen::Host { .. } => {
                 self.standing(path, at, Want::Directory, problems);
             }
-            Seen::Nothing => {
+            Seen::Nothing | Seen::Empty => {
                 if self.standing(path, at.clone(), Want::Directory, problems).is_some()
                     && self.target_is_free(path, &at, problems)
                 {
@@ -939,7 +949,8 @@ fn hidden_bind(target: &Path) -> Bind {
 fn top(bind: &Bind) -> Top {
     match &bind.source {
         BindSource::Host(source) => Top::Host { source: source.clone(), writable: bind.writable },
-        BindSource::Volume(_) | BindSource::Hidden => Top::Own,
+        BindSource::Volume(_) => Top::Own,
+        BindSource::Hidden => Top::Empty,
     }
 }
 
@@ -962,7 +973,7 @@ fn check_programs(service: &Service, at: &ConfigPath, inside: &Inside<'_>, probl
     for (command, at) in [(&service.command, at.key("command"))].into_iter().chain(build) {
         let Some(program) = command.0.first().filter(|program| program.contains('/')) else { continue };
         let path = lexical(&service.working_dir.join(program));
-        if inside.see(&path) == Seen::Nothing {
+        if matches!(inside.see(&path), Seen::Nothing | Seen::Empty) {
             let dir = path.parent().unwrap_or(&path);
             problems.push(
                 Problem::error("WS0543", at, format!("the service cannot see `{program}`"))
