@@ -58,7 +58,10 @@ pub fn up(context: &Context, typed: &[String], options: &PlanOptions, until: Unt
         let began = Instant::now();
         let since = now();
         let (client, owner) = reach(context, &planned, &place, options.accept, until).await?;
-        let shown = plan::closure(&planned.plan, &wanted).into_iter().collect();
+        let shown = match wanted.as_slice() {
+            [] => Vec::new(),
+            some => plan::closure(&planned.plan, some).into_iter().collect(),
+        };
         let up = Up { context, client, place, planned: &planned, wanted, shown, began, since };
         up.follow(owner, until).await
     })
@@ -83,7 +86,7 @@ async fn reach(
 ) -> Result<(Client, Owner), Failure> {
     for _ in 0..2 {
         if let Some(client) = instances::connect_to(context, place).await? {
-            tell_about_running(context, planned, &client).await?;
+            tell_about_running(context, planned, &client, until).await?;
             return Ok((client, Owner::Somebody));
         }
         let secrets = load::secrets(planned, &context.settings)?;
@@ -117,9 +120,15 @@ async fn reach(
 }
 
 /// What runs was planned from the file as it was: a change since then is said aloud, and not applied.
-async fn tell_about_running(context: &Context, planned: &Planned, client: &Client) -> Result<(), Failure> {
+async fn tell_about_running(
+    context: &Context,
+    planned: &Planned,
+    client: &Client,
+    until: Until,
+) -> Result<(), Failure> {
     let info = client.info().await?;
-    context.ui.note(&format!("it runs already (supervisor {}); attaching", info.pid));
+    let attaching = if until.attached() { ": attaching" } else { "" };
+    context.ui.note(&format!("it runs already (supervisor {}){attaching}", info.pid));
     let changed =
         std::fs::metadata(&planned.loaded.found.file).and_then(|meta| meta.modified()).is_ok_and(|at| {
             at.duration_since(std::time::UNIX_EPOCH)
@@ -143,7 +152,7 @@ struct Up<'a> {
     planned: &'a Planned,
     /// What was asked for; empty: everything.
     wanted: Vec<ServiceName>,
-    /// What was asked for and what it needs.
+    /// What was asked for and what it needs; empty: everything.
     shown: Vec<ServiceName>,
     /// When the command began.
     began: Instant,
@@ -189,9 +198,8 @@ impl Up<'_> {
             }
             (owner, _) => owner,
         };
-        let terminal = self.context.ui.out_terminal;
         let state = State {
-            painter: Painter::new(rows.iter().map(|row| &row.service), false, terminal),
+            painter: Painter::new(rows.iter().map(|row| &row.service), self.context.ui.look(false)),
             view: View::of(&rows),
             block: Block::new(&self.context.ui),
             told: BTreeSet::new(),
@@ -289,6 +297,10 @@ impl Up<'_> {
 
     /// Whether the command is at its end, and what was reached on the way.
     async fn judge(&self, state: &mut State<'_>, owner: &Owner, until: Until) -> Result<Option<u8>, Failure> {
+        if state.view.is_going_down() {
+            // Somebody asked for it: the end of the events is the end of this command.
+            return Ok(None);
+        }
         let lost = state.view.lost(&self.wanted);
         let ready = state.view.wanted(&self.wanted).all(|(_, row)| row.is_ready());
         match until {
@@ -301,8 +313,13 @@ impl Up<'_> {
                         self.context.ui.say("attached; Ctrl-C detaches and leaves it running");
                     }
                 }
-                let fresh: Vec<ServiceName> =
-                    lost.iter().filter(|name| !state.told.contains(*name)).cloned().collect();
+                let is_fresh = |name: &&ServiceName| {
+                    let stopped =
+                        state.view.services.get(*name).is_some_and(|row| row.phase == Phase::Stopped);
+                    // Whoever stopped it knows.
+                    !stopped && !state.told.contains(*name)
+                };
+                let fresh: Vec<ServiceName> = lost.iter().filter(is_fresh).cloned().collect();
                 if !fresh.is_empty() {
                     state.block.clear();
                     self.report(&fresh, state).await?;
@@ -344,7 +361,7 @@ impl Up<'_> {
     }
 
     fn on_event(&self, state: &mut State<'_>, event: &Event) {
-        let changed = state.view.apply(event);
+        state.view.apply(event);
         if let EventKind::SupervisorStopped { cause } = &event.kind {
             state.stopped = Some(cause.clone());
         }
@@ -367,9 +384,6 @@ impl Up<'_> {
             state.block.clear();
             ui.say(&event::short(event));
         }
-        if changed && !state.settled {
-            self.draw(state);
-        }
     }
 
     fn draw(&self, state: &mut State<'_>) {
@@ -389,7 +403,7 @@ impl Up<'_> {
     fn print_log(&self, painter: &Painter, line: &LogLine) -> Result<(), Failure> {
         match self.context.ui.format {
             crate::args::Format::Json => self.context.ui.json_line(line),
-            crate::args::Format::Text => self.context.ui.line(&painter.line(line)),
+            crate::args::Format::Text => self.context.ui.raw(&format!("{}\n", painter.line(line))),
         }
     }
 
@@ -518,7 +532,7 @@ impl Up<'_> {
         if ending == Ending::Interrupt {
             ui.say("stopping; Ctrl-C again kills everything now");
         }
-        let painter = Painter::new(self.planned.plan.services.keys(), false, ui.out_terminal);
+        let painter = Painter::new(self.planned.plan.services.keys(), ui.look(false));
         let going = take_down::Going {
             context: self.context,
             client: &self.client,
@@ -526,7 +540,9 @@ impl Up<'_> {
             logs,
             painter: Some(painter),
         };
+        let began = Instant::now();
         going.down(DownRequest::default(), signals).await?;
+        ui.say(&take_down::summary(began.elapsed()));
         Ok(exit::INTERRUPTED)
     }
 }

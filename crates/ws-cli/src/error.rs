@@ -111,12 +111,26 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
+/// What was asked of a supervisor, or nothing when it has ended or is about to.
+///
+/// # Errors
+/// Every other error.
+pub fn unless_ended<T>(result: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(ClientError::NotRunning { .. } | ClientError::Connect { .. } | ClientError::Lost { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match &error {
             ClientError::NotRunning { .. } => exit::NOT_RUNNING,
-            // 409: the request is good, and the state of the stack forbids it.
-            ClientError::Api { status, .. } if (400..500).contains(status) && *status != 409 => exit::USAGE,
+            // Others (403, 409, 500): the request is good, and who we are or how the stack is forbids it.
+            ClientError::Api { status: 400 | 404 | 422, .. } => exit::USAGE,
             _ => exit::FAILED,
         };
         let failure = Self::new(code, error.to_string());

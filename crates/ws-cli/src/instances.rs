@@ -184,15 +184,14 @@ pub fn not_running(context: &Context) -> Failure {
     Failure::new(exit::NOT_RUNNING, what).hint("`ws up -d` starts it; `ws ls` lists what runs elsewhere")
 }
 
-/// Waits until the supervisor of an instance has given up its lock: then nothing of it is left.
+/// After a supervisor's streams have ended: waits until it has given up its lock. What it left, if it
+/// crashed, is cleared and told.
 ///
 /// # Errors
 /// When it does not end.
 pub async fn gone(context: &Context, place: &Place) -> Result<(), Failure> {
-    match connect_to(context, place).await? {
-        None => Ok(()),
-        Some(_) => Err(Failure::failed("another supervisor of this instance was started meanwhile")),
-    }
+    // One that listens is the next one already.
+    connect_to(context, place).await.map(drop)
 }
 
 fn clear(

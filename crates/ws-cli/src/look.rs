@@ -6,7 +6,7 @@ use ws_model::wire::{LogLine, ServiceStatus};
 use ws_model::{ServiceName, exit};
 
 use crate::args::Format;
-use crate::error::Failure;
+use crate::error::{Failure, unless_ended};
 use crate::render::log::Painter;
 use crate::render::{event, ps};
 use crate::units::{Moment, now};
@@ -21,7 +21,10 @@ pub fn ps(context: &Context, typed: &[String]) -> Result<u8, Failure> {
     let rows = runtime()?.block_on(async {
         match instances::connect(context).await? {
             None => Ok(None),
-            Some((client, _)) => services(&client).await.map(Some),
+            Some((client, place)) => match unless_ended(client.services().await)? {
+                Some(rows) => Ok(Some(rows)),
+                None => instances::gone(context, &place).await.map(|()| None),
+            },
         }
     })?;
     let Some(mut rows) = rows else {
@@ -139,13 +142,13 @@ fn logs_on_disk(context: &Context, wanted: &LogsWanted<'_>, mut query: LogQuery)
 }
 
 fn painter(context: &Context, wanted: &LogsWanted<'_>, services: &[ServiceName]) -> Painter {
-    Painter::new(services, wanted.timestamps, context.ui.out_terminal)
+    Painter::new(services, context.ui.look(wanted.timestamps))
 }
 
 fn print_log(context: &Context, painter: &Painter, line: &LogLine) -> Result<(), Failure> {
     match context.ui.format {
         Format::Json => context.ui.json_line(line),
-        Format::Text => context.ui.line(&painter.line(line)),
+        Format::Text => context.ui.raw(&format!("{}\n", painter.line(line))),
     }
 }
 

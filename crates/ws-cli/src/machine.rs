@@ -85,9 +85,14 @@ impl Seed {
                 _ => exit::MACHINE,
             };
             let failure = Failure::new(code, error.to_string());
-            match std::error::Error::source(&error) {
+            let failure = match std::error::Error::source(&error) {
                 Some(source) => failure.because(source),
                 None => failure,
+            };
+            match &error {
+                StartError::Cgroups(_) => failure
+                    .hint("does it run with another `WS_RUNTIME_DIR`? the same instance can run once only"),
+                _ => failure,
             }
         })
     }

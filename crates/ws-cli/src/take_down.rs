@@ -1,13 +1,15 @@
 //! `ws down`, and what Ctrl-C does to an attached `ws up`: ask the supervisor to end, show how it goes,
 //! wait until nothing is left.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use ws_client::{Client, ClientError, EventQuery, LogLines};
 use ws_model::wire::DownRequest;
 use ws_model::{Event, EventKind, Phase, exit};
 
 use crate::bring_up::next_line;
-use crate::error::Failure;
+use crate::error::{Failure, unless_ended};
 use crate::instances::{self, Place};
 use crate::live::{Block, Ending, FRAME, Signals};
 use crate::render::event;
@@ -40,10 +42,15 @@ pub fn down(context: &Context, now: bool, volumes: bool) -> Result<u8, Failure> 
         let going = Going { context, client: &client, place: &place, logs: None, painter: None };
         let code = going.down(DownRequest { now, volumes }, &mut signals).await?;
         if code == exit::OK {
-            ui.say(&format!("{} in {}", paint(GOOD.bold(), "down"), human_duration(began.elapsed())));
+            ui.say(&summary(began.elapsed()));
         }
         Ok(code)
     })
+}
+
+/// The last line: everything is gone.
+pub(crate) fn summary(took: Duration) -> String {
+    format!("{} in {}", paint(GOOD.bold(), "down"), human_duration(took))
 }
 
 fn removed_text(removed: &[String]) -> String {
@@ -64,12 +71,14 @@ pub async fn ask(
     place: &Place,
     request: DownRequest,
 ) -> Result<(), Failure> {
-    let (_, seq) = client.services_at().await?;
-    let mut events = client.events(EventQuery { since: seq, follow: true }).await?;
-    client.down(request).await?;
-    while let Some(event) = events.next().await {
-        if matches!(event, Err(ClientError::Lost { .. })) {
-            break;
+    if let Some((_, since)) = unless_ended(client.services_at().await)?
+        && let Some(mut events) = unless_ended(client.events(EventQuery { since, follow: true }).await)?
+        && unless_ended(client.down(request).await)?.is_some()
+    {
+        while let Some(event) = events.next().await {
+            if matches!(event, Err(ClientError::Lost { .. })) {
+                break;
+            }
         }
     }
     instances::gone(context, place).await
@@ -91,10 +100,17 @@ impl Going<'_> {
     pub(crate) async fn down(mut self, request: DownRequest, signals: &mut Signals) -> Result<u8, Failure> {
         let ui = &self.context.ui;
         let began = Instant::now();
-        let (rows, seq) = self.client.services_at().await?;
-        let mut view = View::of(&rows);
-        let mut events = self.client.events(EventQuery { since: seq, follow: true }).await?;
-        self.client.down(request.clone()).await?;
+        let begun = async {
+            let Some((rows, since)) = unless_ended(self.client.services_at().await)? else { return Ok(None) };
+            let events = unless_ended(self.client.events(EventQuery { since, follow: true }).await)?;
+            let accepted = unless_ended(self.client.down(request.clone()).await)?;
+            Ok::<_, Failure>(events.zip(accepted).map(|(events, _)| (View::of(&rows), events)))
+        };
+        let Some((mut view, mut events)) = begun.await? else {
+            // Somebody else was faster.
+            instances::gone(self.context, self.place).await?;
+            return Ok(exit::OK);
+        };
         let mut block = Block::new(ui);
         let mut frames = interval(FRAME);
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,7 +146,7 @@ impl Going<'_> {
                     (Some(line), Some(painter)) => {
                         block.clear();
                         // That nobody reads any more must not keep the stack up.
-                        let _ = ui.line(&painter.line(&line));
+                        let _ = ui.raw(&format!("{}\n", painter.line(&line)));
                     }
                     _ => self.logs = None,
                 },

@@ -1,15 +1,17 @@
 //! The one door to the terminal: data goes to stdout, talk to stderr.
 //!
-//! Colours are written always and removed by `anstream` where they do not belong (no terminal,
-//! `NO_COLOR`). Owns no wording.
+//! Colours are written always and removed here where they do not belong (no terminal, `NO_COLOR`).
+//! Owns no wording.
 
 use std::io::{self, IsTerminal, Write};
 
+use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::args::Format;
 use crate::error::Failure;
+use crate::render::log::Look;
 
 /// Good news.
 pub const GOOD: Style = AnsiColor::Green.on_default();
@@ -39,6 +41,8 @@ pub struct Ui {
     pub out_terminal: bool,
     /// Whether stderr is a terminal.
     pub err_terminal: bool,
+    /// Whether colours are wanted on stdout.
+    pub out_colours: bool,
     /// Whether colours are wanted on stderr.
     pub err_colours: bool,
 }
@@ -47,21 +51,30 @@ impl Ui {
     /// What this process was started with.
     #[must_use]
     pub fn of_process(format: Format) -> Self {
-        let stderr = io::stderr();
+        let (stdout, stderr) = (io::stdout(), io::stderr());
         Self {
             format,
-            out_terminal: io::stdout().is_terminal(),
+            out_terminal: stdout.is_terminal(),
             err_terminal: stderr.is_terminal(),
+            out_colours: anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
             err_colours: anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never,
         }
     }
 
-    /// Prints data as it is.
+    /// Prints data.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn data(&self, text: &str) -> Result<(), Failure> {
-        let mut out = anstream::stdout().lock();
+        if self.out_colours { self.raw(text) } else { self.raw(&strip_str(text).to_string()) }
+    }
+
+    /// Prints data as it is, control sequences included: what services have printed.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn raw(&self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| out_failure(&error))
     }
 
@@ -93,8 +106,9 @@ impl Ui {
 
     /// Says a line to the person. That nobody listens is no failure.
     pub fn say(&self, text: &str) {
-        let mut err = anstream::stderr().lock();
-        let _ = writeln!(err, "{text}");
+        // One write a line: others may write to the same terminal.
+        let line = if self.err_colours { format!("{text}\n") } else { format!("{}\n", strip_str(text)) };
+        let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 
     /// Says that something is worth knowing.
@@ -126,7 +140,13 @@ impl Ui {
         }
     }
 
-    /// The width of the terminal that stderr is.
+    /// How services' lines look on stdout.
+    #[must_use]
+    pub fn look(&self, timestamps: bool) -> Look {
+        Look { timestamps, terminal: self.out_terminal, colours: self.out_colours }
+    }
+
+    /// The size of the terminal that stderr is.
     #[must_use]
     pub fn err_size(&self) -> Option<Size> {
         self.err_terminal.then(|| terminal_size(&io::stderr())).flatten()

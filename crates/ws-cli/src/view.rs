@@ -151,6 +151,12 @@ impl View {
         lost.into_iter().map(|(name, _)| name.clone()).collect()
     }
 
+    /// Whether the stack as a whole was asked to stop: then nothing that ends has failed.
+    #[must_use]
+    pub fn is_going_down(&self) -> bool {
+        self.services.values().any(|row| row.cause.reason == Reason::Shutdown)
+    }
+
     /// Whether something ran, nothing does any more and nothing will.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -205,6 +211,14 @@ mod tests {
         assert_eq!(view.lost(&[]), [name("db"), name("api")]);
         assert_eq!(view.lost(&[name("web")]), []);
         assert!(!view.is_over());
+    }
+
+    #[test]
+    fn going_down_is_no_failure() {
+        let mut view = View::of(&[status("web", Phase::Ready, Reason::ProbeOk, "")]);
+        assert!(!view.is_going_down());
+        view.apply(&phase("web", Phase::Stopping, Reason::Shutdown, None));
+        assert!(view.is_going_down());
     }
 
     #[test]

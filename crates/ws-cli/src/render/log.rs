@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
 use ws_model::ServiceName;
 use ws_model::wire::{LogLine, LogStream};
@@ -26,25 +27,32 @@ const COLOURS: [AnsiColor; 10] = [
 pub struct Painter {
     width: usize,
     colours: BTreeMap<ServiceName, Style>,
-    timestamps: bool,
-    terminal: bool,
+    look: Look,
+}
+
+/// Where lines go and what they show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Whether the time stands before each line.
+    pub timestamps: bool,
+    /// Whether they go to a terminal: what could take it over is made safe then. Elsewhere the services'
+    /// bytes are data and stay what they are.
+    pub terminal: bool,
+    /// Whether colours are wanted.
+    pub colours: bool,
 }
 
 impl Painter {
-    /// For these services. On a terminal, what could take it over is made safe.
+    /// For these services.
     #[must_use]
-    pub fn new<'a>(
-        services: impl IntoIterator<Item = &'a ServiceName>,
-        timestamps: bool,
-        terminal: bool,
-    ) -> Self {
+    pub fn new<'a>(services: impl IntoIterator<Item = &'a ServiceName>, look: Look) -> Self {
         let colours: BTreeMap<ServiceName, Style> = services
             .into_iter()
             .zip(COLOURS.iter().cycle())
             .map(|(name, colour)| (name.clone(), colour.on_default()))
             .collect();
         let width = colours.keys().map(|name| name.as_str().len()).max().unwrap_or(0);
-        Self { width, colours, timestamps, terminal }
+        Self { width, colours, look }
     }
 
     /// `api  | text`
@@ -53,7 +61,7 @@ impl Painter {
         let style = self.colours.get(&line.service).copied().unwrap_or_default();
         let width = self.width;
         let mut out = paint(style, format_args!("{:width$} |", line.service));
-        if self.timestamps {
+        if self.look.timestamps {
             out += &format!(" {}", paint(DIM, line.at));
         }
         match line.stream {
@@ -64,14 +72,19 @@ impl Painter {
         if !line.line.is_empty() {
             out.push(' ');
         }
-        if self.terminal {
-            out += &safe(&line.line);
-            // A colour that the service left on would run into the next line.
-            if line.line.contains('\x1b') {
-                out += "\x1b[0m";
+        if !self.look.colours {
+            out = strip_str(&out).to_string();
+        }
+        match (self.look.terminal, self.look.colours) {
+            (false, _) => out += &line.line,
+            (true, false) => out += &strip_str(&safe(&line.line)).to_string(),
+            (true, true) => {
+                out += &safe(&line.line);
+                // A colour that the service left on would run into the next line.
+                if line.line.contains('\x1b') {
+                    out += "\x1b[0m";
+                }
             }
-        } else {
-            out += &line.line;
         }
         out
     }
@@ -164,6 +177,24 @@ mod tests {
     }
 
     #[test]
+    fn what_services_print_is_data_but_on_a_terminal() {
+        let name = ServiceName::new("a").unwrap();
+        let line = LogLine {
+            seq: 1,
+            at: Timestamp { unix_ms: 0 },
+            service: name.clone(),
+            stream: LogStream::Stdout,
+            line: "\x1b[31mred\x1b[2J".to_owned(),
+        };
+        let show = |terminal, colours| {
+            Painter::new([&name], Look { timestamps: false, terminal, colours }).line(&line)
+        };
+        assert_eq!(show(false, false), "a | \x1b[31mred\x1b[2J");
+        assert_eq!(show(true, false), "a | red");
+        assert!(show(true, true).ends_with(" \x1b[31mred\x1b[0m"));
+    }
+
+    #[test]
     fn prefixes_have_one_width() {
         let names = ["a", "gateway"].map(|name| ServiceName::new(name).unwrap());
         let line = |service: usize, stream, text: &str| LogLine {
@@ -175,7 +206,7 @@ mod tests {
         };
         let mut text = String::new();
         for timestamps in [false, true] {
-            let painter = Painter::new(&names, timestamps, true);
+            let painter = Painter::new(&names, Look { timestamps, terminal: true, colours: false });
             for line in [
                 line(0, LogStream::Stdout, "hello"),
                 line(1, LogStream::Build, "compiling"),
@@ -185,7 +216,7 @@ mod tests {
                 text += &format!("{}\n", painter.line(&line));
             }
         }
-        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r#"
+        insta::assert_snapshot!(text, @r#"
         a       | hello
         gateway | build: compiling
         gateway | ws: killed

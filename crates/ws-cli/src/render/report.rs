@@ -66,10 +66,10 @@ pub fn case(case: &Case) -> String {
 fn predicate(phase: Phase) -> &'static str {
     match phase {
         Phase::Pending => "was not asked for",
-        Phase::Waiting => "waits",
+        Phase::Waiting => "is waiting",
         Phase::Building => "is being built",
         Phase::Starting => "is being started",
-        Phase::Running => "runs and is not ready",
+        Phase::Running => "is running",
         Phase::Ready => "is ready",
         Phase::Unhealthy => "is not ready any more",
         Phase::Stopping => "is being stopped",
