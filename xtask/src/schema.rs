@@ -13,7 +13,10 @@ use crate::Failure;
 
 /// Every file of `schemas/` with what belongs in it.
 fn all() -> Vec<(&'static str, Value)> {
-    let mut all = vec![("workspace.schema.json", ws_spec::schema())];
+    let mut all = vec![
+        ("workspace.schema.json", ws_spec::schema()),
+        ("diagnostics.schema.json", ws_spec::diagnostics_schema()),
+    ];
     all.extend(ws_supervisor::schemas());
     all
 }

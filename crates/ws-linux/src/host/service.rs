@@ -89,6 +89,8 @@ pub(super) struct Service {
     slots: Vec<(Slot, Option<(u64, u64)>)>,
     listing: Option<Listing>,
     run: Option<Run>,
+    /// When the last run had ended: the beginning of what a restart costs.
+    ended_at: Option<Instant>,
     /// The way back to this task, for what runs beside it. Weak: the host alone keeps the task alive.
     commands: mpsc::WeakUnboundedSender<Command>,
     /// Set when the launcher has ended: nothing of this service can start any more.
@@ -150,6 +152,7 @@ impl Service {
             slots: slots.into_iter().map(|slot| (slot, None)).collect(),
             listing: None,
             run: None,
+            ended_at: None,
             commands,
             broken: None,
         })
@@ -443,6 +446,10 @@ impl Service {
                 run.main = fds.into_iter().next();
                 let pid = run.main.as_ref().and_then(|main| process::pid_of(main.as_fd()).ok().flatten());
                 let generation = run.generation;
+                if let Some(ended) = self.ended_at {
+                    let since_end_us = u64::try_from(ended.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    tracing::debug!(service = %self.plan.name, generation, since_end_us, "executed again");
+                }
                 if run.step == Step::Main {
                     self.publish(TargetState::Up);
                 }
@@ -494,6 +501,7 @@ impl Service {
             }
         }
         let Some(run) = self.run.take() else { return };
+        self.ended_at = Some(Instant::now());
         let _ = process::reap_pidfd(run.init.as_fd());
         self.publish(TargetState::Restarting);
         drop(run.prober);
