@@ -154,12 +154,23 @@ impl Cgroups {
         if all { Level::Full } else { Level::Limited }
     }
 
-    /// What is missing for a higher level than [`Cgroups::ceiling`]: "memory limits: no memory controller".
+    /// What is missing for a higher level than [`Cgroups::ceiling`], a phrase for each reason: "memory and
+    /// pids limits: you may not make control groups here".
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
-        let lacking = |controller| Some((controller, self.tree.usable().lacking(controller)?));
-        let phrases = Controller::ALL.into_iter().filter_map(lacking);
-        phrases.map(|(controller, why)| format!("{controller} limits: {why}")).collect()
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for controller in Controller::ALL {
+            let Some(why) = self.tree.usable().lacking(controller) else { continue };
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, controllers)) => controllers.push(controller.as_str()),
+                None => reasons.push((why, vec![controller.as_str()])),
+            }
+        }
+        let named = |controllers: Vec<&str>| match controllers.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+            _ => controllers.concat(),
+        };
+        reasons.into_iter().map(|(why, controllers)| format!("{} limits: {why}", named(controllers))).collect()
     }
 
     /// Whether a control group limits the number of processes; else a resource limit has to.

@@ -36,6 +36,9 @@ use service::{Command, Service};
 /// Processes of ours in a service's cgroup: its launcher (v1) and its init.
 const OWN_PROCESSES: u32 = 2;
 
+/// The Landlock ABI from which signals and abstract sockets are scoped, which level *full* needs.
+const FULL_LANDLOCK: u32 = 6;
+
 /// How long removing cgroups may take after everything in them was killed.
 const REMOVE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -122,6 +125,8 @@ struct Shared {
     rootless: Option<(u32, u32)>,
     volumes: PathBuf,
     pids_by_cgroup: bool,
+    /// What every run's Landlock must enforce: 0 nothing, 1 partly, 2 fully.
+    landlock: u8,
     inbox: Inbox,
     logs: Arc<dyn LogSink>,
     dial: Arc<dyn Dial>,
@@ -229,6 +234,11 @@ impl LinuxHost {
                 rootless,
                 volumes: config.state_dir.join("volumes"),
                 pids_by_cgroup: groups.limits_pids(),
+                landlock: match ws_sys::landlock::abi() {
+                    0 => 0,
+                    abi if abi < FULL_LANDLOCK => 1,
+                    _ => 2,
+                },
                 cgroups: Mutex::new(Some(groups)),
                 inbox,
                 logs,
@@ -404,7 +414,7 @@ fn standing(plan: &Plan, groups: &Cgroups, rootless: bool) -> BTreeMap<ServiceNa
     if abi < 1 {
         level = level.min(Level::Limited);
         missing.push("Landlock: this kernel has none".to_owned());
-    } else if abi < 6 {
+    } else if abi < FULL_LANDLOCK {
         level = level.min(Level::Standard);
         missing.push(format!(
             "Landlock scopes of signals and abstract sockets: this kernel has ABI {abi}, they need 6"

@@ -7,6 +7,7 @@ pub mod cgroups;
 pub mod host;
 pub mod net;
 pub mod observe;
+pub mod peer;
 pub mod probes;
 pub mod publish;
 pub mod pump;

@@ -14,7 +14,8 @@ pub fn facts(workspace: &Workspace) -> Facts {
     let uid = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = home.or_else(|| user.as_ref().map(|user| user.dir.clone())).unwrap_or_else(|| PathBuf::from("/"));
+    let home =
+        home.or_else(|| user.as_ref().map(|user| user.dir.clone())).unwrap_or_else(|| PathBuf::from("/"));
     let mut paths = BTreeMap::new();
     let mut look = |path: &Path| {
         if let Some(kind) = kind(path) {
@@ -34,7 +35,8 @@ pub fn facts(workspace: &Workspace) -> Facts {
         .into_iter()
         .map(|directory| {
             let names = names(&directory);
-            let kinds = names.into_iter().filter_map(|name| Some((name.clone(), kind(&directory.join(name))?)));
+            let kinds =
+                names.into_iter().filter_map(|name| Some((name.clone(), kind(&directory.join(name))?)));
             let kinds = kinds.collect();
             (directory, kinds)
         })
@@ -77,11 +79,17 @@ fn with_prefixes(prefixes: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for prefix in prefixes {
         let prefix = Path::new(prefix);
-        let (Some(directory), Some(start)) = (prefix.parent(), prefix.file_name().and_then(|name| name.to_str()))
+        let (Some(directory), Some(start)) =
+            (prefix.parent(), prefix.file_name().and_then(|name| name.to_str()))
         else {
             continue;
         };
-        found.extend(names(directory).into_iter().filter(|name| name.starts_with(start)).map(|name| directory.join(name)));
+        found.extend(
+            names(directory)
+                .into_iter()
+                .filter(|name| name.starts_with(start))
+                .map(|name| directory.join(name)),
+        );
     }
     found
 }

@@ -441,6 +441,12 @@ impl Service {
         };
         match news {
             FromInit::Failed(failure) => run.failure = Some(failure),
+            FromInit::Executed { landlock } if landlock < self.shared.landlock => {
+                // The level was told before the start; less than it is no start.
+                let failure = Failure::because("restricting by Landlock", "the kernel enforces less than it said");
+                self.fail_run(failure);
+                self.kill_run();
+            }
             FromInit::Executed { landlock: _ } => {
                 run.deadline = None;
                 run.main = fds.into_iter().next();

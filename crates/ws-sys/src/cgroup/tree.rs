@@ -341,8 +341,10 @@ impl Made {
                 return Err(Error::Exists { path: dir.to_owned() });
             }
             Err(error) => {
-                let parent = dir.parent().unwrap_or(dir);
-                return Ok(Err(format!("no cgroup can be made in {}: {error}", parent.display())));
+                return Ok(Err(match error.kind() {
+                    io::ErrorKind::PermissionDenied => "you may not make control groups here".to_owned(),
+                    _ => format!("no cgroup can be made in {}: {error}", dir.parent().unwrap_or(dir).display()),
+                }));
             }
         }
         let magic = rustix::fs::statfs(dir).map(|stat| stat.f_type);
