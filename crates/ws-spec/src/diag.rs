@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
+use serde::Serialize;
 use ws_model::Severity;
 
 use crate::Sources;
@@ -195,48 +196,144 @@ impl Drawing<'_> {
 /// offsets. `fix` is null or `{file, line, column, end_line, end_column, start, end, replacement}`.
 #[must_use]
 pub fn to_json(diagnostics: &[Diagnostic]) -> serde_json::Value {
-    diagnostics.iter().map(one_to_json).collect()
+    let written: Vec<Written<'_>> = diagnostics.iter().map(Written::from).collect();
+    serde_json::json!(written)
 }
 
-fn one_to_json(diagnostic: &Diagnostic) -> serde_json::Value {
-    let mut out = serde_json::Map::new();
-    out.insert("code".into(), diagnostic.code.into());
-    let severity = match diagnostic.severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-    };
-    out.insert("severity".into(), severity.into());
-    out.insert("message".into(), diagnostic.message.as_str().into());
-    out.extend(place_to_json(&diagnostic.place));
-    out.insert("label".into(), diagnostic.label.as_str().into());
-    let related = diagnostic.related.iter().map(|(place, label)| {
-        let mut one = place_to_json(place);
-        one.insert("label".into(), label.as_str().into());
-        serde_json::Value::Object(one)
-    });
-    out.insert("related".into(), related.collect());
-    out.insert("help".into(), diagnostic.help.as_slice().into());
-    let fix = diagnostic.fix.as_ref().map(|fix| {
-        let mut one = place_to_json(&fix.place);
-        one.insert("replacement".into(), fix.replacement.as_str().into());
-        serde_json::Value::Object(one)
-    });
-    out.insert("fix".into(), fix.into());
-    serde_json::Value::Object(out)
+/// The JSON Schema of what [`to_json`] gives.
+#[must_use]
+pub fn diagnostics_schema() -> serde_json::Value {
+    let generator = schemars::generate::SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let mut schema = generator.into_root_schema_for::<Vec<Written<'_>>>();
+    schema.insert("title".into(), "What `ws check --json` prints".into());
+    schema.to_value()
 }
 
-fn place_to_json(place: &Place) -> serde_json::Map<String, serde_json::Value> {
-    let mut out = serde_json::Map::new();
-    out.insert("file".into(), place.file.display().to_string().into());
-    for (name, number) in [
-        ("line", place.line),
-        ("column", place.column),
-        ("end_line", place.end_line),
-        ("end_column", place.end_column),
-        ("start", place.start),
-        ("end", place.end),
-    ] {
-        out.insert(name.into(), number.into());
+/// A problem of the workspace with its place in the text.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Diagnostic")]
+struct Written<'a> {
+    /// A stable code: `ws explain CODE` says more.
+    #[schemars(extend("pattern" = "^WS[0-9]{4}$"))]
+    code: &'a str,
+    /// How bad it is: nothing starts while an error stands.
+    severity: WrittenSeverity,
+    /// What is wrong.
+    message: &'a str,
+    /// The file. Absolute.
+    file: String,
+    /// Its line, from 1.
+    line: usize,
+    /// Its column, from 1, in characters.
+    column: usize,
+    /// The line of its end, from 1.
+    end_line: usize,
+    /// The column of its end, from 1, in characters.
+    end_column: usize,
+    /// Byte offset of its first byte.
+    start: usize,
+    /// Byte offset behind its last byte.
+    end: usize,
+    /// What the underline says; empty for a bare underline.
+    label: &'a str,
+    /// Other places that belong to it.
+    related: Vec<WrittenRelated<'a>>,
+    /// What to do about it, a line each.
+    help: &'a [String],
+    /// A change of the text that mends it.
+    fix: Option<WrittenFix<'a>>,
+}
+
+/// How bad a problem is.
+#[derive(Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Severity")]
+enum WrittenSeverity {
+    Error,
+    Warning,
+}
+
+/// Another place that belongs to a problem.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Related")]
+struct WrittenRelated<'a> {
+    /// The file. Absolute.
+    file: String,
+    /// Its line, from 1.
+    line: usize,
+    /// Its column, from 1, in characters.
+    column: usize,
+    /// The line of its end, from 1.
+    end_line: usize,
+    /// The column of its end, from 1, in characters.
+    end_column: usize,
+    /// Byte offset of its first byte.
+    start: usize,
+    /// Byte offset behind its last byte.
+    end: usize,
+    /// What it has to do with the problem.
+    label: &'a str,
+}
+
+/// A change of the text.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Fix")]
+struct WrittenFix<'a> {
+    /// The file. Absolute.
+    file: String,
+    /// The line of what is replaced, from 1.
+    line: usize,
+    /// Its column, from 1, in characters.
+    column: usize,
+    /// The line of its end, from 1.
+    end_line: usize,
+    /// The column of its end, from 1, in characters.
+    end_column: usize,
+    /// Byte offset of its first byte.
+    start: usize,
+    /// Byte offset behind its last byte.
+    end: usize,
+    /// What comes in its place.
+    replacement: &'a str,
+}
+
+/// A place spelled out, since a flattened field would be none of the schema's.
+macro_rules! at {
+    ($Type:ident, $place:expr, $($field:ident: $value:expr),* $(,)?) => {{
+        let place: &Place = $place;
+        $Type {
+            file: place.file.display().to_string(),
+            line: place.line,
+            column: place.column,
+            end_line: place.end_line,
+            end_column: place.end_column,
+            start: place.start,
+            end: place.end,
+            $($field: $value),*
+        }
+    }};
+}
+
+impl<'a> From<&'a Diagnostic> for Written<'a> {
+    fn from(diagnostic: &'a Diagnostic) -> Self {
+        at!(Written, &diagnostic.place,
+            code: diagnostic.code,
+            severity: match diagnostic.severity {
+                Severity::Error => WrittenSeverity::Error,
+                Severity::Warning => WrittenSeverity::Warning,
+            },
+            message: &diagnostic.message,
+            label: &diagnostic.label,
+            related: diagnostic
+                .related
+                .iter()
+                .map(|(place, label)| at!(WrittenRelated, place, label: label))
+                .collect(),
+            help: &diagnostic.help,
+            fix: diagnostic
+                .fix
+                .as_ref()
+                .map(|fix| at!(WrittenFix, &fix.place, replacement: &fix.replacement)),
+        )
     }
-    out
 }

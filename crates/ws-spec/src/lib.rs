@@ -35,7 +35,7 @@ use ws_model::Workspace;
 
 pub use codes::explain;
 pub use config::config;
-pub use diag::{Diagnostic, Fix, Place, Style, render, to_json};
+pub use diag::{Diagnostic, Fix, Place, Style, diagnostics_schema, render, to_json};
 pub use schema::schema;
 pub use source::{Sources, Text};
 pub use spans::{SpanMap, diagnose};

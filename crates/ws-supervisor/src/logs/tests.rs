@@ -1,3 +1,5 @@
+//! What the store of logs keeps, what it gives, and what it drops.
+
 use std::sync::mpsc::channel;
 
 use super::*;
