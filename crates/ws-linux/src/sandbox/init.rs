@@ -160,11 +160,16 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
         }
         mount::move_to(Path::new(REPO), &place).stage(stage())?;
     }
+    let mut hidden = Vec::new();
     for run_mount in &spec.mounts {
-        mount_one(root, run_mount, &own)?;
+        hidden.extend(mount_one(root, run_mount, &own)?);
+    }
+    // After the places for further mounts were made in them.
+    for tree in hidden {
+        let read_only = Attributes { read_only: true, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), read_only, false).stage("making what is hidden read-only")?;
     }
     if let Some(repo) = &spec.repo {
-        // After the places for further mounts were made in it.
         let stage = || format!("making {} read-only", repo.display());
         let tree = mount::open_path(&below(root, repo)).stage(stage())?;
         let read_only = Attributes { read_only: true, ..Attributes::default() };
@@ -202,11 +207,12 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes one mount. Returns it where it is to become read-only when all are made.
 fn mount_one(
     root: &Path,
     run_mount: &RunMount,
     own: &dyn Fn(&Path) -> io::Result<()>,
-) -> Result<(), Failure> {
+) -> Result<Option<OwnedFd>, Failure> {
     let target = &run_mount.target;
     let stage = || format!("mounting {}", target.display());
     let place = below(root, target);
@@ -223,18 +229,15 @@ fn mount_one(
     }
     match run_mount.what {
         RunMountKind::Slot { slot, .. } => {
-            mount::move_to(&PathBuf::from(format!("{SLOTS}/{slot}")), &place).stage(stage())
+            mount::move_to(&PathBuf::from(format!("{SLOTS}/{slot}")), &place).stage(stage())?;
+            Ok(None)
         }
         RunMountKind::Tmpfs { bytes, writable } => {
             let inodes = (bytes / 4096).clamp(16, 1 << 20);
             let tree = mount::tmpfs(bytes, inodes, 0o755, MountAttributes::default()).stage(stage())?;
             mount::attach(tree.as_fd(), &place).stage(stage())?;
             own(&place).stage(stage())?;
-            if !writable {
-                let read_only = Attributes { read_only: true, ..Attributes::default() };
-                mount::set_attributes(tree.as_fd(), read_only, false).stage(stage())?;
-            }
-            Ok(())
+            Ok((!writable).then_some(tree))
         }
     }
 }

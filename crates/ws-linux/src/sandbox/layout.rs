@@ -168,6 +168,10 @@ pub struct RunContext<'a> {
     pub idle_stdin: bool,
 }
 
+/// The size of a tmpfs that hides a directory. Nothing is ever written to it, but it has an inode for each
+/// page, and each mount in it needs one.
+const HIDDEN_BYTES: u64 = 16 << 20;
+
 /// Processes that are ours in the service's user namespace: init.
 const OUR_PROCESSES: u64 = 1;
 
@@ -179,7 +183,7 @@ pub fn run_spec(service: &ServicePlan, run: &Run, context: RunContext<'_>) -> Ru
     let mut next = 0;
     for bind in &view.binds {
         let what = if bind.source == BindSource::Hidden {
-            RunMountKind::Tmpfs { bytes: 4096, writable: false }
+            RunMountKind::Tmpfs { bytes: HIDDEN_BYTES, writable: false }
         } else {
             next += 1;
             RunMountKind::Slot { slot: next - 1, directory: bind.directory }
