@@ -28,7 +28,9 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
 }
 
 fn document<T: JsonSchema>(title: &str) -> Value {
-    let mut schema = SchemaGenerator::default().into_root_schema_for::<T>();
+    // For what is written: a value that can be absent is there all the same, as null.
+    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let mut schema = generator.into_root_schema_for::<T>();
     schema.insert("title".to_owned(), title.into());
     schema.to_value()
 }
