@@ -912,17 +912,40 @@ fn a_project_cannot_be_a_home_or_a_directory_of_the_system() {
 
 #[test]
 fn a_project_in_the_system_is_seen_only_through_its_own_view() {
-    let root = Path::new("/opt/shop");
+    let root = Path::new("/opt/work/shop");
     let mut world = world([svc("a").with(|s| s.working_dir = root.to_path_buf())]);
     world.workspace.root = root.to_path_buf();
     world.workspace.policy_inputs = vec![root.join("workspace.yaml")];
     world.workspace.hidden = vec![root.join(".env")];
     world.facts.paths.insert(root.to_path_buf(), PathKind::Directory);
+    assert_eq!(directories_of_interest(&world.workspace), [Path::new("/opt"), Path::new("/opt/work")]);
+    let entries = |entries: &[(&str, PathKind)]| {
+        entries.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())).collect::<BTreeMap<_, _>>()
+    };
+    world.facts.entries = BTreeMap::from([
+        (
+            PathBuf::from("/opt"),
+            entries(&[
+                ("node", PathKind::Directory),
+                ("node-22", PathKind::Symlink(PathBuf::from("node"))),
+                ("work", PathKind::Directory),
+            ]),
+        ),
+        (
+            PathBuf::from("/opt/work"),
+            entries(&[
+                ("other", PathKind::Directory),
+                ("shop", PathKind::Directory),
+                ("NOTES", PathKind::File),
+            ]),
+        ),
+    ]);
     let plan = world.plan();
-    let system = &plan.services["a"].view.system;
-    let position = system.iter().position(|bind| bind.target == root).unwrap();
-    assert_eq!(system[position].source, BindSource::Hidden);
-    assert_eq!(system[position - 1].target, Path::new("/opt"));
+    let view = &plan.services["a"].view;
+    let system: Vec<&Path> = view.system.iter().map(|bind| bind.target.as_path()).collect();
+    let opt: Vec<&Path> = system.into_iter().filter(|path| path.starts_with("/opt")).collect();
+    assert_eq!(opt, [Path::new("/opt/node"), Path::new("/opt/work/NOTES"), Path::new("/opt/work/other")]);
+    assert!(view.symlinks.contains(&(PathBuf::from("/opt/node-22"), PathBuf::from("node"))));
 }
 
 // ---- limits and levels
@@ -1080,12 +1103,13 @@ fn a_plan_agrees_with_itself() {
 
 #[test]
 fn a_plan_that_does_not_agree_with_itself_is_found_out() {
-    let spoil = |change: fn(&mut Plan)| {
+    type Spoil = fn(&mut Plan);
+    let spoil = |change: Spoil| {
         let mut plan = shop().plan();
         change(&mut plan);
         lint(&plan)
     };
-    let cases: [(&str, fn(&mut Plan)); 12] = [
+    let cases: [(&str, Spoil); 12] = [
         ("have the address", |plan| {
             let address = plan.services["db"].address;
             plan.services.get_mut("api").unwrap().address = address;

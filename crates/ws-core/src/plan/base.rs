@@ -59,32 +59,18 @@ impl Base {
             .map(PathBuf::as_path);
         let mut paths: Vec<&Path> = SYSTEM_PATHS.iter().map(Path::new).chain(prefixed).collect();
         paths.sort_unstable();
+        let mut show = |path: &Path, kind: &PathKind| match kind {
+            PathKind::Symlink(to) => symlinks.push((path.to_path_buf(), to.clone())),
+            PathKind::Directory => system.push(system_bind(path, true)),
+            PathKind::File => system.push(system_bind(path, false)),
+        };
         for path in paths {
-            let directory = match facts.paths.get(path) {
-                None => continue,
-                Some(PathKind::Symlink(to)) => {
-                    symlinks.push((path.to_path_buf(), to.clone()));
-                    continue;
+            match facts.paths.get(path) {
+                Some(PathKind::Directory) if workspace.root.starts_with(path) => {
+                    show_around(path, &workspace.root, facts, &mut show);
                 }
-                Some(PathKind::Directory) => true,
-                Some(PathKind::File) => false,
-            };
-            system.push(Bind {
-                source: BindSource::Host(path.to_path_buf()),
-                target: path.to_path_buf(),
-                writable: false,
-                directory,
-                owner_mapped: false,
-            });
-            if workspace.root.starts_with(path) {
-                // The project lies in a system directory: it must not be seen past its own view.
-                system.push(Bind {
-                    source: BindSource::Hidden,
-                    target: workspace.root.clone(),
-                    writable: false,
-                    directory: true,
-                    owner_mapped: false,
-                });
+                Some(kind) => show(path, kind),
+                None => {}
             }
         }
         symlinks.push((PathBuf::from("/var/run"), PathBuf::from("/run")));
@@ -104,6 +90,29 @@ impl Base {
             (PathBuf::from("/etc/resolv.conf"), resolv_conf(workspace)),
         ];
         Self { uid, gid, user, home, symlinks, files, system, scratch }
+    }
+}
+
+fn system_bind(path: &Path, directory: bool) -> Bind {
+    Bind {
+        source: BindSource::Host(path.to_path_buf()),
+        target: path.to_path_buf(),
+        writable: false,
+        directory,
+        owner_mapped: false,
+    }
+}
+
+/// A tree of the system without the project that lies in it, which must not be seen past its own view:
+/// entry by entry.
+fn show_around(tree: &Path, root: &Path, facts: &Facts, show: &mut dyn FnMut(&Path, &PathKind)) {
+    for (name, kind) in facts.entries.get(tree).into_iter().flatten() {
+        let path = tree.join(name);
+        if !root.starts_with(&path) {
+            show(&path, kind);
+        } else if path != root {
+            show_around(&path, root, facts, show);
+        }
     }
 }
 

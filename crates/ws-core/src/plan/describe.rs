@@ -85,8 +85,11 @@ fn describe_service(plan: &Plan, service: &ServicePlan, text: &mut String) {
         .publish
         .iter()
         .map(|port| {
-            let host = port.host_port.map_or_else(|| "a free port".to_owned(), |number| number.to_string());
-            format!("{}:{host} to {}/{}", port.host, port.port, port.protocol)
+            let host = match port.host_port {
+                Some(number) => format!("{}:{number}", port.host),
+                None => format!("a free port of {}", port.host),
+            };
+            format!("{host} to {}/{}", port.port, port.protocol)
         })
         .collect();
     field(text, "published", &ports.join(", "));

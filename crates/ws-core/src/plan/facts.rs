@@ -22,8 +22,8 @@ pub struct Facts {
     /// [`SYSTEM_PATHS`] and at each path that starts with one of [`SYSTEM_PREFIXES`], links not
     /// followed; a path that is absent here does not exist.
     pub paths: BTreeMap<PathBuf, PathKind>,
-    /// What is in each directory of [`directories_of_interest`], by name; without it a service sees the
-    /// same, and it can cost more mounts.
+    /// What is in each directory of [`directories_of_interest`], by name. One that is missing costs more
+    /// mounts, or is not seen.
     pub entries: BTreeMap<PathBuf, BTreeMap<String, PathKind>>,
 }
 
@@ -113,10 +113,12 @@ pub fn paths_of_interest(workspace: &Workspace) -> Vec<PathBuf> {
 }
 
 /// The directories whose names the host lists in [`Facts::entries`]: those below the project root that
-/// hold directories which some services write and others must not see. Ascending, each once.
+/// hold directories which some services write and others must not see; and, where the project lies in a
+/// tree of the system, those that lead to it. Ascending, each once.
 #[must_use]
 pub fn directories_of_interest(workspace: &Workspace) -> Vec<PathBuf> {
-    let mut parents: BTreeSet<&Path> = BTreeSet::new();
+    let in_system = |path: &&Path| SYSTEM_PATHS.iter().any(|tree| path.starts_with(tree));
+    let mut parents: BTreeSet<&Path> = workspace.root.ancestors().skip(1).filter(in_system).collect();
     for service in workspace.services.values() {
         let volumes = service.volumes.iter().filter_map(|mount| match &mount.source {
             MountSource::Host(path) => Some(path),

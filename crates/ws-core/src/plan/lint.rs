@@ -12,7 +12,6 @@ pub fn lint(plan: &Plan) -> Vec<String> {
     let mut addresses = BTreeMap::new();
     let mut indexes = BTreeMap::new();
     let mut macs = BTreeMap::new();
-    let mut host_ports = BTreeMap::new();
     for (name, service) in &plan.services {
         if service.name != *name {
             faults.push(format!("{name} is called {}", service.name));
@@ -30,13 +29,6 @@ pub fn lint(plan: &Plan) -> Vec<String> {
             faults.push(format!("the index of {name} is beyond the network"));
         } else if plan.subnet.host(service.index) != service.address {
             faults.push(format!("the address of {name} is not that of its index"));
-        }
-        for port in &service.publish {
-            if let Some(number) = port.host_port
-                && let Some(other) = host_ports.insert((port.host, number, port.protocol), name)
-            {
-                faults.push(format!("{name} and {other} publish {}:{number}/{}", port.host, port.protocol));
-            }
         }
         check_links(plan, service, &mut faults);
         check_runs(service, &mut faults);
