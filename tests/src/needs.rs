@@ -1,0 +1,109 @@
+//! What a test needs of the machine: declared by [`crate::requires!`], found by [`ws_sys::probe`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use ws_sys::probe::{Ability, Capabilities};
+
+use crate::stack::{Mode, helper};
+
+/// Words that are no ability of the kernel.
+const OTHERS: [&str; 4] = ["root", "postgres", "redis", "compat32"];
+
+/// Whether the machine has all that the words say, for `ws` run in this mode. Says in one line what it
+/// lacks.
+///
+/// # Panics
+/// When `WS_REQUIRE` says that the machine must have it, or a word is unknown.
+#[must_use]
+pub fn met(mode: Mode, words: &[&str]) -> bool {
+    let mut met = true;
+    for word in words {
+        if let Err(why) = has(mode, word) {
+            let required = required();
+            assert!(!required.iter().any(|one| one == word), "WS_REQUIRE names `{word}`, but: {why}");
+            eprintln!("not run as {mode}: needs {word}: {why}");
+            met = false;
+        }
+    }
+    met
+}
+
+/// The words of `WS_REQUIRE`.
+#[must_use]
+pub fn required() -> Vec<String> {
+    let words = std::env::var("WS_REQUIRE").unwrap_or_default();
+    words.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether `word` means anything.
+#[must_use]
+pub fn is_known(word: &str) -> bool {
+    OTHERS.contains(&word) || capabilities(Mode::User).get(word).is_some()
+}
+
+fn has(mode: Mode, word: &str) -> Result<(), String> {
+    let there = |yes: bool, why: &str| if yes { Ok(()) } else { Err(why.to_owned()) };
+    match word {
+        "root" => there(nix::unistd::geteuid().is_root(), "the tests do not run as root"),
+        "postgres" => {
+            let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+            let found = versions.into_iter().any(|version| version.path().join("bin/initdb").is_file());
+            there(found, "there is no /usr/lib/postgresql/*/bin/initdb")
+        }
+        "redis" => there(Path::new("/usr/bin/redis-server").is_file(), "there is no /usr/bin/redis-server"),
+        "compat32" => there(
+            cfg!(target_arch = "x86_64") && i386_works(),
+            "the kernel runs no 32-bit programs",
+        ),
+        _ => match capabilities(mode).get(word) {
+            Some(Ability { found: Ok(_), .. }) => Ok(()),
+            Some(Ability { found: Err(why), .. }) => Err(why.clone()),
+            None => panic!("`{word}` is no ability that can be required"),
+        },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn i386_works() -> bool {
+    const GETPID: u32 = 20;
+    matches!(ws_sys::attempt::call_i386(GETPID), Ok(ws_sys::attempt::Answer::Returned(pid)) if pid > 0)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn i386_works() -> bool {
+    false
+}
+
+/// What this machine can do for `ws` in this mode. Found once for each process, and printed then.
+///
+/// # Panics
+/// When the helper program cannot be run.
+pub fn capabilities(mode: Mode) -> Capabilities {
+    static FOUND: OnceLock<Mutex<BTreeMap<Mode, Capabilities>>> = OnceLock::new();
+    let found = FOUND.get_or_init(Mutex::default);
+    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+    found.entry(mode).or_insert_with(|| find(mode)).clone()
+}
+
+fn find(mode: Mode) -> Capabilities {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let ids = mode.new_ids();
+    std::os::unix::fs::chown(directory.path(), Some(ids.0), Some(ids.1)).expect("giving a directory away");
+    let mut command = Command::new(helper("ws-e2e-probe"));
+    mode.apply(&mut command, ids);
+    let output = command.arg(directory.path()).output().expect("running ws-e2e-probe");
+    assert!(output.status.success(), "ws-e2e-probe: {}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<(String, String, bool, String)> =
+        serde_json::from_slice(&output.stdout).expect("ws-e2e-probe prints JSON");
+    let abilities = rows.into_iter().map(|(name, what, yes, text)| Ability {
+        name,
+        what,
+        found: if yes { Ok(text) } else { Err(text) },
+    });
+    let capabilities = Capabilities(abilities.collect());
+    eprintln!("what this machine can do as {mode}:\n{capabilities}");
+    capabilities
+}
