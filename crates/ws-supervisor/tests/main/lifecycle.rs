@@ -9,7 +9,7 @@ use ws_model::wire::{DownRequest, InstanceState};
 use ws_model::{EventKind, Level, Phase};
 use ws_supervisor::state_dir::{self, Acquired};
 
-use crate::stack::{Does, Options, Part, Stack, instance, name, until, within};
+use crate::stack::{Does, Options, Part, Stack, instance, name, within};
 
 const SHOP: [Part; 3] = [
     Part("api", Does::Run, &["db", "migrate"]),
@@ -188,6 +188,23 @@ async fn the_stack_goes_down_with_its_lifeline() {
     drop(hold);
 }
 
+/// The only one that handles signals: they are those of the whole test process.
+#[tokio::test]
+async fn a_signal_takes_the_stack_down_and_a_second_one_at_once() {
+    let options = Options { signals: true, ..Options::default() };
+    let mut stack = Stack::start_with(&[Part("db", Does::Stubborn, &[])], options).await;
+    stack.client.up(&[]).await.unwrap();
+    within(stack.client.wait_until(&[], WaitFor::Ready)).await.unwrap();
+    let ourselves = rustix::process::getpid();
+    rustix::process::kill_process(ourselves, rustix::process::Signal::TERM).unwrap();
+    within(async { while stack.client.services().await.unwrap()[0].phase != Phase::Stopping {} }).await;
+    assert!(!stack.running.is_finished(), "its grace period is an hour");
+    rustix::process::kill_process(ourselves, rustix::process::Signal::INT).unwrap();
+    let result = within(&mut stack.running).await.unwrap().unwrap();
+    assert_eq!(result.cause, "SIGTERM was received");
+    assert!(stack.seen.lock().unwrap().running.is_empty());
+}
+
 #[tokio::test]
 async fn a_second_supervisor_sees_the_first() {
     let stack = Stack::start(&[Part("db", Does::Run, &[])]).await;
@@ -207,7 +224,7 @@ async fn a_second_supervisor_sees_the_first() {
 
 #[tokio::test]
 async fn nothing_starts_while_the_stack_goes_down() {
-    let stack = Stack::start(&[Part("db", Does::Ignore, &[])]).await;
+    let stack = Stack::start(&[Part("db", Does::Stubborn, &[])]).await;
     stack.client.up(&[]).await.unwrap();
     within(stack.client.wait_until(&[], WaitFor::Ready)).await.unwrap();
     stack.client.down(DownRequest::default()).await.unwrap();
@@ -267,10 +284,12 @@ async fn what_cannot_begin_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_supervisor_whose_host_ended_ends() {
-    let stack = Stack::start(&[Part("db", Does::Run, &[])]).await;
+async fn what_ignores_its_signal_is_killed_after_its_grace_period() {
+    let stack = Stack::start(&[Part("db", Does::Ignore, &[])]).await;
+    stack.client.up(&[]).await.unwrap();
+    within(stack.client.wait_until(&[], WaitFor::Ready)).await.unwrap();
     let seen = Arc::clone(&stack.seen);
-    stack.client.down(DownRequest { now: true, volumes: false }).await.unwrap();
-    until(|| seen.lock().unwrap().torn_down).await;
-    stack.ended().await;
+    stack.down().await;
+    let seen = seen.lock().unwrap();
+    assert!(seen.torn_down && seen.running.is_empty());
 }

@@ -60,8 +60,10 @@ pub(crate) enum Does {
     NotStart,
     /// Exits with this code at once.
     Exit(i32),
-    /// Ignores signals.
+    /// Ignores signals; has a moment's grace.
     Ignore,
+    /// Ignores signals; has an hour's grace.
+    Stubborn,
 }
 
 /// A service of the stack: what it does, and on whom it waits.
@@ -113,7 +115,14 @@ fn plan(parts: &[Part]) -> Plan {
                 backoff_min: Duration::from_millis(1),
                 backoff_max: Duration::from_millis(1),
             },
-            stop: Stop { signal: 15, grace: Duration::from_millis(50) },
+            stop: Stop {
+                signal: 15,
+                grace: if *does == Does::Stubborn {
+                    Duration::from_secs(3600)
+                } else {
+                    Duration::from_millis(50)
+                },
+            },
             limits: LimitsPlan { memory: None, cpus: None, pids: 100, pids_declared: false, files: None },
         };
         (name(service), plan)
@@ -192,11 +201,11 @@ impl Host for FakeHost {
                             let _ = inbox.send(executed);
                         });
                     }
-                    Does::Run | Does::Ignore | Does::NotStart => self.say(executed),
+                    Does::Run | Does::Ignore | Does::Stubborn | Does::NotStart => self.say(executed),
                 }
             }
             Effect::Signal { service, generation, signal } => {
-                if self.does[&service] != Does::Ignore {
+                if !matches!(self.does[&service], Does::Ignore | Does::Stubborn) {
                     self.end(service, generation, ExitReason::Signal(signal));
                 }
             }
@@ -255,6 +264,7 @@ pub(crate) struct Options {
     pub(crate) lifeline: Option<ws_supervisor::Lifeline>,
     pub(crate) limits: LogLimits,
     pub(crate) tear_down_errors: Vec<String>,
+    pub(crate) signals: bool,
 }
 
 impl Default for Options {
@@ -265,6 +275,7 @@ impl Default for Options {
             lifeline: None,
             limits: LogLimits::default(),
             tear_down_errors: Vec::new(),
+            signals: false,
         }
     }
 }
@@ -347,7 +358,7 @@ impl Stack {
             }),
             on_listening: Box::new(move || tell.send(()).unwrap()),
             notices: vec!["cleared what a crash had left".to_owned()],
-            signals: false,
+            signals: options.signals,
         };
         let running = tokio::spawn(Supervisor::run(config, plan, Box::new(host), inputs, Arc::clone(&logs)));
         let client = Client::at(&socket);
