@@ -226,6 +226,9 @@ pub enum NetError {
         /// Why.
         source: netlink::Error,
     },
+    /// A service's port of the bridge does not come up.
+    #[error("the link of `{0}` does not come up")]
+    PortDown(ServiceName),
     /// A service of the plan has no namespace.
     #[error("there is no network namespace for `{0}`")]
     NoNamespace(ServiceName),
@@ -310,6 +313,8 @@ pub fn set_up(
         commit(&mut rules_socket(sockets, of)?, of, rules::service(&wanted[member.name]))?;
         links::finish_inside(sockets, member, gateway, gateway_mac)?;
     }
+
+    links::wait_for_ports(sockets, &members)?;
 
     let addresses = members.iter().map(|member| (member.name.clone(), member.address)).collect();
     Ok(Network { gateway, rules, addresses, in_router, in_services: wanted })

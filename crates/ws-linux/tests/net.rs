@@ -48,6 +48,7 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 type Test = (&'static str, fn(&mut World));
 const TESTS: &[Test] = &[
     ("declared_links_work", declared_links_work),
+    ("the_network_works_when_it_is_made", the_network_works_when_it_is_made),
     ("what_is_not_declared_is_refused_at_once", what_is_not_declared_is_refused_at_once),
     ("the_router_refuses_by_itself", the_router_refuses_by_itself),
     ("the_gateway_cannot_be_reached", the_gateway_cannot_be_reached),
@@ -135,6 +136,22 @@ fn declared_links_work(world: &mut World) {
     drop(listener);
     // A declared port on which nobody listens is refused by the other side.
     assert_eq!(world.connect("api", "db", 5432).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+}
+
+/// Not a moment later: what is sent right after is not lost.
+fn the_network_works_when_it_is_made(_: &mut World) {
+    let names: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
+    let declared: Vec<Declared<'_>> =
+        (0..).zip(&names).map(|(n, name)| (name.as_str(), n, &[][..])).collect();
+    let world = World::new(&plan(&declared));
+    let sender = UdpSocket::from(world.router_socket(SocketType::DGRAM, None));
+    let receivers: Vec<_> = names.iter().map(|name| world.bind(name, 9)).collect();
+    for name in names.iter().rev() {
+        sender.send_to(b"first", (world.address(name), 9)).unwrap();
+    }
+    for receiver in &receivers {
+        assert_eq!(receive(receiver).0, b"first");
+    }
 }
 
 fn what_is_not_declared_is_refused_at_once(world: &mut World) {
@@ -406,6 +423,7 @@ fn a_removed_link_ends_what_runs_over_it(world: &mut World) {
     let open = |world: &World, from| {
         let mut client = world.connect(from, "api", 80).unwrap();
         let mut server = listener.accept().unwrap().0;
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
         echo(&mut client, &mut server);
         (client, server)
     };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
@@ -25,6 +26,9 @@ const FIRST_PORT: u32 = 1000;
 const INSIDE: u32 = 100;
 /// There are as many bridges as fit below the ports.
 pub(super) const MOST_SERVICES: u32 = (FIRST_PORT - FIRST_BRIDGE) * PER_BRIDGE;
+
+/// How long a port may take to forward: it is a matter of milliseconds on an idle machine.
+const PORT_PATIENCE: Duration = Duration::from_secs(10);
 
 fn bridge_of(member: &Member<'_>) -> u32 {
     member.index / PER_BRIDGE
@@ -184,4 +188,32 @@ pub(super) fn finish_inside(
     steps.add(member, "add the gateway's route", |b| route::add_host_route(b, INSIDE, gateway));
     steps.add(member, "add the default route", |b| route::add_default_route(b, INSIDE, gateway));
     steps.run(&mut socket)
+}
+
+/// Waits until every member's port forwards frames. Before that, what is sent to it or by it is lost: the
+/// first connection of a service that starts at once would wait a second for its second try.
+pub(super) fn wait_for_ports(sockets: &dyn SocketSource, members: &[Member<'_>]) -> Result<(), NetError> {
+    let of = NsRef::Router;
+    let failed = |source| NetError::BadSocket { of: of.to_string(), source };
+    let mut socket = Socket::new(route_socket(sockets, of)?).map_err(failed)?;
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(100);
+    loop {
+        let forwarding = match route::forwarding_ports(&mut socket) {
+            Ok(forwarding) => forwarding,
+            // A port changed meanwhile.
+            Err(netlink::Error::Changed) => BTreeSet::new(),
+            Err(source) => return Err(failed(source)),
+        };
+        let mut waiting = members.iter().filter(|member| !forwarding.contains(&(FIRST_PORT + member.index)));
+        let Some(first) = waiting.next() else { return Ok(()) };
+        if start.elapsed() > PORT_PATIENCE {
+            return Err(NetError::PortDown(first.name.clone()));
+        }
+        for member in std::iter::once(first).chain(waiting) {
+            route::settle(&mut socket, FIRST_PORT + member.index).map_err(failed)?;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
 }

@@ -204,6 +204,7 @@ fn packets(t: &mut Transaction) {
             .clone()
             .state(CtState::ESTABLISHED)
             .ipv4()
+            .in_set(ROUTER_LINKS, BACK)
             .accept()
             .comment("answers"),
         reply.state(CtState::RELATED).ipv4().transport(ICMP).accept().comment("errors about answers"),

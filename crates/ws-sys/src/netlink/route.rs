@@ -1,18 +1,21 @@
 //! The messages of `NETLINK_ROUTE` (rtnetlink(7)) that make a link between two network namespaces.
 //!
-//! Only encodes: each function adds messages to a [`Batch`], which a [`super::Socket`] then runs. Interface
+//! Most functions only encode: they add messages to a [`Batch`], which a [`Socket`] then runs. Interface
 //! indexes are chosen by the caller, for both ends, so that everything can be prepared without asking the
 //! kernel in between.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{Batch, Body};
+use super::{Batch, Body, Error, Malformed, Message, Socket};
 
 /// The index of the loopback interface: the first of every namespace.
 pub const LOOPBACK: u32 = 1;
 
 const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+/// Size of `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
 const UP: u32 = libc::IFF_UP as u32;
 
 /// A pair of virtual interfaces: one here, in a bridge and up; the other, still down, in another namespace.
@@ -124,9 +127,57 @@ pub fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) -> us
     })
 }
 
+/// The indexes of all ports of bridges that forward frames.
+///
+/// A port begins to only some time after its link is up: the kernel leaves that to a work queue, and drops
+/// what comes before it had its turn.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn forwarding_ports(socket: &mut Socket) -> Result<BTreeSet<u32>, Error> {
+    const STATE: u16 = 1; // IFLA_BRPORT_STATE
+    const FORWARDING: u8 = 3; // BR_STATE_FORWARDING
+    let mut request = Batch::new();
+    request.push(libc::RTM_GETLINK, 0, |b| {
+        let mut header = [0; LINK_HEADER];
+        header[0] = libc::AF_BRIDGE as u8;
+        b.raw(&header);
+    });
+    let mut found = BTreeSet::new();
+    socket.dump(&mut request, |message| {
+        let port = match message.attrs_after(LINK_HEADER)?.find_kind(libc::IFLA_PROTINFO) {
+            Ok(port) => port,
+            // The bridge itself.
+            Err(Malformed::Missing) => return Ok(()),
+            Err(other) => return Err(other),
+        };
+        if port.attrs().find_kind(STATE)?.bytes == [FORWARDING] {
+            found.insert(index_of(message)?);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Asks for the interface `index`. Since 6.8 the kernel does first what the work queue has to do for it: see
+/// [`forwarding_ports`].
+///
+/// # Errors
+/// When there is no such interface, or the kernel cannot be asked.
+pub fn settle(socket: &mut Socket, index: u32) -> Result<(), Error> {
+    let mut request = Batch::new();
+    request.push(libc::RTM_GETLINK, 0, |b| link_header(b, index, 0, 0));
+    socket.ask(&mut request, |_| Ok(()))
+}
+
+fn index_of(message: &Message<'_>) -> Result<u32, Malformed> {
+    let bytes = message.payload.get(4..8).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u32::from_ne_bytes).ok_or(Malformed::Message)
+}
+
 /// `struct ifinfomsg`.
 fn link_header(b: &mut Body<'_>, index: u32, flags: u32, change: u32) {
-    let mut header = [0; 16];
+    let mut header = [0; LINK_HEADER];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
     header[12..].copy_from_slice(&change.to_ne_bytes());
