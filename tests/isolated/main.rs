@@ -6,7 +6,9 @@
 
 
 
+mod attacks;
 mod lifecycle;
+mod links;
 
 
 

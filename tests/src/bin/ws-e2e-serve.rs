@@ -1,7 +1,7 @@
 //! A service for tests: `ws-e2e-serve [tcp:PORT | udp:PORT | http:PORT | unix:PATH]…` answers on every port
 //! with what it is sent (`http`: with its own name), on all addresses.
 //!
-//! Prints `serving` when it listens everywhere, and ends on SIGTERM as programs without a handler do.
+//! Prints a line for each datagram, and `serving` when it listens everywhere, and ends on SIGTERM as programs without a handler do.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -104,6 +104,7 @@ fn datagrams(socket: &UdpSocket) {
     loop {
         // An error is an ICMP message about an earlier answer.
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = writeln!(io::stdout(), "a datagram from {}", from.ip());
             let _ = socket.send_to(&buffer[..length], from);
         }
     }

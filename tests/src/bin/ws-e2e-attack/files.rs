@@ -20,6 +20,7 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>>
         ("exists", [path]) => Ok(End::of(fs::symlink_metadata(path), "it is there")),
         ("append", [path]) => Ok(append(Path::new(path))),
         ("truncate", [path]) => Ok(End::of(File::options().write(true).truncate(true).open(path), "truncated")),
+        ("write", [path, text]) => Ok(write(path, text)),
         ("create", [path]) => Ok(create(Path::new(path))),
         ("remove", [path]) => Ok(End::of(fs::remove_file(path), "removed")),
         ("rename", [from, to]) => Ok(End::of(fs::rename(from, to), "renamed")),
@@ -39,6 +40,8 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>>
 fn read(path: &str) -> End {
     let mut text = String::new();
     match File::open(path).and_then(|file| file.take(200).read_to_string(&mut text)) {
+        // As `/dev/null` in the place of something that is hidden.
+        Ok(0) => End::Nothing,
         Ok(_) => End::Did(text.trim().to_owned()),
         Err(error) => End::because(&error, path),
     }
@@ -59,6 +62,14 @@ fn list(path: &str) -> End {
 /// Opens for appending, and appends nothing.
 fn append(path: &Path) -> End {
     End::of(File::options().append(true).open(path), "opened for appending")
+}
+
+/// Writes a text at once, `_` as a space.
+fn write(path: &str, text: &str) -> End {
+    match File::options().write(true).open(path) {
+        Ok(mut file) => End::of(file.write_all(text.replace('_', " ").as_bytes()), "written"),
+        Err(error) => End::because(&error, "opening"),
+    }
 }
 
 fn create(path: &Path) -> End {

@@ -26,7 +26,8 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>>
         ("udp", [to, port, from]) => udp(to, port, Some(from)),
         ("tcp-ports", [to, low, high]) => tcp_ports(to, low, high),
         ("tcp6", [to, port, interface]) => tcp6(to, port, interface),
-        ("ping", [to]) => ping(to),
+        ("ping", [to]) => ping(to, SockType::Datagram),
+        ("raw-ping", [to]) => ping(to, SockType::Raw),
         ("unix", [path]) => Ok(End::of(UnixStream::connect(path), "connected")),
         ("abstract", [name]) => abstract_socket(name),
         ("abstract-any", [word]) => abstract_any(word),
@@ -119,17 +120,18 @@ fn tcp6(to: &str, port: &str, interface: &str) -> io::Result<End> {
     Ok(End::of(TcpStream::connect_timeout(&to.into(), NO_ANSWER), "connected"))
 }
 
-/// Pings with a socket that needs no privilege where `ping_group_range` allows it.
-fn ping(to: &str) -> io::Result<End> {
+/// Pings: with a socket that needs no privilege where `ping_group_range` allows it, or with a raw one.
+fn ping(to: &str, kind: SockType) -> io::Result<End> {
     let protocol = SockProtocol::Icmp;
-    let fd = match socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol) {
+    let fd = match socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, protocol) {
         Ok(fd) => fd,
-        Err(error) => return Ok(End::Refused(error, "making a ping socket".to_owned())),
+        Err(error) => return Ok(End::Refused(error, "making a socket".to_owned())),
     };
     // The shape of the socket is that of UDP: connect, send, receive.
     let socket = UdpSocket::from(fd);
     socket.set_read_timeout(Some(NO_ANSWER))?;
-    let echo_request = [8, 0, 0, 0, 0, 1, 0, 1];
+    // Type 8, identifier and number 1; the checksum is the complement of the sum of the words.
+    let echo_request = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
     let sent = socket.connect(address(to, "0")?).and_then(|()| socket.send(&echo_request));
     Ok(match sent.and_then(|_| socket.recv(&mut [0; 64])) {
         Ok(_) => End::Did("it answered".to_owned()),
@@ -230,9 +232,20 @@ fn join(pid: &str, mut rest: &[&str]) -> io::Result<End> {
             }
             ["enable6", rest @ ..] => {
                 for name in ["all", "default", "eth0"] {
-                    fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+                    // An address that is still being looked for elsewhere could not be used at once.
                     fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0")?;
+                    fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")?;
                 }
+                // Until then it is tentative (IFA_F_TENTATIVE).
+                ws_e2e::wait_until(Duration::from_secs(5), "a link-local address", || {
+                    let text = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+                    let usable = |line: &str| {
+                        let fields: Vec<&str> = line.split_whitespace().collect();
+                        line.starts_with("fe80")
+                            && fields.get(4).and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 0x40 == 0)
+                    };
+                    if text.lines().any(usable) { Ok(()) } else { Err(text) }
+                });
                 rest
             }
             [verb, rest @ ..] => {

@@ -39,15 +39,14 @@ fn signal_any(to: i32) -> io::Result<End> {
     let own = processes();
     let mut found = Vec::new();
     for pid in 1..to {
-        let there = match signal::kill(Pid::from_raw(pid), None) {
-            Err(Errno::ESRCH) => false,
-            Ok(()) | Err(_) => true,
-        };
+        if signal::kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+            continue;
+        }
         // Threads answer to kill(2) as well.
         let thread_of = fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|status| {
             status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<i32>().ok())
         });
-        if there && pid != 1 && !own.contains(&pid) && thread_of.is_none_or(|leader| !own.contains(&leader)) {
+        if pid != 1 && !own.contains(&pid) && thread_of.is_none_or(|leader| !own.contains(&leader)) {
             found.push(pid.to_string());
         }
     }
