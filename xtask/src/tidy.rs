@@ -22,7 +22,7 @@ const MAY_REACH: &[(&str, &[&str])] = &[
     ("ws-core", &["ws-model"]),
     ("ws-client", &["ws-model"]),
     ("ws-linux", &["ws-model", "ws-core", "ws-sys"]),
-    ("ws-supervisor", &["ws-model", "ws-core", "ws-spec"]),
+    ("ws-supervisor", &["ws-model", "ws-core"]),
     ("ws-cli", &["ws-model", "ws-core", "ws-spec", "ws-sys", "ws-linux", "ws-supervisor", "ws-client"]),
 ];
 
