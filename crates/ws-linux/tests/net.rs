@@ -143,14 +143,20 @@ fn the_network_works_when_it_is_made(_: &mut World) {
     let names: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
     let declared: Vec<Declared<'_>> =
         (0..).zip(&names).map(|(n, name)| (name.as_str(), n, &[][..])).collect();
-    let world = World::new(&plan(&declared));
-    let sender = UdpSocket::from(world.router_socket(SocketType::DGRAM, None));
-    let receivers: Vec<_> = names.iter().map(|name| world.bind(name, 9)).collect();
-    for name in names.iter().rev() {
-        sender.send_to(b"first", (world.address(name), 9)).unwrap();
-    }
+    let plan = plan(&declared);
+    let (factory, namespaces) = World::prepare(&plan);
+    let socket = |of| factory.socket(of, AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+    let sender = UdpSocket::from(socket(NsRef::Router));
+    let receivers: Vec<_> = plan.services.keys().map(|name| socket(NsRef::Service(name))).collect();
     for receiver in &receivers {
-        assert_eq!(receive(receiver).0, b"first");
+        rustix::net::bind(receiver, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 9)).unwrap();
+    }
+    set_up(&factory, &namespaces, &plan).unwrap();
+    for service in plan.services.values().rev() {
+        sender.send_to(b"first", (service.address, 9)).unwrap();
+    }
+    for receiver in receivers {
+        assert_eq!(receive(&receiver.into()).0, b"first");
     }
 }
 
