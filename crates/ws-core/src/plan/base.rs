@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ws_model::{ConfigPath, Problem, ServiceName, Workspace};
 
 use super::facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES};
+use super::view::Top;
 use super::{Bind, BindSource};
 
 /// The user id and group id inside when the caller is root.
@@ -32,6 +33,8 @@ pub(super) struct Base {
     pub(super) files: Vec<(PathBuf, String)>,
     pub(super) system: Vec<Bind>,
     pub(super) scratch: Vec<(PathBuf, u32)>,
+    /// What all this puts where.
+    pub(super) ground: BTreeMap<PathBuf, Top>,
 }
 
 impl Base {
@@ -89,7 +92,13 @@ impl Base {
             (PathBuf::from("/etc/passwd"), passwd(&user, uid, gid, &home)),
             (PathBuf::from("/etc/resolv.conf"), resolv_conf(workspace)),
         ];
-        Self { uid, gid, user, home, symlinks, files, system, scratch }
+        let mut ground: BTreeMap<PathBuf, Top> =
+            system.iter().map(|bind| (bind.target.clone(), super::view::top(bind))).collect();
+        ground.extend(scratch.iter().map(|(path, _)| (path.clone(), Top::Empty)));
+        ground.extend(files.iter().map(|(path, _)| (path.clone(), Top::Own)));
+        ground.extend(["/etc/hostname", "/proc", "/dev"].map(|path| (PathBuf::from(path), Top::Own)));
+        ground.insert(workspace.root.clone(), Top::Repo);
+        Self { uid, gid, user, home, symlinks, files, system, scratch, ground }
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Views<'a> {
     base: &'a Base,
     /// Directories of the host that services write, with who declares them.
     claims: BTreeMap<PathBuf, Claim<'a>>,
+    /// The claims that are entries of the project itself, by name.
+    at_the_top: Vec<(String, Claim<'a>)>,
     /// The claims that the base view would show, because they lie below an entry of the project or in
     /// the system, by the directory that they are in.
     exposed: BTreeMap<PathBuf, Exposed>,
@@ -42,7 +44,7 @@ pub(super) struct Views<'a> {
     leaks: BTreeMap<PathBuf, BTreeSet<&'a ServiceName>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Claim<'a> {
     /// Who names exactly this directory.
     owners: BTreeSet<&'a ServiceName>,
@@ -61,7 +63,7 @@ struct Exposed {
 
 /// What stands at a path inside.
 #[derive(Debug, Clone)]
-enum Top {
+pub(super) enum Top {
     /// Something of the service's own with something in it: a volume, a generated file, `/proc`.
     Own,
     /// A directory that is empty when a run starts.
@@ -88,6 +90,9 @@ enum Seen {
 /// The mounts of one view, for looking up what a path shows.
 #[derive(Debug)]
 struct Inside<'a> {
+    /// What all views have in common.
+    ground: &'a BTreeMap<PathBuf, Top>,
+    /// What is the service's own.
     tops: BTreeMap<PathBuf, Top>,
     repo: &'a RepoView,
     symlinks: &'a [(PathBuf, PathBuf)],
@@ -96,7 +101,7 @@ struct Inside<'a> {
 impl Inside<'_> {
     fn see(&self, path: &Path) -> Seen {
         let path = self.resolve(path);
-        let Some((at, top)) = path.ancestors().find_map(|above| self.tops.get_key_value(above)) else {
+        let Some((at, top)) = path.ancestors().find_map(|above| self.mount(above)) else {
             return Seen::Nothing;
         };
         let rest = path.strip_prefix(at).unwrap_or(Path::new(""));
@@ -112,6 +117,11 @@ impl Inside<'_> {
                 Some(_) => Seen::Nothing,
             },
         }
+    }
+
+    /// What is mounted exactly here.
+    fn mount(&self, path: &Path) -> Option<(&PathBuf, &Top)> {
+        self.tops.get_key_value(path).or_else(|| self.ground.get_key_value(path))
     }
 
     /// Whether `path` of the host is seen at `target`.
@@ -212,11 +222,17 @@ impl<'a> Views<'a> {
                 written.entry(name).or_default().insert(path.clone());
             }
         }
+        let at_the_top = claims
+            .iter()
+            .filter(|(path, _)| path.parent() == Some(&workspace.root))
+            .filter_map(|(path, claim)| Some((file_name(path)?, claim.clone())))
+            .collect();
         Self {
             workspace,
             facts,
             base,
             claims,
+            at_the_top,
             exposed,
             owned,
             written,
@@ -256,15 +272,10 @@ impl<'a> Views<'a> {
         self.add_volumes(service, &at, &mut mounts, problems);
         self.add_tmpfs(service, &at, scratch_size, &mut mounts, problems);
 
-        let mut tops: BTreeMap<PathBuf, Top> = BTreeMap::new();
-        for bind in &self.base.system {
-            tops.insert(bind.target.clone(), top(bind));
-        }
-        tops.extend(scratch.iter().map(|(path, _)| (path.clone(), Top::Empty)));
-        tops.extend(files.iter().map(|(path, _)| (path.clone(), Top::Own)));
-        tops.extend(["/proc", "/dev"].map(|path| (PathBuf::from(path), Top::Own)));
-        tops.insert(self.workspace.root.clone(), Top::Repo);
-        let mut inside = Inside { tops, repo: &repo, symlinks: &self.base.symlinks };
+        let own = [Path::new("/run").join(name.as_str()), PathBuf::from(SECRETS)];
+        let tops = own.into_iter().map(|path| (path, Top::Empty)).collect();
+        let mut inside =
+            Inside { ground: &self.base.ground, tops, repo: &repo, symlinks: &self.base.symlinks };
         self.check_mount_points(&mounts, &inside, problems);
         inside.tops.extend(mounts.binds.iter().map(|(path, (bind, _))| (path.clone(), top(bind))));
         inside.tops.extend(mounts.tmpfs.keys().map(|path| (path.clone(), Top::Empty)));
@@ -314,12 +325,9 @@ impl<'a> Views<'a> {
                 exclude.insert(Exclude::Name(first.to_owned()));
             }
         }
-        for (path, claim) in &self.claims {
-            if path.parent() == Some(root)
-                && !claim.writers.contains(name)
-                && claim.owners.is_disjoint(linked)
-            {
-                exclude.extend(file_name(path).map(Exclude::Name));
+        for (entry, claim) in &self.at_the_top {
+            if !claim.writers.contains(name) && claim.owners.is_disjoint(linked) {
+                exclude.insert(Exclude::Name(entry.clone()));
             }
         }
         // A name that a rule by its beginning leaves out need not be named.
@@ -557,7 +565,7 @@ impl<'a> Views<'a> {
             // The project itself, or what fills the volume has to make it.
             Seen::Own => {}
             // Made with the mount.
-            Seen::Empty if inside.tops.contains_key(path) => {}
+            Seen::Empty if inside.mount(path).is_some() => {}
             Seen::Host { .. } => {
                 self.standing(path, at, Want::Directory, problems);
             }
@@ -600,7 +608,7 @@ impl<'a> Views<'a> {
                 // to bind what else is in it. Not where a mount of the service's own would go with it.
                 Some(others)
                     if others.len() + may + 1 < may_not
-                        && !inside.tops.contains_key(parent)
+                        && inside.mount(parent).is_none()
                         && inside.see(parent) == (Seen::Host { path: parent.clone(), writable: false }) =>
                 {
                     hidden.insert(parent.clone());
@@ -946,7 +954,7 @@ fn hidden_bind(target: &Path) -> Bind {
     }
 }
 
-fn top(bind: &Bind) -> Top {
+pub(super) fn top(bind: &Bind) -> Top {
     match &bind.source {
         BindSource::Host(source) => Top::Host { source: source.clone(), writable: bind.writable },
         BindSource::Volume(_) => Top::Own,
