@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use regex::Regex;
-use ws_model::{Condition, LinkPorts, ProbeKind, Protocol, Service, ServiceKind, ServiceName};
+use ws_model::{Condition, ProbeKind, Protocol, Service, ServiceKind, ServiceName};
 
 use crate::codes;
 use crate::lower::Draft;
@@ -35,8 +35,9 @@ pub(crate) fn all(
     volumes(file, drafts, report);
     secrets(file, drafts, report);
     profiles(drafts, sources, report);
+    let ports = PortsOfHost::of(models);
     for draft in drafts.iter().filter(|draft| draft.active) {
-        addresses(draft, models, report);
+        addresses(draft, models, &ports, report);
     }
 }
 
@@ -69,26 +70,14 @@ fn references(draft: &Draft<'_>, all: &BTreeMap<&str, &Draft<'_>>, models: &mut 
             Resolved::Inactive(target) => inactive(draft, target, on.span, "depends on", report),
             Resolved::Active(target) => {
                 let Some(condition) = &dependency.condition else { continue };
-                match (condition.value.0, target.kind) {
-                    (Condition::Completed, ServiceKind::Service) => {
-                        let message = format!("`{}` stays up and never completes", on.value);
-                        let issue = error(codes::NEVER_COMPLETES, condition.span, message);
-                        report.push(issue.related(target.name.span, "it is not a task").help(format!(
-                            "add `kind: task` to `{}`, or wait until it is `ready`",
-                            on.value
-                        )));
-                    }
-                    (Condition::Ready, ServiceKind::Service) if target.raw.ready.is_none() => {
-                        let message = format!(
-                            "`{}` has no `ready`: it counts as ready when its program runs",
-                            on.value
-                        );
-                        let issue = warning(codes::READY_WITHOUT_PROBE, condition.span, message);
-                        report.push(
-                            issue.help(format!("give `{}` a probe: `ready: {{ tcp: \":5432\" }}`", on.value)),
-                        );
-                    }
-                    (Condition::Started | Condition::Ready | Condition::Completed, _) => {}
+                let is_ready_at_once = target.kind == ServiceKind::Service && target.raw.ready.is_none();
+                if condition.value.0 == Condition::Ready && is_ready_at_once {
+                    let message =
+                        format!("`{}` has no `ready`: it counts as ready when its program runs", on.value);
+                    let issue = warning(codes::READY_WITHOUT_PROBE, condition.span, message);
+                    report.push(
+                        issue.help(format!("give `{}` a probe: `ready: {{ tcp: \":5432\" }}`", on.value)),
+                    );
                 }
             }
         }
@@ -305,110 +294,79 @@ fn profiles(drafts: &[Draft<'_>], sources: &Sources, report: &mut Report) {
     }
 }
 
-/// Values of the environment that name other services.
-fn addresses(draft: &Draft<'_>, models: &Models, report: &mut Report) {
-    static NAME_AND_PORT: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?:^|[^A-Za-z0-9_.-])([a-z0-9][a-z0-9_-]*|127\.0\.0\.1|\[::1\]):([0-9]{1,5})(?:$|[^A-Za-z0-9.:])")
+/// Values of the environment that name other services without one of their own ports: the planner, which
+/// knows what each link reaches, looks at those with one.
+fn addresses(draft: &Draft<'_>, models: &Models, ports: &PortsOfHost<'_>, report: &mut Report) {
+    static LOCALHOST: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?:^|[^A-Za-z0-9_.-])(localhost|127\.0\.0\.1|\[::1\]):([0-9]{1,5})(?:$|[^A-Za-z0-9.:])")
             .expect("a pattern that compiles")
     });
-    static NAME_IN_URL: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?:://|@)([a-z0-9][a-z0-9_-]*)(?:$|[/?#])").expect("a pattern that compiles")
+    static HOST_OF_URL: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(?:://|@)([a-z0-9][a-z0-9_-]*)(?:$|[/?#,\s])").expect("a pattern that compiles")
     });
-    let Some(model) = models.get(&draft.name.value) else { return };
-    for (name, variable) in &draft.environment {
-        let value = &variable.value;
+    let name = &draft.name.value;
+    let Some(model) = models.get(name) else { return };
+    for (variable, value) in &draft.environment {
         // What comes from an env file is shown at the service: its file may be anybody's.
-        let span = variable.span.unwrap_or(draft.name.span);
-        for found in NAME_AND_PORT.captures_iter(value) {
+        let span = value.span.unwrap_or(draft.name.span);
+        for found in LOCALHOST.captures_iter(&value.value) {
             let (host, Ok(port)) = (&found[1], found[2].parse::<u16>()) else { continue };
-            if matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
-                localhost(draft, model, name, host, port, span, models, report);
-            } else {
-                named(draft, model, name, host, Some(port), span, models, report);
+            let Some((owner, inner)) = ports.published_by_another(name, port) else { continue };
+            let message =
+                format!("`{}` names {host}:{port}, which inside `{name}` is itself", shown(variable));
+            let issue = warning(codes::NAMES_LOCALHOST, span, message);
+            report.push(
+                issue
+                    .label(format!("inside, `{owner}` is {owner}:{inner}"))
+                    .help(format!("write `{owner}:{inner}`, and add it to `links` of `{name}`")),
+            );
+        }
+        let is_host =
+            (variable.ends_with("HOST") || variable.ends_with("HOSTNAME")).then_some(value.value.as_str());
+        let in_urls =
+            HOST_OF_URL.captures_iter(&value.value).filter_map(|found| Some(found.get(1)?.as_str()));
+        for host in in_urls.chain(is_host) {
+            let Some((target, _)) = models.get_key_value(host) else { continue };
+            if target == name || model.links.iter().any(|link| link.to == *target) {
+                continue;
+            }
+            let message = format!("`{}` names {target}, and `{name}` has no link to it", shown(variable));
+            let issue = warning(codes::NAMES_WITHOUT_LINK, span, message);
+            report.push(issue.help(format!("add it to `links` of `{name}`: `{target}`")));
+        }
+    }
+}
+
+/// Who has which port.
+struct PortsOfHost<'m> {
+    /// The ports that some service has inside.
+    inside: BTreeSet<u16>,
+    /// The services that are published on a port of the host, with their ports inside.
+    published: BTreeMap<u16, Vec<(&'m ServiceName, u16)>>,
+}
+
+impl<'m> PortsOfHost<'m> {
+    fn of(models: &'m Models) -> Self {
+        let inside = models.values().flat_map(declared_tcp).collect();
+        let mut published: BTreeMap<u16, Vec<_>> = BTreeMap::new();
+        for (name, service) in models {
+            for publish in &service.ports {
+                if let Some(port) = publish.host_port {
+                    published.entry(port).or_default().push((name, publish.port));
+                }
             }
         }
-        for found in NAME_IN_URL.captures_iter(value) {
-            named(draft, model, name, &found[1], None, span, models, report);
-        }
-        if name.ends_with("HOST") || name.ends_with("HOSTNAME") {
-            named(draft, model, name, value, None, span, models, report);
-        }
+        Self { inside, published }
     }
-}
 
-#[expect(clippy::too_many_arguments, reason = "one place calls it, with what it has at hand")]
-fn named(
-    draft: &Draft<'_>,
-    model: &Service,
-    variable: &str,
-    host: &str,
-    port: Option<u16>,
-    span: Span,
-    models: &Models,
-    report: &mut Report,
-) {
-    let Some((target, target_model)) = models.get_key_value(host) else { return };
-    if *target == draft.name.value {
-        return;
+    /// The service that is published on this port of the host, with its port inside, where no service
+    /// has the port inside too.
+    fn published_by_another(&self, name: &ServiceName, port: u16) -> Option<(&'m ServiceName, u16)> {
+        if self.inside.contains(&port) {
+            return None;
+        }
+        self.published.get(&port)?.iter().find(|(owner, _)| *owner != name).copied()
     }
-    let links: Vec<_> = model.links.iter().filter(|link| link.to == *target).collect();
-    let address = port.map_or_else(|| target.to_string(), |port| format!("{target}:{port}"));
-    let reaches = |port: u16| {
-        links.iter().any(|link| match &link.ports {
-            LinkPorts::Declared => declared_tcp(target_model).any(|declared| declared == port),
-            LinkPorts::These(ports) => ports.iter().any(|one| one.port == port),
-        })
-    };
-    let missing = match port {
-        _ if links.is_empty() => "has no link to it",
-        Some(port) if !reaches(port) => "has no link to that port",
-        _ => return,
-    };
-    let name = &draft.name.value;
-    let message = format!("`{}` names {address}, and `{name}` {missing}", shown(variable));
-    report.push(
-        warning(codes::NAMES_WITHOUT_LINK, span, message)
-            .help(format!("add it to `links` of `{name}`: `{address}`")),
-    );
-}
-
-#[expect(clippy::too_many_arguments, reason = "one place calls it, with what it has at hand")]
-fn localhost(
-    draft: &Draft<'_>,
-    model: &Service,
-    variable: &str,
-    host: &str,
-    port: u16,
-    span: Span,
-    models: &Models,
-    report: &mut Report,
-) {
-    if declared_tcp(model).any(|own| own == port) {
-        return;
-    }
-    let owner = models.iter().find(|(name, other)| {
-        **name != draft.name.value
-            && (declared_tcp(other).any(|declared| declared == port)
-                || other.ports.iter().any(|publish| publish.host_port == Some(port)))
-    });
-    let Some((owner, other)) = owner else { return };
-    // A published port has another number inside.
-    let inner = if declared_tcp(other).any(|declared| declared == port) {
-        port
-    } else {
-        other
-            .ports
-            .iter()
-            .find(|publish| publish.host_port == Some(port))
-            .map_or(port, |publish| publish.port)
-    };
-    let message =
-        format!("`{}` names {host}:{port}, which inside `{}` is itself", shown(variable), draft.name.value);
-    report.push(
-        warning(codes::NAMES_LOCALHOST, span, message)
-            .label(format!("inside, `{owner}` is {owner}:{inner}"))
-            .help(format!("write `{owner}:{inner}`, and add it to `links` of `{}`", draft.name.value)),
-    );
 }
 
 /// The TCP ports that a service says it has.

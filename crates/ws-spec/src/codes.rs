@@ -102,9 +102,6 @@ A service links to itself or waits for itself. It reaches itself without a link,
     INACTIVE_SERVICE = "WS0033", "\
 A service needs one that its profiles leave out. Switch the profile on with `--profile`, give both services \
 the same profile, or write `required: false` in `depends_on`.";
-    NEVER_COMPLETES = "WS0034", "\
-`depends_on` waits until a service has completed, and it is not a task: it stays up, so the wait would never \
-end. Add `kind: task` to it, or wait until it is `ready`.";
     UNKNOWN_VOLUME = "WS0035", "\
 A service mounts a volume that is not in the `volumes` of the workspace.";
     VOLUME_NOT_SHARED = "WS0036", "\
@@ -130,11 +127,12 @@ A text has a NUL character. The kernel ends texts there, so no path, argument or
     TOO_MANY = "WS0044", "\
 There are more problems than are shown. Mend these first.";
     NAMES_WITHOUT_LINK = "WS0050", "\
-The value of an environment variable names another service, and the service has no link to it, or not to that \
-port: the connection will be refused. Add the link, or ignore the warning if the value is not an address.";
+The value of an environment variable names another service, and the service has no link to it: the connection \
+will be refused. Add the link, or ignore the warning if the value is not an address.";
     NAMES_LOCALHOST = "WS0051", "\
-The value of an environment variable names a port of `localhost` that another service has. Inside a service, \
-`localhost` is the service itself; the other one is reached by its name, with a link.";
+The value of an environment variable names a port of the host's `localhost` that another service is published \
+on. Inside a service, `localhost` is the service itself; the other one is reached by its name and its own port, \
+with a link.";
     PASSED_UNSET = "WS0052", "\
 A variable is passed through from the environment of ws, and it is not set there: the service will not have it.";
     UNKNOWN_PROFILE = "WS0053", "\
@@ -146,10 +144,93 @@ runs, which is earlier than it can answer.";
 A volume or secret is declared, and no service uses it.";
 }
 
+/// The codes of the planner, which finds its problems in the finished workspace and on the machine.
+const OF_THE_PLANNER: &[(&str, &str)] = &[
+    (
+        "WS0501",
+        "The private network has fewer addresses than the workspace has services. Choose a larger one with \
+        `network.subnet`.",
+    ),
+    (
+        "WS0502",
+        "The project root is a directory that cannot be shown to services: one that holds your home, or one \
+        of the system. Put the workspace file into a directory of its own.",
+    ),
+    ("WS0503", "The path of the project is not UTF-8, or has a line break in it."),
+    ("WS0510", "A link names a service that is not there, or is left out by its profiles."),
+    ("WS0511", "`depends_on` names a service that is not there, or is left out by its profiles."),
+    (
+        "WS0512",
+        "A link without a port means every port that its target declares in `expose`, `ports` and `ready`, and \
+        the target declares none. Name the port in the link, or declare it at the target.",
+    ),
+    ("WS0513", "A service links to itself. It reaches its own ports without a link."),
+    ("WS0514", "A service mounts a volume that is not declared."),
+    ("WS0515", "A service wants a secret that is not declared."),
+    (
+        "WS0520",
+        "Services wait for each other by links, so no link among them can order their starts: they start at the \
+        same time. `wait: false` on one link gives the others their order back.",
+    ),
+    (
+        "WS0521",
+        "Services depend on each other in a circle by `depends_on`, so none of them could ever start.",
+    ),
+    (
+        "WS0523",
+        "A service waits until another one has completed, and that one is started again whenever it ends. Make it \
+        a task.",
+    ),
+    ("WS0530", "A directory or file that the workspace names does not exist."),
+    (
+        "WS0531",
+        "A path that the workspace names is a symbolic link. Links are not followed, because they could be changed \
+        to lead anywhere; name the path that it leads to.",
+    ),
+    ("WS0532", "A file stands where a directory is needed, or a directory where a file is needed."),
+    (
+        "WS0533",
+        "A directory that a service may write holds a file that decides what runs and with which rights.",
+    ),
+    (
+        "WS0535",
+        "The source of a secret, or an env file, lies in a directory that services see. Move it to the top of the \
+        project, or into a directory that no service sees.",
+    ),
+    ("WS0536", "`reads` names a directory that holds your whole home, with all that is private in it."),
+    ("WS0537", "`reads` names a directory of the running host. A socket in it is a way out of the sandbox."),
+    (
+        "WS0540",
+        "There is nothing to mount on: the place lies in a directory that the service sees read-only, and does not \
+        exist there.",
+    ),
+    ("WS0541", "A place inside a service cannot be mounted on, because ws makes it itself."),
+    ("WS0542", "Two mounts of one service have the same place inside."),
+    ("WS0543", "The program of a service lies where the service cannot see it. `reads` shows it."),
+    (
+        "WS0550",
+        "The value of an environment variable names a port of another service, and no link leads there: the \
+        connection will be refused.",
+    ),
+    (
+        "WS0551",
+        "The value of an environment variable names a port of `localhost` that another service has. Inside a \
+        service, `localhost` is the service itself.",
+    ),
+    (
+        "WS0560",
+        "The machine can hold a service to a lower level of isolation only than the workspace asks for. What is \
+        missing is listed; `--accept` starts it with less.",
+    ),
+];
+
 /// A text about a code of a diagnostic; `None` when there is no such code.
 #[must_use]
 pub fn explain(code: &str) -> Option<&'static str> {
-    ALL.iter().find(|(known, _)| known.eq_ignore_ascii_case(code)).map(|(_, text)| *text)
+    ALL.iter()
+        .chain(OF_THE_PLANNER)
+        .find(|(known, _)| known.eq_ignore_ascii_case(code))
+        .map(|(_, text)| *text)
 }
 
 #[cfg(test)]
@@ -158,8 +239,9 @@ mod tests {
 
     #[test]
     fn codes_are_in_order_and_explained() {
-        assert!(ALL.is_sorted_by(|(a, _), (b, _)| a < b));
-        for (code, text) in ALL {
+        let all: Vec<_> = ALL.iter().chain(OF_THE_PLANNER).collect();
+        assert!(all.is_sorted_by(|(a, _), (b, _)| a < b));
+        for (code, text) in all {
             assert!(code.len() == 6 && code.starts_with("WS") && code[2..].parse::<u16>().is_ok(), "{code}");
             assert!(text.len() > 30 && !text.contains("  "), "{code}");
         }

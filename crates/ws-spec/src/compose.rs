@@ -2,38 +2,35 @@
 
 use crate::codes;
 use crate::raw::read::Cx;
+use crate::raw::{FileRaw, LimitsRaw, ServiceRaw};
 use crate::report::{error, nearest, shown};
 use crate::yaml::Entry;
 
 /// Reports a key that a mapping does not have.
 pub(crate) fn unknown_key(entry: &Entry, what: &str, known: &[&'static str], cx: &mut Cx<'_>) {
-    let key = entry.key.text.as_str();
-    let span = entry.key.span;
+    let (key, span) = (entry.key.text.as_str(), entry.key.span);
     let issue = error(codes::UNKNOWN_KEY, span, format!("{what} has no key `{}`", shown(key)));
-    if let Some(help) = instead(what, key) {
-        cx.push(issue.help(help));
-        return;
-    }
-    let normal = key.to_ascii_lowercase().replace('-', "_");
-    if let Some(word) = nearest(&normal, known.iter().copied()) {
-        cx.push(issue.help(format!("did you mean `{word}`?")).fix(span, word));
-        return;
-    }
-    // A key that stands one level too high or too low.
-    if what == "the workspace" && crate::raw::ServiceRaw::KEYS.contains(&key) {
-        cx.push(issue.help(format!("`{key}` belongs to a service, or into `defaults`")));
-        return;
-    }
-    if what == "a service" && crate::raw::FileRaw::KEYS.contains(&key) {
-        cx.push(issue.help(format!("`{key}` belongs to the workspace, at the left margin")));
-        return;
-    }
-    if what == "a service" && crate::raw::LimitsRaw::KEYS.contains(&key) {
-        cx.push(issue.help(format!("write `limits: {{ {key}: … }}`")));
-        return;
-    }
-    let all = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-    cx.push(issue.help(format!("the keys of {what} are {all}")));
+    cx.report.push_with(issue, |issue| {
+        if let Some(help) = instead(what, key) {
+            return issue.help(help);
+        }
+        let normal = key.to_ascii_lowercase().replace('-', "_");
+        if let Some(word) = nearest(&normal, known.iter().copied()) {
+            return issue.help(format!("did you mean `{word}`?")).fix(span, word);
+        }
+        // A key that stands one level too high or too low.
+        if what == "the workspace" && ServiceRaw::KEYS.contains(&key) {
+            return issue.help(format!("`{key}` belongs to a service, or into `defaults`"));
+        }
+        if what == "a service" && FileRaw::KEYS.contains(&key) {
+            return issue.help(format!("`{key}` belongs to the workspace, at the left margin"));
+        }
+        if what == "a service" && LimitsRaw::KEYS.contains(&key) {
+            return issue.help(format!("write `limits: {{ {key}: … }}`"));
+        }
+        let all = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        issue.help(format!("the keys of {what} are {all}"))
+    });
 }
 
 /// The long form of a key that was given a short one which it does not have.

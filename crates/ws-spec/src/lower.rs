@@ -27,11 +27,15 @@ use crate::yaml::{Node, Span, Value};
 /// The most services of a workspace: a bound on work, far above what a machine can run.
 const MAX_SERVICES: usize = 10_000;
 /// The most values and variables that `defaults` and env files may put into all services together.
-const MAX_MERGED: usize = 2_000_000;
+const MAX_MERGED: usize = 500_000;
 /// The most different patterns of `log` probes: compiling one takes time.
-const MAX_PATTERNS: usize = 1000;
+const MAX_PATTERNS: usize = 2000;
 /// The largest pattern, compiled.
 const MAX_PATTERN_BYTES: usize = 256 * 1024;
+/// A pattern that is larger than this is large, and there can be only so many of them.
+const LARGE_PATTERN_BYTES: usize = 16 * 1024;
+/// See [`LARGE_PATTERN_BYTES`].
+const MAX_LARGE_PATTERNS: usize = 50;
 
 /// A service that was read, with what is needed to check it against the others.
 #[derive(Debug)]
@@ -78,7 +82,7 @@ pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Repo
     };
     check_amount(&loaded.tree, services.value.0.len(), services.key, report)?;
     let defaults = file.defaults.as_ref().map(|defaults| &defaults.value);
-    let mut budget = Budget { variables: MAX_MERGED, patterns: BTreeMap::new() };
+    let mut budget = Budget { variables: MAX_MERGED, patterns: BTreeMap::new(), large_patterns: 0 };
     let mut drafts = Vec::with_capacity(services.value.0.len());
     for (name, own) in &services.value.0 {
         drafts.push(draft(name, &own.value, defaults, &mut loaded, sources, &mut budget, report)?);
@@ -155,6 +159,7 @@ struct Budget {
     variables: usize,
     /// The patterns that were compiled, with what was wrong with them.
     patterns: BTreeMap<String, Option<String>>,
+    large_patterns: usize,
 }
 
 fn workspace_name(file: &crate::raw::FileRaw, sources: &Sources) -> WorkspaceName {
@@ -732,13 +737,18 @@ fn probe(draft: &Draft<'_>, sources: &Sources, budget: &mut Budget, report: &mut
 fn check_pattern(pattern: &At<String>, budget: &mut Budget, report: &mut Report) -> Option<()> {
     let known = match budget.patterns.get(&pattern.value) {
         Some(known) => known.clone(),
-        None if budget.patterns.len() >= MAX_PATTERNS => {
-            let message = format!("the workspace has more than {MAX_PATTERNS} different patterns");
+        None if budget.patterns.len() >= MAX_PATTERNS || budget.large_patterns >= MAX_LARGE_PATTERNS => {
+            let message = "the patterns of the workspace are too many, or too large together";
             report.push(error(codes::TOO_COSTLY, pattern.span, message));
             return None;
         }
         None => {
-            let compiled = regex::RegexBuilder::new(&pattern.value).size_limit(MAX_PATTERN_BYTES).build();
+            let compile = |limit| regex::RegexBuilder::new(&pattern.value).size_limit(limit).build();
+            let mut compiled = compile(LARGE_PATTERN_BYTES);
+            if let Err(regex::Error::CompiledTooBig(_)) = compiled {
+                budget.large_patterns += 1;
+                compiled = compile(MAX_PATTERN_BYTES);
+            }
             let fault = compiled.err().map(|fault| match fault {
                 regex::Error::CompiledTooBig(_) => "it is too large".to_owned(),
                 other => {
@@ -795,7 +805,9 @@ fn limits(raw: &ServiceRaw, report: &mut Report) -> Limits {
             let issue =
                 error(codes::OUT_OF_RANGE, size.span, format!("{} bytes of {what} are too few", bytes.0));
             let issue = issue.label(format!("at least {least}"));
-            report.push(if (1..4096).contains(&bytes.0) {
+            let written = report.file.text.get(size.span.range()).unwrap_or_default();
+            let has_no_unit = bytes.0 > 0 && written.bytes().all(|byte| byte.is_ascii_digit());
+            report.push(if has_no_unit {
                 let better = format!("{}M", bytes.0);
                 issue.help(format!("did you mean `{better}`?")).fix(size.span, better)
             } else {

@@ -149,30 +149,33 @@ impl Issue {
 
 /// The known word that is nearest to what was typed, when it is near enough to be meant.
 pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Longer words than any of ours are no slips of the finger, and comparing them costs time.
-    if typed.len() > 64 {
-        return None;
-    }
     let allowed = (typed.chars().count() / 3).max(1);
-    let distance = |word: &str| strsim::damerau_levenshtein(&typed.to_lowercase(), word);
-    known
-        .into_iter()
-        .map(|word| (distance(word), word))
-        .filter(|(distance, word)| *distance <= allowed && *distance < word.chars().count())
-        .min()
-        .map(|(_, word)| word)
+    nearest_within(&typed.to_lowercase(), known, allowed)
 }
 
 /// The same for names whose case means something: variables.
 pub(crate) fn nearest_exact<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = (typed.chars().count() / 4).max(1);
+    nearest_within(typed, known, allowed).filter(|word| typed.len() > 2 && word.len() > 2)
+}
+
+fn nearest_within<'a>(
+    typed: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    allowed: usize,
+) -> Option<&'a str> {
+    /// Comparing costs time: nobody needs the nearest of more.
+    const MOST: usize = 5_000;
+    // Longer words than any of ours are no slips of the finger.
     if typed.len() > 64 {
         return None;
     }
-    let allowed = (typed.chars().count() / 4).max(1);
     known
         .into_iter()
-        .map(|word| (strsim::damerau_levenshtein(typed, word), word))
-        .filter(|(distance, word)| *distance <= allowed && typed.len() > 2 && word.len() > 2)
+        .take(MOST)
+        .filter(|word| word.len().abs_diff(typed.len()) <= 4 * allowed)
+        .map(|word| (strsim::osa_distance(typed, word), word))
+        .filter(|(distance, word)| *distance <= allowed && *distance < word.chars().count())
         .min()
         .map(|(_, word)| word)
 }

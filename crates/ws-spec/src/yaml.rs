@@ -318,6 +318,9 @@ fn to_fault(error: &Error, source: &str) -> Fault {
             Fault::Syntax { span, message: "`<<` takes a mapping or a list of mappings".into() }
         }
         Error::Eof { .. } => Fault::Syntax { span, message: "the file ends too early".into() },
+        Error::ExternalMessage { msg, .. } if msg.contains("recursion limit") => {
+            too_much(format!("it is nested more than {MAX_DEPTH} levels deep"))
+        }
         Error::ExternalMessage { msg, .. } | Error::Message { msg, .. } => {
             Fault::Syntax { span, message: without_place(msg) }
         }
@@ -378,35 +381,82 @@ mod tests {
         }
     }
 
+    fn drawn(source: &str) -> String {
+        let (node, faults) = read(source);
+        assert!(faults.is_empty(), "{faults:?}");
+        let mut out = String::new();
+        show(&node.unwrap(), source, 0, &mut out);
+        out
+    }
+
     #[test]
-    fn probe() {
-        for source in [
-            "a: &x {p: 1.10, q: yes, r: true, \"s\": 'it''s', t: \"u\\n\"}\nb: *x\nc:\n  <<: *x\n  p: 014\nd: |\n  l1\n  l2\ne: >\n  f1\n  f2\nf: ~\ng:\nh: 0x10\ni: 1_000\nj: .inf\nk: 22:22\nl: plain\n  more\nm: [1, -2, 3.5e3, 99999999999999999999999]\n",
-            "80: x\ntrue: y\n? [a]\n: z\n",
-            "\u{feff}ü: \"ä\"\n",
-            "",
-            "# c\n",
-            "a: 1\na: 2\n",
-            "a: [1\n",
-            "a: b: c\n",
-            "\ta: 1\n",
-            "a: *x\n",
-            "a: &a [*a]\n",
-            "--- 1\n--- 2\n",
-            "a: !foo 1\n",
-            "a: !!int \"3\"\n",
-            "a: \"unterminated\n",
-            "<<: 1\n",
-            "a: !include x\n",
-            "a: !!binary aGk=\n",
-            "a: !!binary gIA=\n",
+    fn values_keep_their_types_their_spelling_and_their_places() {
+        let source = "a: [1.10, yes, true, 'it''s', \"u\\n\", 0x10, 1_000, .inf, 22:22, 014, ~, -2]\n\"b\": |\n  l1\n  l2\nc: p\n  q\n80:\n";
+        let expected = r#"map 0
+a "a": seq 3
+  - number 1.10 "1.10"
+  - text "yes" "yes" true
+  - bool true "true"
+  - text "it's" "'it''s'" false
+  - text "u\n" "\"u\\n\"" false
+  - number 0x10 "0x10"
+  - text "1_000" "1_000" true
+  - number .inf ".inf"
+  - text "22:22" "22:22" true
+  - text "014" "014" true
+  - null "~"
+  - number -2 "-2"
+b "b": text "l1\nl2\n" "l1\n  l2" false
+c "c": text "p q" "p\n  q" false
+80 "80": null ""
+"#;
+        assert_eq!(drawn(source), expected);
+    }
+
+    #[test]
+    fn aliases_and_merges_have_the_places_of_what_they_stand_for() {
+        let source = "a: &x { p: ü, q: 1 }\nb: *x\nc: { <<: *x, p: 2 }\n";
+        let expected = r#"map 0
+a "a": map 6
+  p "p": text "ü" "ü" true
+  q "q": number 1 "1"
+b "b": map 6
+  p "p": text "ü" "ü" true
+  q "q": number 1 "1"
+c "c": map 31
+  p "p": number 2 "2"
+  q "q": number 1 "1"
+"#;
+        assert_eq!(drawn(source), expected);
+    }
+
+    #[test]
+    fn a_mark_of_byte_order_is_no_part_of_the_text() {
+        assert_eq!(drawn("\u{feff}ü: \"ä\"\n"), "map 3\nü \"ü\": text \"ä\" \"ä\" true\n");
+    }
+
+    #[test]
+    fn faults_have_places() {
+        for (source, at, message) in [
+            ("a: [1\n", 3, "unclosed bracket"),
+            ("a: b: c\n", 4, "mapping values"),
+            ("ä:\n  - *x\n", 8, "no anchor"),
+            ("a: &a [*a]\n", 7, "an alias cannot"),
+            ("--- 1\n--- 2\n", 10, "a second document"),
+            ("a: !foo 1\n", 8, "unsupported tag `!foo`"),
+            ("a: \"x\n", 3, "unclosed quote"),
+            ("<<: 1\n", 4, "`<<` takes"),
         ] {
-            let (node, faults) = read(source);
-            let mut out = String::new();
-            if let Some(node) = node {
-                show(&node, source, 0, &mut out);
+            match &read(source) {
+                (None, faults) => match &faults[..] {
+                    [Fault::Syntax { span, message: said }] => {
+                        assert_eq!(span.start, at, "{source:?}: {said}");
+                        assert!(said.starts_with(message), "{source:?}: {said}");
+                    }
+                    other => panic!("{source:?}: {other:?}"),
+                },
+                other => panic!("{source:?}: {other:?}"),
             }
-            println!("=== {source:?}\n{out}{faults:?}");
         }
     }
 }

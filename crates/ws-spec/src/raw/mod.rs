@@ -24,6 +24,7 @@ record! {
     /// insists, `$$` is a dollar sign. Variables come from the environment of `ws`, then from
     /// `--env-file` (a later one wins), then from this file's own `env_file`, then from `.env` next to
     /// this file.
+    #[schemars(rename = "Workspace")]
     FileRaw: "the workspace" {
         /// The name of the workspace: `[a-z0-9][a-z0-9_-]*`. Without it, the name of the directory.
         name: WorkspaceName,
@@ -53,6 +54,7 @@ long_only!(FileRaw);
 
 record! {
     /// The private network.
+    #[schemars(rename = "Network")]
     NetworkRaw: "a network" {
         /// Where the addresses of the services lie. Private to the workspace: every workspace may use the
         /// same. Default: `10.77.0.0/16`.
@@ -63,6 +65,7 @@ long_only!(NetworkRaw);
 
 record! {
     /// A named volume.
+    #[schemars(rename = "Volume")]
     VolumeRaw: "a volume" {
         /// Whether more than one service may mount it. Default: false, and then a second one is an
         /// error, because a shared directory is a channel past the links.
@@ -73,6 +76,7 @@ long_only!(VolumeRaw);
 
 record! {
     /// Where a secret comes from: exactly one of the keys.
+    #[schemars(rename = "Secret")]
     SecretRaw: "a secret" {
         /// The file whose contents it is. Services see it under `/run/secrets` only, never at its own
         /// path.
@@ -85,6 +89,7 @@ long_only!(SecretRaw);
 
 record! {
     /// A service or task.
+    #[schemars(rename = "Service")]
     ServiceRaw: "a service" {
         /// `service` stays up; `task` runs to completion, and is ready once it has ended with 0.
         /// Default: `service`.
@@ -149,6 +154,7 @@ long_only!(ServiceRaw);
 
 record! {
     /// A command that runs before each start, in the same sandbox, without the service's limits.
+    #[schemars(rename = "Build")]
     BuildRaw: "a build" {
         /// What to run: a list of program and arguments, or a text.
         command: CommandRaw,
@@ -161,6 +167,7 @@ long_only!(BuildRaw);
 record! {
     /// When a service is ready: exactly one of `exec`, `http`, `tcp` and `log`, and how often it is
     /// asked.
+    #[schemars(rename = "Ready")]
     ReadyRaw: "a probe" {
         /// A command that is run inside; ready when it ends with 0. A text is split, not run by a shell.
         exec: CommandRaw,
@@ -182,6 +189,7 @@ long_only!(ReadyRaw);
 
 record! {
     /// What happens when a service ends.
+    #[schemars(rename = "RestartLong")]
     RestartRaw: "a restart policy" {
         /// When it is started again: `no`, `on-failure`, `always`, `unless-stopped`.
         policy: RestartWord,
@@ -194,6 +202,7 @@ record! {
 
 record! {
     /// How a service is stopped.
+    #[schemars(rename = "Stop")]
     StopRaw: "a stop" {
         /// The signal that asks it to stop. Default: `SIGTERM`.
         signal: SignalRaw,
@@ -205,6 +214,7 @@ long_only!(StopRaw);
 
 record! {
     /// What a service may use. A limit that is not here is not set, except `pids`.
+    #[schemars(rename = "Limits")]
     LimitsRaw: "`limits`" {
         /// Memory: `512M`. A service that needs more is killed by the kernel, and started again as
         /// `restart` says. No swap is given.

@@ -599,9 +599,9 @@ macro_rules! record {
             $( $(#[$field_meta:meta])* $field:ident: $Type:ty, )*
         }
     ) => {
-        $(#[$meta])*
         #[derive(Debug, Clone, Default, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields)]
+        $(#[$meta])*
         pub(crate) struct $Name {
             $( $(#[$field_meta])* pub(crate) $field: Option<$crate::raw::read::At<$Type>>, )*
             /// The keys that are there and could not be read: that was reported, and they are not missing.

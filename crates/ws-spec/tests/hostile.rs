@@ -1,0 +1,247 @@
+//! Files that are made to exhaust or to confuse: refused, in bounded time, with a message that says why.
+//!
+//! The bounds on time are generous: they tell linear work from the other kind, on any machine and without
+//! optimisation.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use ws_model::Severity;
+use ws_spec::{Parsed, Sources, Style, Text, config, files_needed, parse, render, to_json};
+
+fn sources(text: impl Into<Text>) -> Sources {
+    Sources {
+        file: "/p/workspace.yaml".into(),
+        root: "/p".into(),
+        text: text.into(),
+        home: "/home/me".into(),
+        default_name: "p".into(),
+        environment: BTreeMap::from([
+            ("BIG".to_owned(), "x".repeat(100_000)),
+            ("A".to_owned(), "a".to_owned()),
+        ]),
+        ..Sources::default()
+    }
+}
+
+/// Everything that `ws check` does with a file.
+fn check(sources: &Sources) -> (Parsed, String) {
+    let _ = files_needed(sources);
+    let parsed = parse(sources);
+    let drawn = render(&parsed.diagnostics, sources, Style { color: true, width: 80 });
+    let _ = to_json(&parsed.diagnostics);
+    if let Some(workspace) = &parsed.workspace {
+        let _ = config(workspace, &parsed.spans, false);
+    }
+    (parsed, drawn)
+}
+
+#[track_caller]
+fn refused(text: impl Into<Text>, code: &str) {
+    let sources = sources(text);
+    let start = Instant::now();
+    let (parsed, drawn) = check(&sources);
+    let spent = start.elapsed();
+    assert!(spent < Duration::from_secs(30), "took {spent:?}");
+    assert!(parsed.workspace.is_none());
+    let codes: Vec<_> = parsed.diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
+    assert!(codes.contains(&code), "{codes:?}");
+    assert!(parsed.diagnostics.len() <= 101 && drawn.len() < 1_000_000, "{} bytes", drawn.len());
+}
+
+#[test]
+fn an_alias_bomb() {
+    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..10 {
+        let below = format!("*a{}", level - 1);
+        text.push_str(&format!("a{level}: &a{level} [{}]\n", [below.as_str(); 9].join(", ")));
+    }
+    refused(text, "WS0002");
+}
+
+#[test]
+fn a_long_text_that_is_repeated() {
+    let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(50_000), vec!["*a"; 5_000].join(", "));
+    refused(text, "WS0002");
+}
+
+#[test]
+fn merges_of_merges() {
+    let mut text = "a0: &a0 { x: 1, y: 2 }\n".to_owned();
+    for level in 1..60 {
+        text.push_str(&format!(
+            "a{level}: &a{level} {{ <<: [*a{0}, *a{0}, *a{0}], k{level}: *a{0} }}\n",
+            level - 1
+        ));
+    }
+    refused(text, "WS0002");
+}
+
+#[test]
+fn deep_nesting() {
+    refused("[".repeat(100_000), "WS0002");
+    refused("{a: ".repeat(50_000), "WS0002");
+    refused("- ".repeat(50_000), "WS0002");
+    refused(
+        (0..2_000).map(|depth| format!("{}a:\n", " ".repeat(depth.min(400)))).collect::<String>(),
+        "WS0002",
+    );
+}
+
+#[test]
+fn too_many_bytes_and_values() {
+    refused("x".repeat(2_000_000), "WS0002");
+    refused(format!("services: [{}]", "1,".repeat(400_000)), "WS0002");
+}
+
+#[test]
+fn bytes_that_are_not_text() {
+    refused(vec![0xff; 100_000], "WS0003");
+    refused("a\0".repeat(1000), "WS0003");
+    refused("name: x\n".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>(), "WS0003");
+    refused("a: \u{7f}", "WS0003");
+}
+
+#[test]
+fn many_problems() {
+    refused((0..20_000).map(|n| format!("k{n}: 1\n")).collect::<String>(), "WS0044");
+    refused("a: 1\n".repeat(50_000), "WS0004");
+    // Each name is compared with every other to find what was meant: not for each of them.
+    let services: String =
+        (0..9_000).map(|n| format!("  s{n}: {{ command: a, links: [t{n}, u{n}, v{n}] }}\n")).collect();
+    refused(format!("services:\n{services}"), "WS0031");
+}
+
+#[test]
+fn defaults_that_are_multiplied() {
+    let variables: String = (0..20_000).map(|n| format!("    V{n}: x\n")).collect();
+    let services: String = (0..9_000).map(|n| format!("  s{n}: {{ command: a }}\n")).collect();
+    refused(format!("defaults:\n  environment:\n{variables}services:\n{services}"), "WS0002");
+    refused(
+        format!(
+            "services:\n{}",
+            (0..12_000).map(|n| format!("  s{n}: {{ command: a }}\n")).collect::<String>()
+        ),
+        "WS0002",
+    );
+}
+
+#[test]
+fn env_files_that_are_multiplied() {
+    let services: String =
+        (0..9_000).map(|n| format!("  s{n}: {{ command: a, env_file: big.env }}\n")).collect();
+    let mut sources = sources(format!("services:\n{services}"));
+    let lines: String = (0..20_000).map(|n| format!("V{n}=x\n")).collect();
+    assert_eq!(files_needed(&sources), ["/p/big.env"].map(std::path::PathBuf::from));
+    sources.files.insert("/p/big.env".into(), Some(lines));
+    let (parsed, _) = check(&sources);
+    assert!(parsed.diagnostics.iter().any(|diagnostic| diagnostic.code == "WS0002"));
+}
+
+#[test]
+fn variables_that_grow() {
+    refused(format!("name: \"{}\"\nservices: {{ a: {{ command: a }} }}", "${BIG}".repeat(10_000)), "WS0002");
+    refused(
+        format!("name: \"{}\"\nservices: {{ a: {{ command: a }} }}", "${BIG:+}".repeat(100_000)),
+        "WS0010",
+    );
+    refused(
+        format!("name: \"{}x{}\"\nservices: {{}}", "${NO:-".repeat(50_000), "}".repeat(50_000)),
+        "WS0021",
+    );
+    refused(format!("name: \"{}\"\nservices: {{}}", "${".repeat(300_000)), "WS0021");
+}
+
+#[test]
+fn patterns_that_are_costly() {
+    refused("services: { a: { command: a, ready: { log: '(((\\w{1000}){1000}){1000}){1000}' } } }", "WS0016");
+    let services: String = (0..9_000)
+        .map(|n| format!("  s{n}: {{ command: a, ready: {{ log: '{n}\\w{{300}}' }} }}\n"))
+        .collect();
+    refused(format!("services:\n{services}"), "WS0002");
+}
+
+#[test]
+fn a_terminal_cannot_be_driven() {
+    let text = "services:\n  \"a\\x1b]0;owned\\x07\": { command: x }\n  b: { \"\\x1b[2J\": 1, command: x }\n";
+    let sources = sources(text);
+    let parsed = parse(&sources);
+    let drawn = render(&parsed.diagnostics, &sources, Style::PLAIN);
+    assert!(parsed.workspace.is_none() && !drawn.contains(['\u{1b}', '\u{7}']), "{drawn}");
+}
+
+const GOOD: &str = include_str!("../../../tests/cases/good_shop.yaml");
+const DEFAULTS: &str = include_str!("../../../tests/cases/good_defaults.yaml");
+const QUOTING: &str = include_str!("../../../tests/cases/good_quoting.yaml");
+
+/// What holds for every input.
+fn holds(bytes: Vec<u8>) -> Result<(), TestCaseError> {
+    let sources = sources(bytes);
+    let (parsed, _) = check(&sources);
+    let has_errors = parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    prop_assert_eq!(parsed.workspace.is_some(), !has_errors);
+    for diagnostic in &parsed.diagnostics {
+        prop_assert!(diagnostic.place.start <= diagnostic.place.end);
+        prop_assert!(diagnostic.place.line >= 1 && diagnostic.place.column >= 1);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        holds(bytes)?;
+    }
+
+    #[test]
+    fn any_text_in_any_place_is_read_without_panic(
+        key in "[a-z_]{1,12}",
+        value in "[ -~üé→\\n]{0,40}",
+        other in r#"[-:{}\[\],&*!|>'"%@#?a-z0-9 \n$]{0,40}"#,
+    ) {
+        holds(format!("services:\n  a:\n    command: x\n    {key}: {value}\n").into_bytes())?;
+        holds(format!("services: {{ a: {{ command: {other}, {key}: [{other}] }} }}\n").into_bytes())?;
+        holds(format!("services:\n  a: {{ command: x, {key}: {value:?} }}\n").into_bytes())?;
+    }
+
+    #[test]
+    fn mutated_good_files_are_read_without_panic(
+        which in 0..3_usize,
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), "[ -~\\n]{0,3}"), 1..6),
+    ) {
+        let mut text = [GOOD, DEFAULTS, QUOTING][which].to_owned();
+        for (from, to, insert) in edits {
+            let (mut from, mut to) = (from.index(text.len() + 1), to.index(text.len() + 1));
+            if from > to {
+                std::mem::swap(&mut from, &mut to);
+            }
+            to = to.min(from + 8);
+            while !text.is_char_boundary(from) { from -= 1; }
+            while !text.is_char_boundary(to) { to += 1; }
+            text.replace_range(from..to, &insert);
+        }
+        holds(text.into_bytes())?;
+    }
+
+    #[test]
+    fn every_value_of_every_key_is_read_without_panic(
+        key in proptest::sample::select(vec![
+            "kind", "profiles", "command", "shell", "build", "working_dir", "writable", "reads", "environment",
+            "env_file", "depends_on", "links", "expose", "ports", "volumes", "tmpfs", "secrets", "ready", "restart",
+            "stop", "limits",
+        ]),
+        value in proptest::sample::select(vec![
+            "null", "true", "-1", "1e99", ".nan", "''", "x", "[]", "{}", "[[]]", "[{}]", "[null]", "[x, 1, ~]",
+            "{ x: y }", "{ x: { y: z } }", "[{ x: y }]", "'a:b:c:d:e'", "'::'", "'/'", "'$$'", "'${A}'", "'~'", "'~/'",
+            "{ command: [] }", "{ exec: '' }", "{ http: ':' }", "{ tcp: 0 }", "{ log: '*' }", "{ max: 0 }",
+            "[{ to: 'x:1', ports: [] }]", "[{ target: '/..', source: '' }]", "{ memory: 0, cpus: 0 }", "0x10", "1_000",
+            "|\n      a\n      b\n", "2001-01-01", "!!binary gIA=", "&x [*x]",
+        ]),
+    ) {
+        holds(format!("services:\n  a:\n    command: x\n    {key}: {value}\n  x: {{ command: y }}\n").into_bytes())?;
+        holds(format!("defaults:\n    {key}: {value}\nservices:\n  x: {{ command: y }}\n").into_bytes())?;
+    }
+}
