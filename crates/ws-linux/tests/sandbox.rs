@@ -6,14 +6,14 @@
 #![expect(clippy::print_stdout, reason = "a test binary with its own main reports on its standard output")]
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ws_core::plan::{Bind, BindSource, Exclude, LimitsPlan, RepoView, Run, ServicePlan, View};
 use ws_linux::sandbox::layout::{self, RunContext};
 use ws_linux::sandbox::protocol::{
-    self, End, EntryKind, FromInit, Reply, RepoEntry, SourceRequest, ToLauncher,
+    self, End, EntryKind, ExecSpec, FromInit, Reply, RepoEntry, SourceRequest, ToInit, ToLauncher,
 };
 use ws_linux::sandbox::sources;
 use ws_linux::sandbox::spawner::{self, Spawner};
@@ -119,6 +119,8 @@ fn scenario(label: &str, root: &Path, as_root: bool) {
     let net = |text: &str| text.lines().last().unwrap().to_owned();
     assert_eq!(net(&first), net(&second), "{label}: the network namespace stays");
     assert_eq!(second.lines().count(), 1, "{label}: /tmp is new: {second}");
+
+    attack_stopped_execs(&sandbox, &service);
 
     drop(sandbox);
     spawner.end();
@@ -258,9 +260,10 @@ impl Sandbox {
         }
     }
 
-    fn run(&mut self, service: &ServicePlan, script: &str) -> String {
-        let (ours, theirs) = Channel::pair().unwrap();
-        let (mut reader, writer) = std::io::pipe().unwrap();
+    /// Starts a script and waits until its shell is executed.
+    fn start(&self, service: &ServicePlan, script: &str) -> Running {
+        let (control, theirs) = Channel::pair().unwrap();
+        let (output, writer) = std::io::pipe().unwrap();
         let writer = OwnedFd::from(writer);
         let run = Run {
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
@@ -279,17 +282,81 @@ impl Sandbox {
         let stderr = writer.try_clone().unwrap();
         let fds = self.ask(&ToLauncher::Start(Box::new(spec)), &[theirs.into_fd(), writer, stderr]);
         let init = fds.into_iter().next().unwrap();
-        let (started, fds) = protocol::receive::<FromInit>(&ours).unwrap();
+        let (started, fds) = protocol::receive::<FromInit>(&control).unwrap();
         assert!(matches!(started, FromInit::Executed { landlock: 2 }), "{started:?}");
         assert!(process::pid_of(fds[0].as_fd()).is_ok());
+        Running { control, output, init }
+    }
+
+    fn run(&mut self, service: &ServicePlan, script: &str) -> String {
+        let mut running = self.start(service, script);
         let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        let (ended, _) = protocol::receive::<FromInit>(&ours).unwrap();
+        running.output.read_to_string(&mut text).unwrap();
+        let (ended, _) = protocol::receive::<FromInit>(&running.control).unwrap();
         assert_eq!(ended, FromInit::Exited(End::Code(0)), "{text}");
-        process::poll_readable(&[init.as_fd()]).unwrap();
-        process::reap_pidfd(init.as_fd()).unwrap().expect("init has ended");
+        running.ends("after its main process");
         text
     }
+}
+
+/// A run whose program is executed.
+struct Running {
+    control: Channel,
+    output: std::io::PipeReader,
+    init: OwnedFd,
+}
+
+impl Running {
+    /// Waits until init has ended, and with it everything of the run.
+    fn ends(self, when: &str) {
+        drop(self.control);
+        let ended = within_seconds(10, self.init.as_fd());
+        if !ended {
+            let _ = process::pidfd_signal(self.init.as_fd(), 9);
+        }
+        assert!(ended, "init does not end {when}");
+        process::reap_pidfd(self.init.as_fd()).unwrap().expect("init has ended");
+    }
+
+    fn hears(&self) -> FromInit {
+        assert!(within_seconds(10, self.control.as_fd()), "init says nothing");
+        protocol::receive::<FromInit>(&self.control).unwrap().0
+    }
+}
+
+/// Whether there is something to read within that time.
+fn within_seconds(seconds: u8, fd: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(u16::from(seconds) * 1000)).unwrap() == 1
+}
+
+/// A service that stops everything in it stops also what is asked of init, but not init.
+fn attack_stopped_execs(sandbox: &Sandbox, service: &ServicePlan) {
+    let mut running = sandbox.start(service, "echo ready; while :; do kill -s STOP -- -1; done");
+    let mut line = [0; 6];
+    running.output.read_exact(&mut line).unwrap();
+    let null = || OwnedFd::from(std::fs::File::options().read(true).write(true).open("/dev/null").unwrap());
+    let exec = |id| {
+        let exec = ExecSpec { argv: vec!["true".into()], env: vec![], cwd: "/".into() };
+        let (stdin, stdout, stderr) = (null(), null(), null());
+        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        protocol::send(running.control.as_fd(), &ToInit::Exec { id, exec, tty: false }, &fds).unwrap();
+    };
+    (0..5).for_each(exec);
+    // Those that are stopped on their way can be killed, and are told.
+    for id in 0..5 {
+        protocol::send(running.control.as_fd(), &ToInit::Kill { id }, &[]).unwrap();
+    }
+    let mut ended = 0;
+    while ended < 5 {
+        match running.hears() {
+            FromInit::ExecEnded { .. } => ended += 1,
+            FromInit::ExecStarted { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    exec(5);
+    running.ends("with its supervisor");
 }
 
 impl Drop for Sandbox {

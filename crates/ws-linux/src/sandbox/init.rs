@@ -96,7 +96,7 @@ fn start(
         (null, None)
     };
     let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let main = execute(&spec.exec, stdio, false)?;
+    let main = execute_main(&spec.exec, stdio, control)?;
     // The end of the output is when the service and its children have closed it, and not later.
     drop((stdout, stderr));
     let pidfd = process::pidfd_of_child(main).stage("opening the service's process")?;
@@ -292,28 +292,69 @@ fn lock_down(spec: &RunSpec, filter: &Filter) -> Result<Enforced, Failure> {
     Ok(landlock)
 }
 
-/// Forks and executes a program; returns when it was executed. Gives its process id inside.
-fn execute(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool) -> Result<i32, Failure> {
+/// A program on its way: forked, and not yet known to be executed.
+struct Starting {
+    pid: i32,
+    name: String,
+    /// Closes without a word when the program is executed.
+    report: io::PipeReader,
+    said: Vec<u8>,
+}
+
+impl Starting {
+    /// Reads what is there to read, once `report` is readable. Gives how it went when that is known.
+    fn progress(&mut self) -> Option<Result<(), Failure>> {
+        let mut part = [0; 1024];
+        match self.report.read(&mut part) {
+            Ok(0) => Some(self.outcome()),
+            Ok(length) => {
+                self.said.extend_from_slice(part.get(..length).unwrap_or_default());
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+            Err(error) => Some(Err(Failure::new(format!("executing {}", self.name), &error))),
+        }
+    }
+
+    fn outcome(&self) -> Result<(), Failure> {
+        // End of file without a word: the pipe was closed by the exec.
+        if self.said.is_empty() {
+            return Ok(());
+        }
+        let unclear = || Failure::because(format!("executing {}", self.name), "it failed");
+        Err(serde_json::from_slice(&self.said).unwrap_or_else(|_| unclear()))
+    }
+}
+
+/// Forks a process that executes a program. Does not wait for it: what runs here already can stop it on its way
+/// with a signal.
+fn begin(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool) -> Result<Starting, Failure> {
     let name = spec.argv.first().cloned().unwrap_or_default();
-    let (mut errors, report) = io::pipe().stage("making a pipe")?;
+    let (report, mut errors) = io::pipe().stage("making a pipe")?;
     match process::fork_single_threaded().stage("making a process")? {
         None => {
-            let failure = become_program(spec, stdio, tty, report.as_fd());
-            let mut report = report;
+            let failure = become_program(spec, stdio, tty, errors.as_fd());
             let text = serde_json::to_vec(&failure).unwrap_or_default();
-            let _ = report.write_all(&text);
+            let _ = errors.write_all(&text);
             process::exit_now(127);
         }
-        Some(pid) => {
-            drop(report);
-            let mut text = Vec::new();
-            errors.read_to_end(&mut text).stage(format!("executing {name}"))?;
-            // End of file without a word: the pipe was closed by the exec.
-            if text.is_empty() {
-                return Ok(pid);
+        Some(pid) => Ok(Starting { pid, name, report, said: Vec::new() }),
+    }
+}
+
+/// Executes the main program; gives its process id inside when it was executed.
+fn execute_main(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], control: &Channel) -> Result<i32, Failure> {
+    let mut starting = begin(spec, stdio, false)?;
+    loop {
+        let ready = process::poll_readable(&[starting.report.as_fd(), control.as_fd()])
+            .stage("waiting for the program")?;
+        if ready.first() == Some(&true) {
+            if let Some(outcome) = starting.progress() {
+                return outcome.map(|()| starting.pid);
             }
-            let failure = serde_json::from_slice(&text);
-            Err(failure.unwrap_or_else(|_| Failure::because(format!("executing {name}"), "it failed")))
+        } else if ready.get(1) == Some(&true) {
+            // Nothing is asked of init before the main program runs: the supervisor is gone.
+            process::exit_now(0);
         }
     }
 }
@@ -378,13 +419,35 @@ fn candidates(name: &str, path: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// A program that was asked for while the main one runs.
+struct Further {
+    id: u64,
+    pid: i32,
+    /// Until it is known to be executed.
+    starting: Option<Starting>,
+}
+
 /// Reaps, executes what is asked for, and ends with the main process or the supervisor.
+///
+/// Waits for nothing but all of that at once: whatever the service does to its own processes, the end of the
+/// supervisor is noticed.
 fn supervise(control: &Channel, running: &Running) -> ! {
-    let mut execs: Vec<(u64, i32)> = Vec::new();
+    let mut all: Vec<Further> = Vec::new();
     loop {
-        let Ok(ready) = process::poll_readable(&[control.as_fd(), running.children.as_fd()]) else {
+        let mut watched = vec![control.as_fd(), running.children.as_fd()];
+        watched.extend(all.iter().filter_map(|one| Some(one.starting.as_ref()?.report.as_fd())));
+        let Ok(ready) = process::poll_readable(&watched) else {
             process::exit_now(1);
         };
+        // Before the reaping: that a program was executed is told before its end.
+        let mut reports = ready.iter().skip(2);
+        all.retain_mut(|one| {
+            let Some(starting) = &mut one.starting else { return true };
+            let is_ready = reports.next() == Some(&true);
+            let Some(outcome) = is_ready.then(|| starting.progress()).flatten() else { return true };
+            one.starting = None;
+            tell_started(control, one.id, outcome)
+        });
         if ready.get(1) == Some(&true) {
             let mut discard = [0u8; 512];
             let _ = rustix::io::read(&running.children, &mut discard);
@@ -393,8 +456,18 @@ fn supervise(control: &Channel, running: &Running) -> ! {
                     let _ = protocol::send(control.as_fd(), &FromInit::Exited(ended.into()), &[]);
                     process::exit_now(0);
                 }
-                if let Some(at) = execs.iter().position(|(_, child)| *child == pid) {
-                    let (id, _) = execs.swap_remove(at);
+                let Some(at) = all.iter().position(|one| one.pid == pid) else { continue };
+                let Further { id, starting, .. } = all.swap_remove(at);
+                let started = starting.is_none_or(|mut starting| {
+                    // Its end of the pipe is closed, so this ends.
+                    let outcome = loop {
+                        if let Some(outcome) = starting.progress() {
+                            break outcome;
+                        }
+                    };
+                    tell_started(control, id, outcome)
+                });
+                if started {
                     let end = End::from(ended);
                     let _ = protocol::send(control.as_fd(), &FromInit::ExecEnded { id, end }, &[]);
                 }
@@ -402,15 +475,19 @@ fn supervise(control: &Channel, running: &Running) -> ! {
         }
         if ready.first() == Some(&true) {
             match protocol::receive::<ToInit>(control) {
-                Ok((ToInit::Exec { id, exec, tty }, fds)) => {
-                    let answer = execute_further(id, &exec, tty, &fds, &mut execs);
-                    let _ = protocol::send(control.as_fd(), &answer, &[]);
-                }
+                Ok((ToInit::Exec { id, exec, tty }, fds)) => match begin_further(&exec, tty, &fds) {
+                    Ok(starting) => all.push(Further { id, pid: starting.pid, starting: Some(starting) }),
+                    Err(failure) => {
+                        tell_started(control, id, Err(failure));
+                    }
+                },
                 Ok((ToInit::Kill { id }, _)) => {
-                    if let Some((_, pid)) = execs.iter().find(|(known, _)| *known == id) {
-                        // It leads a session, so its process group has its number. It is not reaped yet.
-                        let group = nix::unistd::Pid::from_raw(*pid);
-                        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+                    if let Some(one) = all.iter().find(|one| one.id == id) {
+                        // It leads a session, so its process group has its number, unless it is not that far
+                        // yet. It is not reaped yet.
+                        let pid = nix::unistd::Pid::from_raw(one.pid);
+                        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                        let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
                     }
                 }
                 // The supervisor is gone: so is everything here.
@@ -420,23 +497,22 @@ fn supervise(control: &Channel, running: &Running) -> ! {
     }
 }
 
-fn execute_further(
-    id: u64,
-    exec: &ExecSpec,
-    tty: bool,
-    fds: &[OwnedFd],
-    execs: &mut Vec<(u64, i32)>,
-) -> FromInit {
-    let done = match fds {
-        [stdin, stdout, stderr] => execute(exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty),
-        _ => Err(Failure::because("executing", "its standard streams are missing")),
-    };
-    match done {
-        Ok(pid) => {
-            execs.push((id, pid));
-            FromInit::ExecStarted { id }
-        }
+/// Tells whether a further program was executed; gives the same.
+fn tell_started(control: &Channel, id: u64, outcome: Result<(), Failure>) -> bool {
+    let started = outcome.is_ok();
+    let answer = match outcome {
+        Ok(()) => FromInit::ExecStarted { id },
         Err(failure) => FromInit::ExecFailed { id, failure },
+    };
+    // When nobody hears it, the next poll says so.
+    let _ = protocol::send(control.as_fd(), &answer, &[]);
+    started
+}
+
+fn begin_further(exec: &ExecSpec, tty: bool, fds: &[OwnedFd]) -> Result<Starting, Failure> {
+    match fds {
+        [stdin, stdout, stderr] => begin(exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty),
+        _ => Err(Failure::because("executing", "its standard streams are missing")),
     }
 }
 
