@@ -1,15 +1,16 @@
 //! The network of a workspace: bridge, links and rules, from a plan.
 //!
 //! ```text
-//!   service `api`                     router                       service `db`
-//!   ┌───────────────┐   ┌───────────────────────────────┐   ┌───────────────┐
-//!   │ eth0 10.77.x/32 ├─┤ v7 ─ ws0 10.77.0.1/32 ─ v9 │───┤ eth0 10.77.y/32 │
-//!   │ links: db:5432 │  │ links: api → db:5432        │   │ links: none     │
-//!   └───────────────┘   └───────────────────────────────┘   └───────────────┘
+//!  service `api`            router                      service `db`
+//!  ┌──────────────────┐   ┌───────────────────────┐   ┌──────────────────┐
+//!  │  eth0 10.77.x/32 ├───┤ v7   ws0         v9   ├───┤ eth0 10.77.y/32  │
+//!  │                  │   │      10.77.0.1/32     │   │                  │
+//!  │ links: db:5432   │   │ links: api → db:5432  │   │ links: none      │
+//!  └──────────────────┘   └───────────────────────┘   └──────────────────┘
 //! ```
 //!
 //! Every port of the bridge is isolated, so frames go only between a service and the bridge, and whatever
-//! services say to each other is routed, through the rules ([`rules`]):
+//! services say to each other is routed, through the rules (`net/rules.rs`):
 //!
 //! - **In the service's namespace** (`table inet ws`) every packet that leaves must belong to a link or
 //!   answer one that came in. What does not is counted, logged to the group [`DENIED_GROUP`] if it tries to
@@ -36,7 +37,7 @@
 //!
 //! Who encodes what: the bridge with its address and routes is made with `rtnetlink`; the links to the
 //! services, in the router and in each service's namespace, with our own encoder ([`ws_sys::netlink`]).
-//! See [`links`] for the figures behind that.
+//! `net/links.rs` has the figures behind that.
 
 mod links;
 mod rules;

@@ -834,24 +834,28 @@ const ROUTER: &str = "/router";
 
 impl Factory {
     fn start(services: Vec<ServiceName>) -> (Self, BTreeMap<ServiceName, OwnedFd>) {
-        Self::try_start(services).unwrap_or_else(|error| panic!("the factory: {error}"))
+        Self::try_start(services).unwrap_or_else(|(need, error)| panic!("{need}: {error}"))
     }
 
-    fn try_start(services: Vec<ServiceName>) -> io::Result<(Self, BTreeMap<ServiceName, OwnedFd>)> {
-        let (ours, theirs) = Channel::pair()?;
-        let child = Command::new(std::env::current_exe()?)
+    /// The error says which need is not met.
+    fn try_start(
+        services: Vec<ServiceName>,
+    ) -> Result<(Self, BTreeMap<ServiceName, OwnedFd>), (&'static str, io::Error)> {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
             .arg("--factory")
             .stdin(Stdio::from(theirs.into_fd()))
-            .spawn()?;
+            .spawn()
+            .unwrap();
         let factory = Self { channel: ours, child };
-        for name in std::iter::once(ROUTER).chain(services.iter().map(ServiceName::as_str)) {
-            factory.ask(&["namespace", name])?;
+        factory.ask(&["root"]).map_err(|error| ("userns", error))?;
+        let make = |name: &str| factory.ask(&["namespace", name]).map_err(|error| ("netns", error));
+        make(ROUTER)?;
+        let mut namespaces = BTreeMap::new();
+        for name in services {
+            let fd = make(name.as_str())?.expect("a namespace");
+            namespaces.insert(name, fd);
         }
-        let namespaces = services.into_iter().map(|name| {
-            let fd = factory.ask(&["open", name.as_str()])?;
-            Ok((name, fd.expect("a namespace")))
-        });
-        let namespaces = namespaces.collect::<io::Result<_>>()?;
         Ok((factory, namespaces))
     }
 
@@ -922,7 +926,6 @@ impl SocketSource for Factory {
 fn factory() {
     let channel = Channel::from_fd(io::stdin().as_fd().try_clone_to_owned().unwrap());
     let mut namespaces = BTreeMap::new();
-    let mut root = false;
     loop {
         let request = channel.recv().unwrap();
         if request.bytes.is_empty() {
@@ -930,54 +933,49 @@ fn factory() {
         }
         let request = String::from_utf8(request.bytes).unwrap();
         let words: Vec<&str> = request.split('\n').collect();
-        let mut answer = || {
-            if !std::mem::replace(&mut root, true) {
-                become_root()?;
-            }
-            match words[..] {
-                ["namespace", name] => {
-                    unshare(CloneFlags::CLONE_NEWNET)?;
-                    let settings = if name == ROUTER { SYSCTLS_ROUTER } else { SYSCTLS_SERVICE };
-                    for (path, value) in settings {
-                        match write_setting(path, value) {
-                            Err(error)
-                                if error.kind() == io::ErrorKind::NotFound && sysctl_may_be_missing(path) => {
-                            }
-                            other => other.map_err(|error| io::Error::other(format!("{path}: {error}")))?,
-                        }
+        let mut answer = || match words[..] {
+            ["root"] => become_root().map(|()| None),
+            ["namespace", name] => {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                let settings = if name == ROUTER { SYSCTLS_ROUTER } else { SYSCTLS_SERVICE };
+                for (path, value) in settings {
+                    match write_setting(path, value) {
+                        Err(error)
+                            if error.kind() == io::ErrorKind::NotFound && sysctl_may_be_missing(path) => {}
+                        other => other.map_err(|error| io::Error::other(format!("{path}: {error}")))?,
                     }
-                    namespaces.insert(name.to_owned(), std::fs::File::open("/proc/self/ns/net")?);
-                    Ok(None)
                 }
-                ["open", name] => Ok(Some(OwnedFd::from(namespaces[name].try_clone()?))),
-                ["socket", name, family, kind, protocol] => {
-                    setns(&namespaces[name], CloneFlags::CLONE_NEWNET)?;
-                    let [family, kind, protocol] =
-                        [family, kind, protocol].map(|word| word.parse::<u32>().unwrap());
-                    let socket = socket_with(
-                        AddressFamily::from_raw(family as u16),
-                        SocketType::from_raw(kind),
-                        SocketFlags::CLOEXEC,
-                        std::num::NonZeroU32::new(protocol).map(Number::from_raw),
-                    )?;
-                    Ok(Some(socket))
-                }
-                ["sysctl", name, path, value] => {
-                    setns(&namespaces[name], CloneFlags::CLONE_NEWNET)?;
-                    write_setting(path, value).map(|()| None)
-                }
-                ["nft", name] => {
-                    setns(&namespaces[name], CloneFlags::CLONE_NEWNET)?;
-                    let file = rustix::fs::memfd_create("nft", rustix::fs::MemfdFlags::CLOEXEC)?;
-                    let status = Command::new("nft")
-                        .args(["--stateless", "--numeric-protocol", "list", "ruleset"])
-                        .stdout(file.try_clone()?)
-                        .status()?;
-                    assert!(status.success(), "nft: {status}");
-                    Ok(Some(file))
-                }
-                _ => unreachable!("{words:?}"),
+                let namespace = std::fs::File::open("/proc/self/ns/net")?;
+                namespaces.insert(name.to_owned(), namespace.try_clone()?);
+                Ok(Some(namespace.into()))
             }
+            ["socket", name, family, kind, protocol] => {
+                setns(&namespaces[name], CloneFlags::CLONE_NEWNET)?;
+                let [family, kind, protocol] =
+                    [family, kind, protocol].map(|word| word.parse::<u32>().unwrap());
+                let socket = socket_with(
+                    AddressFamily::from_raw(family as u16),
+                    SocketType::from_raw(kind),
+                    SocketFlags::CLOEXEC,
+                    std::num::NonZeroU32::new(protocol).map(Number::from_raw),
+                )?;
+                Ok(Some(socket))
+            }
+            ["sysctl", name, path, value] => {
+                setns(&namespaces[name], CloneFlags::CLONE_NEWNET)?;
+                write_setting(path, value).map(|()| None)
+            }
+            ["nft", name] => {
+                setns(&namespaces[name], CloneFlags::CLONE_NEWNET)?;
+                let file = rustix::fs::memfd_create("nft", rustix::fs::MemfdFlags::CLOEXEC)?;
+                let status = Command::new("nft")
+                    .args(["--stateless", "--numeric-protocol", "list", "ruleset"])
+                    .stdout(file.try_clone()?)
+                    .status()?;
+                assert!(status.success(), "nft: {status}");
+                Ok(Some(file))
+            }
+            _ => unreachable!("{words:?}"),
         };
         let answer: io::Result<Option<OwnedFd>> = answer();
         match answer {
@@ -1180,8 +1178,8 @@ fn supervisor(user: Option<u32>, args: &[&str]) -> Command {
 fn probe() -> ExitCode {
     let (factory, _) = match Factory::try_start(Vec::new()) {
         Ok(started) => started,
-        Err(error) => {
-            println!("userns\nno user and network namespaces: {error}");
+        Err((need, error)) => {
+            println!("{need}\nno user or network namespaces: {error}");
             return ExitCode::SUCCESS;
         }
     };
@@ -1201,7 +1199,13 @@ fn run_all(args: &[&str]) -> ExitCode {
     }
     let mut failed = Vec::new();
     for (who, user) in users() {
-        let probed = supervisor(user, &["--probe"]).output().unwrap();
+        let probed = match supervisor(user, &["--probe"]).output() {
+            Ok(probed) => probed,
+            Err(error) => {
+                lack("userns", &format!("the network's tests as {who}: cannot become one: {error}"));
+                continue;
+            }
+        };
         assert!(probed.status.success(), "{}", String::from_utf8_lossy(&probed.stderr));
         if let Some((need, why)) = String::from_utf8(probed.stdout).unwrap().trim().split_once('\n') {
             lack(need, &format!("the network's tests as {who}: {why}"));

@@ -1,5 +1,8 @@
 //! What the encoder sends is what `nft list ruleset` shows. Runs in namespaces of its own.
 
+// What a machine lacks is told on the terminal.
+#![allow(clippy::print_stderr)]
+
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::net::Ipv4Addr;
@@ -7,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::sched::CloneFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink as protocol, socket_with};
 use ws_sys::netlink::Socket;
 use ws_sys::nft::{
@@ -31,8 +35,7 @@ fn inside(name: &str) -> bool {
     unsafe {
         command.pre_exec(move || {
             use rustix::fs::{Mode, OFlags};
-            let new = rustix::thread::UnshareFlags::NEWUSER | rustix::thread::UnshareFlags::NEWNET;
-            rustix::thread::unshare_unsafe(new)?;
+            nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
             for (file, text) in files.iter().zip(&texts) {
                 let file = rustix::fs::open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
                 rustix::io::write(&file, text.as_bytes())?;

@@ -2,6 +2,12 @@
 //!
 //! Interface indexes are chosen, not asked for, so that the messages for all services can be written before
 //! the first is sent.
+//!
+//! `rtnetlink` makes the bridges: few messages, one after the other. What there is once for each service goes
+//! by our own encoder: in the router 0.37 ms of processor time for a service (four messages, nearly all of it
+//! the kernel's), where `rtnetlink` took 0.63 ms, awaited one by one or all at once (debug builds, 100 services,
+//! five runs of each, kernel 6.18). It also says in words what the kernel did not like, of which `rtnetlink`
+//! keeps the number only.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,8 +21,9 @@ use ws_sys::netlink::{self, Batch, Socket};
 
 use super::{INSIDE_NAME, Member, NetError, NsRef, SocketSource, route_socket};
 
-/// Services on one bridge. A bridge takes 1,023 ports.
-const PER_BRIDGE: u32 = 1000;
+/// Services on one bridge. The kernel takes up to 1,023, but looks at all ports of a bridge when one is added:
+/// with 1,000 services on one, each takes 0.65 ms in the router, on four 0.42 ms; a bridge takes 0.4 ms.
+const PER_BRIDGE: u32 = 250;
 /// The index of the first bridge. New namespaces may have tunnel devices of the host's modules (`sit0`,
 /// `tunl0`, …) with the first few numbers.
 const FIRST_BRIDGE: u32 = 100;

@@ -273,3 +273,51 @@ pub(super) fn change<const N: usize>(
     all.extend(in_parts(last, set, wanted.difference(loaded).map(&key)));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an ordinary user can send at once: twice the default of `net.core.wmem_max`.
+    const SEND_BUFFER: usize = 2 * 212_992 - 32;
+
+    fn flows(numbers: std::ops::Range<u32>) -> BTreeSet<Flow> {
+        let flow = |n| Flow { from: Ipv4Addr::from(n), to: Ipv4Addr::from(n + 1), protocol: TCP, port: 80 };
+        numbers.map(flow).collect()
+    }
+
+    fn sizes(transactions: &[Transaction]) -> Vec<usize> {
+        transactions.iter().map(Transaction::size).collect()
+    }
+
+    #[test]
+    fn a_usual_workspace_is_one_transaction_for_each_place() {
+        assert_eq!(service(&flows(0..100)).len(), 1);
+        let port = |n| Port {
+            name: InterfaceName::new(&format!("v{n}")).unwrap(),
+            mac: [2, 0, 0, 0, 0, 1],
+            address: Ipv4Addr::from(n),
+        };
+        let ports: Vec<_> = (0..1000).map(port).collect();
+        assert_eq!(router([2; 6], &flows(0..3000), &ports).len(), 1);
+    }
+
+    #[test]
+    fn a_huge_one_is_as_many_as_an_ordinary_user_can_send() {
+        let all = service(&flows(0..30_000));
+        assert!(all.len() > 1 && sizes(&all).iter().all(|size| *size < SEND_BUFFER), "{:?}", sizes(&all));
+        let all = change(ROUTER_LINKS, &flows(0..30_000), &flows(20_000..60_000), Flow::router_key);
+        assert!(all.len() > 1 && sizes(&all).iter().all(|size| *size < SEND_BUFFER), "{:?}", sizes(&all));
+        let elements: usize = sizes(&all).iter().sum();
+        assert!(elements > 50_000 * 28, "no change is left out: {elements} bytes");
+    }
+
+    #[test]
+    fn a_change_is_one_transaction_and_nothing_is_none() {
+        let key = Flow::service_key;
+        assert!(change(SERVICE_LINKS, &flows(0..9), &flows(0..9), key).iter().all(Transaction::is_empty));
+        let all = change(SERVICE_LINKS, &flows(0..9), &flows(3..12), key);
+        assert_eq!(all.len(), 1);
+        assert!(!all[0].is_empty());
+    }
+}
