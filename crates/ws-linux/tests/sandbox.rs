@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let base = tempfile::tempdir().expect("a temporary directory");
     std::fs::set_permissions(base.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     if nix::unistd::geteuid().is_root() {
+        share_mounts();
         scenario("root", &base.path().join("root"), true);
         // The same as an ordinary user, in a process of its own.
         let status = match process::clone(&process::CloneOptions::default()).unwrap() {
@@ -60,13 +61,27 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// As on a machine with systemd: what is mounted in one namespace appears in the others, unless somebody takes care.
+fn share_mounts() {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    process::unshare(process::Namespaces { mount: true, ..process::Namespaces::default() }).unwrap();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).unwrap();
+}
+
+fn mounts_of_the_host() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
 fn scenario(label: &str, root: &Path, as_root: bool) {
-    std::fs::create_dir_all(root.join("src/data")).unwrap();
+    std::fs::create_dir_all(root.join("src/data/cache")).unwrap();
     std::fs::write(root.join("src/hello.txt"), "hello").unwrap();
     std::fs::write(root.join(".env"), "SECRET=1").unwrap();
     std::fs::write(root.join("README"), "readme").unwrap();
     std::os::unix::fs::symlink("README", root.join("link")).unwrap();
 
+    let mounts = mounts_of_the_host();
     let options = spawner::Options {
         router_sysctls: vec![("net/ipv4/ip_forward".into(), "1".into())],
         slot: as_root.then(|| Slot::take(Path::new("/run/ws/slots")).unwrap()),
@@ -120,6 +135,7 @@ fn scenario(label: &str, root: &Path, as_root: bool) {
     assert_eq!(net(&first), net(&second), "{label}: the network namespace stays");
     assert_eq!(second.lines().count(), 1, "{label}: /tmp is new: {second}");
 
+    assert_eq!(mounts_of_the_host(), mounts, "{label}: what a run mounts is not mounted on the host");
     attack_stopped_execs(&sandbox, &service);
 
     drop(sandbox);
@@ -173,7 +189,7 @@ fn service(root: &Path) -> ServicePlan {
             scratch_size: ByteSize::mib(64),
             repo: Some(RepoView { root: root.to_path_buf(), exclude: vec![Exclude::Name(".env".into())] }),
             binds: vec![bind(root.join("src/data"), true, true)],
-            tmpfs: vec![],
+            tmpfs: vec![(root.join("src/data/cache"), ByteSize::mib(1))],
             secret_files: vec![],
             secret_env: vec![],
         },

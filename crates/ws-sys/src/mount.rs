@@ -43,8 +43,6 @@ pub fn set_attributes(tree: BorrowedFd<'_>, attributes: Attributes<'_>, recursiv
     const NODEV: u64 = 0x4;
     const NOEXEC: u64 = 0x8;
     const IDMAP: u64 = 0x10_0000;
-    const AT_EMPTY_PATH: libc::c_int = 0x1000;
-    const AT_RECURSIVE: libc::c_int = 0x8000;
     let bits = [
         (attributes.read_only, RDONLY),
         (attributes.no_suid, NOSUID),
@@ -58,6 +56,18 @@ pub fn set_attributes(tree: BorrowedFd<'_>, attributes: Attributes<'_>, recursiv
         propagation: 0,
         userns_fd: attributes.id_map.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned())),
     };
+    mount_setattr(tree, &attr, recursive)
+}
+
+/// Makes the mount at `tree`, and all below it, private.
+fn make_private(tree: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = MountAttr { set: 0, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    mount_setattr(tree, &attr, true)
+}
+
+fn mount_setattr(tree: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
+    const AT_EMPTY_PATH: libc::c_int = 0x1000;
+    const AT_RECURSIVE: libc::c_int = 0x8000;
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` has the kernel's layout and the size that is given, and
     // both outlive the call.
@@ -67,7 +77,7 @@ pub fn set_attributes(tree: BorrowedFd<'_>, attributes: Attributes<'_>, recursiv
             tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
@@ -94,6 +104,9 @@ pub fn make_all_slave() -> io::Result<()> {
 
 /// A detached copy of the mount at an open place, with all mounts below it.
 ///
+/// It is private: a copy of a shared mount (as all are where systemd runs) would be the same for propagation, and
+/// what is mounted below it later would appear on the host, and what the host mounts there in the copy, writable.
+///
 /// # Errors
 /// `EPERM` without rights.
 pub fn clone_tree(at: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -101,7 +114,9 @@ pub fn clone_tree(at: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
-    Ok(rustix::mount::open_tree(at, "", flags)?)
+    let tree = rustix::mount::open_tree(at, "", flags)?;
+    make_private(tree.as_fd())?;
+    Ok(tree)
 }
 
 /// As [`clone_tree`], of an attached mount at a path of this namespace; only the mount itself.
@@ -110,7 +125,9 @@ pub fn clone_tree(at: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// As [`clone_tree`]; when there is nothing at `path`.
 pub fn clone_path(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    Ok(rustix::mount::open_tree(CWD, path, flags)?)
+    let tree = rustix::mount::open_tree(CWD, path, flags)?;
+    make_private(tree.as_fd())?;
+    Ok(tree)
 }
 
 /// Opens a place without reading it (`O_PATH`); a symbolic link at its end is opened itself.
