@@ -669,16 +669,18 @@ fn plan(services: &[Declared<'_>]) -> Plan {
 
 // --- The workspace under test ---
 
+type Namespaces = BTreeMap<ServiceName, OwnedFd>;
+
 struct World {
     factory: Factory,
-    namespaces: BTreeMap<ServiceName, OwnedFd>,
+    namespaces: Namespaces,
     plan: Plan,
     network: Network,
 }
 
 impl World {
     /// The namespaces, still empty.
-    fn prepare(plan: &Plan) -> (Factory, BTreeMap<ServiceName, OwnedFd>) {
+    fn prepare(plan: &Plan) -> (Factory, Namespaces) {
         Factory::start(plan.services.keys().cloned().collect())
     }
 
@@ -833,14 +835,12 @@ struct Factory {
 const ROUTER: &str = "/router";
 
 impl Factory {
-    fn start(services: Vec<ServiceName>) -> (Self, BTreeMap<ServiceName, OwnedFd>) {
+    fn start(services: Vec<ServiceName>) -> (Self, Namespaces) {
         Self::try_start(services).unwrap_or_else(|(need, error)| panic!("{need}: {error}"))
     }
 
     /// The error says which need is not met.
-    fn try_start(
-        services: Vec<ServiceName>,
-    ) -> Result<(Self, BTreeMap<ServiceName, OwnedFd>), (&'static str, io::Error)> {
+    fn try_start(services: Vec<ServiceName>) -> Result<(Self, Namespaces), (&'static str, io::Error)> {
         let (ours, theirs) = Channel::pair().unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
             .arg("--factory")
