@@ -75,7 +75,7 @@ fn mounts_of_the_host() -> Vec<String> {
 }
 
 fn scenario(label: &str, root: &Path, as_root: bool) {
-    std::fs::create_dir_all(root.join("src/data/cache")).unwrap();
+    std::fs::create_dir_all(root.join("src/data/deep/usr")).unwrap();
     std::fs::write(root.join("src/hello.txt"), "hello").unwrap();
     std::fs::write(root.join(".env"), "SECRET=1").unwrap();
     std::fs::write(root.join("README"), "readme").unwrap();
@@ -137,6 +137,7 @@ fn scenario(label: &str, root: &Path, as_root: bool) {
 
     assert_eq!(mounts_of_the_host(), mounts, "{label}: what a run mounts is not mounted on the host");
     attack_stopped_execs(&sandbox, &service);
+    attack_swapped_places(&sandbox, &service, root);
 
     drop(sandbox);
     spawner.end();
@@ -189,7 +190,7 @@ fn service(root: &Path) -> ServicePlan {
             scratch_size: ByteSize::mib(64),
             repo: Some(RepoView { root: root.to_path_buf(), exclude: vec![Exclude::Name(".env".into())] }),
             binds: vec![bind(root.join("src/data"), true, true)],
-            tmpfs: vec![(root.join("src/data/cache"), ByteSize::mib(1))],
+            tmpfs: vec![(root.join("src/data/deep/usr"), ByteSize::mib(1))],
             secret_files: vec![],
             secret_env: vec![],
         },
@@ -278,6 +279,14 @@ impl Sandbox {
 
     /// Starts a script and waits until its shell is executed.
     fn start(&self, service: &ServicePlan, script: &str) -> Running {
+        let running = self.begin(service, script);
+        let (started, fds) = protocol::receive::<FromInit>(&running.control).unwrap();
+        assert!(matches!(started, FromInit::Executed { landlock: 2 }), "{started:?}");
+        assert!(process::pid_of(fds[0].as_fd()).is_ok());
+        running
+    }
+
+    fn begin(&self, service: &ServicePlan, script: &str) -> Running {
         let (control, theirs) = Channel::pair().unwrap();
         let (output, writer) = std::io::pipe().unwrap();
         let writer = OwnedFd::from(writer);
@@ -298,9 +307,6 @@ impl Sandbox {
         let stderr = writer.try_clone().unwrap();
         let fds = self.ask(&ToLauncher::Start(Box::new(spec)), &[theirs.into_fd(), writer, stderr]);
         let init = fds.into_iter().next().unwrap();
-        let (started, fds) = protocol::receive::<FromInit>(&control).unwrap();
-        assert!(matches!(started, FromInit::Executed { landlock: 2 }), "{started:?}");
-        assert!(process::pid_of(fds[0].as_fd()).is_ok());
         Running { control, output, init }
     }
 
@@ -315,7 +321,7 @@ impl Sandbox {
     }
 }
 
-/// A run whose program is executed.
+/// A run.
 struct Running {
     control: Channel,
     output: std::io::PipeReader,
@@ -344,6 +350,27 @@ impl Running {
 fn within_seconds(seconds: u8, fd: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(u16::from(seconds) * 1000)).unwrap() == 1
+}
+
+/// Who can write the directory in which something is mounted for a service cannot choose what it covers there.
+fn attack_swapped_places(sandbox: &Sandbox, service: &ServicePlan, root: &Path) {
+    let deep = root.join("src/data/deep");
+    let aside = root.join("src/data/aside");
+    std::fs::rename(&deep, &aside).unwrap();
+    for text in ["/t", "../../../../../../../../t", "/proc/self/root/t", "/nowhere"] {
+        std::os::unix::fs::symlink(text, &deep).unwrap();
+        let running = sandbox.begin(service, "echo started");
+        match running.hears() {
+            FromInit::Failed(failure) => {
+                assert!(failure.to_string().contains("symbolic link"), "{text}: {failure}");
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+        running.ends("when it cannot start");
+        std::fs::remove_file(&deep).unwrap();
+    }
+    std::fs::rename(&aside, &deep).unwrap();
+    sandbox.start(service, "true").ends("with its supervisor");
 }
 
 /// A service that stops everything in it stops also what is asked of init, but not init.

@@ -235,6 +235,24 @@ pub fn attach(tree: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     Ok(rustix::mount::move_mount(tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
+/// Attaches a detached mount at an open place.
+///
+/// # Errors
+/// When the place is of the other kind (file, directory).
+pub fn attach_at(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", place, "", flags)?)
+}
+
+/// Moves the attached mount at `from` to an open place.
+///
+/// # Errors
+/// When there is nothing at `from` or the place is of the other kind; `EINVAL` when `from` is not the top of a
+/// mount.
+pub fn move_to_at(from: &Path, place: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::mount::move_mount(CWD, from, place, "", MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)?)
+}
+
 /// Moves the attached mount at `from` to `to`.
 ///
 /// # Errors

@@ -20,7 +20,7 @@ use ws_sys::process::{self, Namespaces};
 use ws_sys::scm::Channel;
 use ws_sys::seccomp::Filter;
 
-use super::launcher::{REPO, SCRATCH, SLOTS, TEMPLATE, below};
+use super::launcher::{REPO, SCRATCH, SLOTS, TEMPLATE, below, make_place};
 use super::protocol::{
     self, End, ExecSpec, Failure, FromInit, RunMount, RunMountKind, RunSpec, Stage, ToInit,
 };
@@ -122,14 +122,17 @@ fn open_null() -> Result<OwnedFd, Failure> {
 /// Mounts what is the run's own into its copy of the template.
 fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
     let root = Path::new(TEMPLATE);
-    let own = |path: &Path| {
-        rustix::fs::chown(
-            path,
+    let own = |place: BorrowedFd<'_>| {
+        rustix::fs::chownat(
+            place,
+            "",
             Some(rustix::fs::Uid::from_raw(spec.outer.0)),
             Some(rustix::fs::Gid::from_raw(spec.outer.1)),
+            rustix::fs::AtFlags::EMPTY_PATH,
         )
         .map_err(io::Error::from)
     };
+    let own_path = |path: &Path| own(mount::open_path(path)?.as_fd());
     let base = Path::new(SCRATCH);
     let inodes = (spec.scratch_bytes / 4096).clamp(1024, 1 << 20);
     let scratch = mount::tmpfs(spec.scratch_bytes, inodes, 0o755, MountAttributes::default())
@@ -145,7 +148,7 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
         }
         rustix::fs::mkdir(&made, Mode::from_raw_mode(0o700)).map_err(io::Error::from).stage(stage())?;
         rustix::fs::chmod(&made, Mode::from_raw_mode(*mode)).map_err(io::Error::from).stage(stage())?;
-        own(&made).stage(stage())?;
+        own_path(&made).stage(stage())?;
         if !inside {
             let tree = mount::clone_path(&made).stage(stage())?;
             mount::attach(tree.as_fd(), &below(root, path)).stage(stage())?;
@@ -180,7 +183,7 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
         let place = below(root, path);
         std::fs::write(&place, contents).stage(stage())?;
         rustix::fs::chmod(&place, Mode::from_raw_mode(0o400)).map_err(io::Error::from).stage(stage())?;
-        own(&place).stage(stage())?;
+        own_path(&place).stage(stage())?;
     }
 
     if let Ok(ptys) = mount::devpts() {
@@ -211,34 +214,47 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
 fn mount_one(
     root: &Path,
     run_mount: &RunMount,
-    own: &dyn Fn(&Path) -> io::Result<()>,
+    own: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
 ) -> Result<Option<OwnedFd>, Failure> {
     let target = &run_mount.target;
     let stage = || format!("mounting {}", target.display());
-    let place = below(root, target);
     let directory = match run_mount.what {
         RunMountKind::Slot { directory, .. } => directory,
         RunMountKind::Tmpfs { .. } => true,
     };
-    if run_mount.make && !place.exists() {
-        let parent = if directory { target.as_path() } else { target.parent().unwrap_or(target) };
-        mount::make_directories(root, parent, 0o755).stage(stage())?;
-        if !directory {
-            std::fs::write(&place, "").stage(stage())?;
+    let place = match place_of(root, run_mount, directory) {
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ELOOP | nix::libc::EXDEV)) => {
+            return Err(Failure::because(stage(), "a symbolic link is on the way, which is refused"));
         }
-    }
+        other => other.stage(stage())?,
+    };
     match run_mount.what {
         RunMountKind::Slot { slot, .. } => {
-            mount::move_to(&PathBuf::from(format!("{SLOTS}/{slot}")), &place).stage(stage())?;
+            mount::move_to_at(&PathBuf::from(format!("{SLOTS}/{slot}")), place.as_fd()).stage(stage())?;
             Ok(None)
         }
         RunMountKind::Tmpfs { bytes, writable } => {
             let inodes = (bytes / 4096).clamp(16, 1 << 20);
             let tree = mount::tmpfs(bytes, inodes, 0o755, MountAttributes::default()).stage(stage())?;
-            mount::attach(tree.as_fd(), &place).stage(stage())?;
-            own(&place).stage(stage())?;
+            own(tree.as_fd()).stage(stage())?;
+            mount::attach_at(tree.as_fd(), place.as_fd()).stage(stage())?;
             Ok((!writable).then_some(tree))
         }
+    }
+}
+
+/// Opens the place of a mount, after making it where it may be made. Follows no link: the place can lie in a
+/// directory that another service writes, who would choose what is covered here.
+fn place_of(root: &Path, run_mount: &RunMount, directory: bool) -> io::Result<OwnedFd> {
+    let target = &run_mount.target;
+    let base = mount::open_path(root)?;
+    let inside = target.strip_prefix("/").unwrap_or(target);
+    match mount::open_beneath(base.as_fd(), inside) {
+        Err(error) if run_mount.make && error.kind() == io::ErrorKind::NotFound => {
+            make_place(root, target, directory)?;
+            mount::open_beneath(base.as_fd(), inside)
+        }
+        other => other,
     }
 }
 

@@ -102,7 +102,7 @@ fn serve(
 }
 
 /// Makes a place to mount at: a directory, or an empty file.
-fn make_place(root: &Path, place: &Path, directory: bool) -> io::Result<()> {
+pub(super) fn make_place(root: &Path, place: &Path, directory: bool) -> io::Result<()> {
     if directory {
         return mount::make_directories(root, place, 0o755);
     }
