@@ -38,6 +38,7 @@ pub use config::config;
 pub use diag::{Diagnostic, Fix, Place, Style, diagnostics_schema, render, to_json};
 pub use schema::schema;
 pub use source::{Sources, Text};
+pub use ws_model::Severity;
 pub use spans::{SpanMap, diagnose};
 
 use report::{Report, SourceFile};
