@@ -19,7 +19,7 @@ use crate::spans::SpanMap;
 pub fn config(workspace: &Workspace, spans: &SpanMap, origins: bool) -> String {
     let mut out = Writer { text: String::new(), depth: 0, spans: origins.then_some(spans), workspace };
     let root = ConfigPath::root();
-    out.value("name", &workspace.name.to_string(), &root.key("name"));
+    out.value("name", &plain(workspace.name.as_str()), &root.key("name"));
     if let Some(level) = workspace.enforcement {
         out.value("enforcement", level.as_str(), &root.key("enforcement"));
     }
@@ -257,7 +257,7 @@ fn publish(publish: &Publish) -> String {
     quoted(&format!("{host}:{}:{}", publish.host_port.unwrap_or(0), publish.port))
 }
 
-/// A key: quoted where YAML would take it for something else than a text.
+/// A key or name: quoted where YAML would take it for something else than a text.
 fn plain(key: &str) -> String {
     let safe = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))

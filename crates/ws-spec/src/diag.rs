@@ -5,10 +5,11 @@
 //! wrong, the label points, the help says what to do.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
-use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Patch, Renderer, Snippet};
 use serde::Serialize;
 use ws_model::Severity;
 
@@ -99,6 +100,19 @@ fn places_of(diagnostic: &Diagnostic) -> impl Iterator<Item = &Place> {
     std::iter::once(&diagnostic.place).chain(related).chain(fix)
 }
 
+/// A place that is underlined.
+struct Annotated<'a> {
+    place: &'a Place,
+    label: &'a str,
+    kind: AnnotationKind,
+}
+
+/// A place as a part of the lines that are shown, whatever text the place was made for.
+fn within(place: &Place, window: &Range<usize>) -> Range<usize> {
+    let inside = |at: usize| at.clamp(window.start, window.end) - window.start;
+    inside(place.start)..inside(place.end)
+}
+
 struct Drawing<'a> {
     files: BTreeMap<PathBuf, Option<SourceFile>>,
     root: &'a Path,
@@ -113,12 +127,11 @@ impl Drawing<'_> {
         };
         let title = level.primary_title(&diagnostic.message).id(diagnostic.code);
         let mut main = Group::with_title(title);
-        let mut by_file: Vec<(&Path, Vec<(&Place, &str, AnnotationKind)>)> = vec![(
-            &diagnostic.place.file,
-            vec![(&diagnostic.place, &diagnostic.label, AnnotationKind::Primary)],
-        )];
+        let primary =
+            Annotated { place: &diagnostic.place, label: &diagnostic.label, kind: AnnotationKind::Primary };
+        let mut by_file: Vec<(&Path, Vec<Annotated<'_>>)> = vec![(&diagnostic.place.file, vec![primary])];
         for (place, label) in &diagnostic.related {
-            let annotation = (place, label.as_str(), AnnotationKind::Context);
+            let annotation = Annotated { place, label, kind: AnnotationKind::Context };
             match by_file.iter_mut().find(|(file, _)| *file == place.file) {
                 Some((_, annotations)) => annotations.push(annotation),
                 None => by_file.push((&place.file, vec![annotation])),
@@ -127,55 +140,41 @@ impl Drawing<'_> {
         for (file, annotations) in by_file {
             main = self.snippet(main, file, &annotations);
         }
-        for help in &diagnostic.help {
-            // A help line with a change is drawn with the change, below.
-            let drawn = diagnostic.fix.is_some() && diagnostic.help.first() == Some(help);
-            if !drawn {
-                main = main.element(Level::HELP.message(help));
-            }
+        // The first line of help belongs to the change, and is drawn with it.
+        let patch = diagnostic
+            .fix
+            .as_ref()
+            .and_then(|fix| self.patch(fix, diagnostic.help.first().map_or("write", String::as_str)));
+        for help in diagnostic.help.iter().skip(usize::from(patch.is_some())) {
+            main = main.element(Level::HELP.message(help));
         }
-        let mut report = vec![main];
-        if let Some(fix) = &diagnostic.fix {
-            report.extend(self.patch(fix, diagnostic.help.first().map_or("write", String::as_str)));
-        }
+        let report: Vec<_> = std::iter::once(main).chain(patch).collect();
         let mut out = self.renderer.render(&report);
         out.push_str("\n\n");
         out
     }
 
-    fn snippet<'a>(
-        &'a self,
-        group: Group<'a>,
-        file: &'a Path,
-        annotations: &[(&'a Place, &'a str, AnnotationKind)],
-    ) -> Group<'a> {
+    fn snippet<'a>(&'a self, group: Group<'a>, file: &'a Path, annotations: &[Annotated<'a>]) -> Group<'a> {
         let path = self.shown_path(file);
-        let lines = |places: &mut dyn Iterator<Item = &'a Place>| {
-            places.fold((usize::MAX, 0), |(first, last), place| {
-                (first.min(place.line), last.max(place.end_line))
-            })
-        };
-        let (first, last) = lines(&mut annotations.iter().map(|(place, ..)| *place));
+        let first = annotations.iter().map(|it| it.place.line).min().unwrap_or(1);
+        let last = annotations.iter().map(|it| it.place.end_line).max().unwrap_or(1);
         let Some(Some(source)) = self.files.get(file) else {
-            let origin = annotate_snippets::Origin::path(path).line(first);
-            return group.element(origin);
+            return group.element(Origin::path(path).line(first));
         };
         let window = source.window(first, last);
-        let start = window.start;
-        let mut snippet = Snippet::source(&source.text[window]).line_start(first).path(path);
-        for (place, label, kind) in annotations {
+        let mut snippet = Snippet::source(&source.text[window.clone()]).line_start(first).path(path);
+        for Annotated { place, label, kind } in annotations {
             let label = (!label.is_empty()).then_some(*label);
-            snippet = snippet.annotation(kind.span(place.start - start..place.end - start).label(label));
+            snippet = snippet.annotation(kind.span(within(place, &window)).label(label));
         }
         group.element(snippet)
     }
 
-    /// The change as a small diff, or as a plain line where its file cannot be shown.
+    /// The change as a small diff; nothing where its file cannot be shown.
     fn patch<'a>(&'a self, fix: &'a Fix, help: &'a str) -> Option<Group<'a>> {
         let source = self.files.get(&fix.place.file)?.as_ref()?;
         let window = source.window(fix.place.line, fix.place.end_line);
-        let start = window.start;
-        let patch = Patch::new(fix.place.start - start..fix.place.end - start, fix.replacement.as_str());
+        let patch = Patch::new(within(&fix.place, &window), fix.replacement.as_str());
         let snippet = Snippet::source(&source.text[window])
             .line_start(fix.place.line)
             .path(self.shown_path(&fix.place.file))

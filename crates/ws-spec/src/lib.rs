@@ -38,8 +38,8 @@ pub use config::config;
 pub use diag::{Diagnostic, Fix, Place, Style, diagnostics_schema, render, to_json};
 pub use schema::schema;
 pub use source::{Sources, Text};
-pub use ws_model::Severity;
 pub use spans::{SpanMap, diagnose};
+pub use ws_model::Severity;
 
 use report::{Report, SourceFile};
 

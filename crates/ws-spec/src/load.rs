@@ -178,7 +178,7 @@ fn replace_variables(node: &mut Node, variables: &Variables<'_>, budget: &mut us
     match &mut node.value {
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
         Value::Seq(items) => {
-            items.iter_mut().for_each(|item| replace_variables(item, variables, budget, report))
+            items.iter_mut().for_each(|item| replace_variables(item, variables, budget, report));
         }
         Value::Map(entries) => {
             entries
@@ -314,7 +314,7 @@ impl EnvFiles<'_> {
                     }
                 };
                 let issue = issue.elsewhere(file.place(at));
-                let issue = if weight == Weight::Warning { issue.as_warning() } else { issue };
+                let issue = if weight == Weight::Warning { issue.into_warning() } else { issue };
                 report.push_with(issue, |issue| suggest_variable(issue, unset.as_deref(), variables));
             }
         }

@@ -254,6 +254,33 @@ fn colours_are_decoration_only() {
 }
 
 #[test]
+fn the_examples_have_no_problems() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(repository().join("examples")).unwrap() {
+        let root = entry.unwrap().path().canonicalize().unwrap();
+        let file = root.join("workspace.yaml");
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        let mut sources = Sources {
+            file,
+            root,
+            text: text.into(),
+            home: "/home/me".into(),
+            default_name: "example".into(),
+            ..Sources::default()
+        };
+        for path in files_needed(&sources) {
+            let text = std::fs::read_to_string(&path).ok();
+            sources.files.insert(path, text);
+        }
+        let parsed = parse(&sources);
+        let drawn = render(&parsed.diagnostics, &sources, Style::PLAIN);
+        assert!(parsed.workspace.is_some(), "{drawn}");
+        seen += 1;
+    }
+    assert!(seen > 0, "there are no examples");
+}
+
+#[test]
 fn the_committed_schema_is_fresh() {
     let path = repository().join("schemas/workspace.schema.json");
     let mut differences = Vec::new();

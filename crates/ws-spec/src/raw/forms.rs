@@ -77,7 +77,7 @@ words! {
 }
 
 /// A schema with a short form beside the long one.
-fn either(short: Schema, long: Schema) -> Schema {
+fn either(short: &Schema, long: &Schema) -> Schema {
     json_schema!({ "anyOf": [short, long] })
 }
 
@@ -300,7 +300,7 @@ impl JsonSchema for EnvFileRaw {
         "EnvFile".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        either(generator.subschema_for::<HostPath>(), generator.subschema_for::<EnvFileLong>())
+        either(&generator.subschema_for::<HostPath>(), &generator.subschema_for::<EnvFileLong>())
     }
 }
 
@@ -490,7 +490,7 @@ impl JsonSchema for LinkRaw {
             "description": "`db:5432`, `dns:53/udp`, or `db` for every port that `db` declares.",
             "pattern": "^[a-z0-9][a-z0-9_-]{0,62}(:[0-9]{1,5}(/(tcp|udp))?)?$|\\$"
         });
-        either(short, generator.subschema_for::<LinkLong>())
+        either(&short, &generator.subschema_for::<LinkLong>())
     }
 }
 
@@ -640,7 +640,7 @@ impl JsonSchema for MountRaw {
             "type": "string",
             "description": "`name:/data` mounts a volume, `./dir:/data` a directory, `./dir` a directory at its own path; `:ro` behind it forbids to write."
         });
-        either(short, generator.subschema_for::<MountLong>())
+        either(&short, &generator.subschema_for::<MountLong>())
     }
 }
 
@@ -713,7 +713,7 @@ impl JsonSchema for TmpfsRaw {
             "description": "`/cache`, or `/cache:size=64M`.",
             "pattern": "^/|\\$"
         });
-        either(short, generator.subschema_for::<TmpfsLong>())
+        either(&short, &generator.subschema_for::<TmpfsLong>())
     }
 }
 
@@ -777,7 +777,7 @@ impl JsonSchema for SecretUseRaw {
             "propertyNames": name,
             "additionalProperties": long
         });
-        either(name, long)
+        either(&name, &long)
     }
 }
 
