@@ -34,15 +34,18 @@ impl Opener {
         if self.spawner.slot().is_none() {
             return self.spawner.open(request);
         }
+        // Whose it is is asked of what was opened: a path can mean something else a moment later.
+        let place = sources::locate(&request)?;
         let map = match service {
             None => None,
             Some(service) => {
-                let meta = std::fs::symlink_metadata(&request.path)
+                let stat = rustix::fs::fstat(&place)
+                    .map_err(std::io::Error::from)
                     .stage(format!("mounting {}", request.path.display()))?;
-                Some(self.map((meta.uid(), meta.gid()), service)?)
+                Some(self.map((stat.st_uid, stat.st_gid), service)?)
             }
         };
-        sources::open(&request, map.as_ref().map(|map| map.as_fd()))
+        sources::take(&request, place.as_fd(), map.as_ref().map(|map| map.as_fd()))
     }
 
     fn map(&self, owner: Ids, service: Ids) -> Result<Arc<OwnedFd>, Failure> {

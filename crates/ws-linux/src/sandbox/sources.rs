@@ -13,12 +13,22 @@ use super::protocol::{Failure, SourceRequest, Stage};
 /// Opens a source as a detached mount with its attributes; owners mapped by `id_map` where one is given.
 ///
 /// # Errors
-/// When it is not there, leads out of where it must lie, or its file system cannot be id-mapped.
+/// As [`locate`] and [`take`].
 pub fn open(request: &SourceRequest, id_map: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Failure> {
-    let stage = || {
-        let how = if request.writable { "read-write" } else { "read-only" };
-        format!("mounting {} {how}", request.path.display())
-    };
+    take(request, locate(request)?.as_fd(), id_map)
+}
+
+fn stage_of(request: &SourceRequest) -> String {
+    let how = if request.writable { "read-write" } else { "read-only" };
+    format!("mounting {} {how}", request.path.display())
+}
+
+/// Opens the place of a source, without reading it.
+///
+/// # Errors
+/// When it is not there or leads out of where it must lie.
+pub fn locate(request: &SourceRequest) -> Result<OwnedFd, Failure> {
+    let stage = || stage_of(request);
     let place = match &request.beneath {
         None => mount::open_host(&request.path),
         Some(root) => open_below(root, &request.path),
@@ -29,7 +39,20 @@ pub fn open(request: &SourceRequest, id_map: Option<BorrowedFd<'_>>) -> Result<O
         }
         other => other.stage(stage())?,
     };
-    let tree = mount::clone_tree(place.as_fd()).stage(stage())?;
+    Ok(place)
+}
+
+/// Takes the place of a source as a detached mount.
+///
+/// # Errors
+/// When the kernel refuses, or its file system cannot be id-mapped.
+pub fn take(
+    request: &SourceRequest,
+    place: BorrowedFd<'_>,
+    id_map: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, Failure> {
+    let stage = || stage_of(request);
+    let tree = mount::clone_tree(place).stage(stage())?;
     let attributes = Attributes {
         read_only: !request.writable,
         no_suid: true,
@@ -43,7 +66,7 @@ pub fn open(request: &SourceRequest, id_map: Option<BorrowedFd<'_>>) -> Result<O
     if let Some(id_map) = id_map {
         let mapped = Attributes { id_map: Some(id_map), ..Attributes::default() };
         mount::set_attributes(tree.as_fd(), mapped, true).map_err(|error| {
-            let name = mount::filesystem_name(place.as_fd()).unwrap_or_else(|_| "its file system".to_owned());
+            let name = mount::filesystem_name(place).unwrap_or_else(|_| "its file system".to_owned());
             match error.raw_os_error() {
                 Some(nix::libc::EINVAL) => Failure::because(
                     stage(),
