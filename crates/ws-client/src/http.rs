@@ -56,6 +56,18 @@ pub(crate) async fn open(socket: &Path) -> Result<UnixStream, ClientError> {
 }
 
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = reach(socket).await?;
+    // A runtime directory can have a name that others guess, and make first (`/tmp/ws-1000`).
+    let listener = stream.peer_cred()?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    if listener == own || listener == 0 {
+        return Ok(stream);
+    }
+    let why = format!("it belongs to user {listener}");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
+async fn reach(socket: &Path) -> io::Result<UnixStream> {
     if socket.as_os_str().len() <= MAX_SOCKET_PATH {
         return UnixStream::connect(socket).await;
     }

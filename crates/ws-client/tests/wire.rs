@@ -244,3 +244,32 @@ async fn frames_may_be_cut_anywhere() {
     }
     assert!(matches!(client.exec(&db, &request).await, Err(ClientError::Api { status: 409, .. })));
 }
+
+/// Another user can be the first to make a socket where ours is looked for, in `/tmp`.
+#[tokio::test]
+async fn what_another_user_listens_at_is_no_supervisor() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can be another user.
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(home.path(), everybody).unwrap();
+    let socket = home.path().join("control.sock");
+    let place = socket.clone();
+    let stranger = std::thread::spawn(move || {
+        let stranger = rustix::process::Uid::from_raw(12_345);
+        // Of this thread alone; it ends here.
+        rustix::thread::set_thread_res_uid(stranger, stranger, stranger).unwrap();
+        std::os::unix::net::UnixListener::bind(place).unwrap()
+    });
+    let _listener = stranger.join().unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&socket, everybody).unwrap();
+    match Client::connect(&socket).await {
+        Err(ClientError::Connect { source, .. }) => {
+            assert!(source.to_string().contains("user 12345"), "{source}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
