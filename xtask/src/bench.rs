@@ -83,7 +83,10 @@ struct Project {
 impl Project {
     fn new(ws: &Path, yaml: &str) -> Result<Self, Failure> {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-        std::fs::write(directory.path().join("workspace.yaml"), yaml).map_err(|error| error.to_string())?;
+        let project = directory.path().join("project");
+        std::fs::create_dir(&project)
+            .and_then(|()| std::fs::write(project.join("workspace.yaml"), yaml))
+            .map_err(|error| error.to_string())?;
         Ok(Self { directory, ws: ws.to_owned() })
     }
 
@@ -91,7 +94,7 @@ impl Project {
         let mut command = Command::new(&self.ws);
         command
             .args(arguments)
-            .current_dir(self.directory.path())
+            .current_dir(self.directory.path().join("project"))
             .env("WS_RUNTIME_DIR", self.directory.path().join("runtime"))
             .env("WS_STATE_DIR", self.directory.path().join("state"))
             .stdin(Stdio::null());

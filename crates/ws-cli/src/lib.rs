@@ -20,6 +20,7 @@ pub mod load;
 pub mod look;
 pub mod machine;
 pub mod names;
+pub mod own_dirs;
 pub mod peer;
 pub mod render;
 pub mod settings;

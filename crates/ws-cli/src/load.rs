@@ -16,7 +16,7 @@ use crate::error::Failure;
 use crate::instances::Place;
 use crate::settings::{Found, Settings};
 use crate::ui::{BAD, CARE, GOOD, Ui, paint};
-use crate::{Context, addresses, machine};
+use crate::{Context, addresses, machine, own_dirs};
 
 /// No file that a person writes is longer; the rest is not read. The reader of the workspace file has
 /// a smaller limit of its own and says so.
@@ -129,6 +129,8 @@ pub fn plan(context: &Context, options: &PlanOptions) -> Result<Planned, Failure
     let loaded = open(context, options)?;
     match resolve(&context.settings, &loaded.workspace, options) {
         Ok(plan) => {
+            let dirs = &context.settings.dirs;
+            own_dirs::check(&plan, [&dirs.runtime, &dirs.state])?;
             show(&context.ui, &place(&loaded.spans, &plan.warnings), &loaded.sources);
             let asked =
                 asked(&context.settings, &loaded.workspace, options).filter(|asked| *asked > plan.required);

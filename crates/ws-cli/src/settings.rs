@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ws_model::WorkspaceName;
@@ -172,7 +173,7 @@ impl Settings {
             })?,
             Some(file) if file.exists() => file.clone(),
             Some(file) => return Err(Failure::usage(format!("`{}` does not exist", file.display()))),
-            None => search(&self.start)?,
+            None => search(&self.start, self.around.uid)?,
         };
         let dir = file.parent().unwrap_or(Path::new("/"));
         let root = fs::canonicalize(dir).map_err(|error| {
@@ -199,9 +200,9 @@ fn search_one(dir: &Path) -> Option<PathBuf> {
     FILE_NAMES.iter().map(|name| dir.join(name)).find(|path| path.is_file())
 }
 
-fn search(start: &Path) -> Result<PathBuf, Failure> {
+fn search(start: &Path, uid: u32) -> Result<PathBuf, Failure> {
     if let Some(file) = start.ancestors().find_map(search_one) {
-        return Ok(file);
+        return is_trusted(&file, start, uid).map(|()| file);
     }
     let failure = Failure::usage(format!("there is no workspace.yaml in `{}` or above it", start.display()));
     let foreign = FOREIGN.iter().map(|name| start.join(name)).find(|path| path.is_file());
@@ -215,6 +216,19 @@ fn search(start: &Path) -> Result<PathBuf, Failure> {
         )),
         None => failure.hint("`cd` into the project, or name the file: `ws -f FILE …`"),
     })
+}
+
+/// A file that was found above, and not named, says what runs with our rights. Where others can write (`/var/tmp`),
+/// they could have put it there: so it must be ours, or root's, or of whoever owns the directory that we are in.
+fn is_trusted(file: &Path, start: &Path, uid: u32) -> Result<(), Failure> {
+    let owner = |path: &Path| fs::metadata(path).map(|meta| meta.uid());
+    let of_file = owner(file)
+        .map_err(|error| Failure::usage(format!("could not read `{}`", file.display())).because(&error))?;
+    if of_file == uid || of_file == 0 || owner(start).is_ok_and(|of_start| of_start == of_file) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{}` belongs to user {of_file}, and you did not name it", file.display()))
+        .hint(format!("if you trust it: `ws -f {} …`", file.display())))
 }
 
 #[cfg(test)]
@@ -296,6 +310,30 @@ mod tests {
         assert_eq!(settings(&deep, &["-f", "..", "ps"]).unwrap().find().unwrap().root, root.join("a"));
         assert!(settings(&deep, &["-f", "nope.yaml", "ps"]).unwrap().find().is_err());
         assert!(settings(&deep, &["-C", "nope", "ps"]).is_err());
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_put_above_is_not_taken_unasked() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(temp.path()).unwrap();
+        let ours = root.join("ours");
+        fs::create_dir(&ours).unwrap();
+        let file = root.join("workspace.yaml");
+        fs::write(&file, "").unwrap();
+        let of = fs::metadata(&file).unwrap().uid();
+        let stranger = of + 1;
+        assert!(is_trusted(&file, &ours, of).is_ok());
+        // The file and the directory are of one user, whoever calls (`sudo ws ps` in somebody's project).
+        assert!(is_trusted(&file, &ours, stranger).is_ok());
+        // The directory is of somebody else than the file.
+        let refused = is_trusted(&file, Path::new("/nonexistent"), stranger);
+        assert_eq!(refused.is_err(), of != 0, "{refused:?}");
+        if of == 0 {
+            std::os::unix::fs::chown(&file, Some(1001), None).unwrap();
+            let failure = settings(&ours, &["ps"]).unwrap().find().unwrap_err();
+            assert!(failure.message.contains("user 1001"), "{failure:?}");
+            assert!(settings(&ours, &["-f", "../workspace.yaml", "ps"]).unwrap().find().is_ok());
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::instances::cleared_text;
 use crate::launch::{Order, RELEASE, Report};
 use crate::machine::{self, Seed};
 use crate::units::now;
-use crate::{addresses, peer};
+use crate::{addresses, own_dirs, peer};
 
 /// Its work is to wait: two threads let a slow request not delay the loop.
 const THREADS: usize = 2;
@@ -152,7 +152,10 @@ fn plan(order: &Order) -> Result<(Plan, SpanMap), Failure> {
     let Some(workspace) = workspace else { return Err(failure(&diagnostics)) };
     let options = plan::Options { previous: addresses::read(&order.state), accept: order.accept };
     match plan::resolve(&workspace, &machine::facts(&workspace), &options) {
-        Ok(plan) => Ok((plan, spans)),
+        Ok(plan) => {
+            own_dirs::check(&plan, [&order.runtime, &order.state])?;
+            Ok((plan, spans))
+        }
         Err(problems) => {
             let diagnostics: Vec<Diagnostic> =
                 problems.iter().map(|p| ws_spec::diagnose(&spans, p)).collect();

@@ -259,3 +259,27 @@ fn places_that_others_own_are_refused() {
     let did = here.did(&output).code(exit::FAILED);
     assert!(did.err.contains("symbolic link") && did.err.contains("WS_RUNTIME_DIR"), "{}", did.err);
 }
+
+/// In them are the logs, volumes and sockets of all services.
+#[test]
+fn the_directories_of_ws_are_in_no_services_sight() {
+    let file = "services: { a: { command: sleep 1 }, b: { command: sleep 1, reads: [../data] } }\n";
+    let here = Sealed::new(&[("workspace.yaml", file), ("../data/x", "")]);
+    assert_eq!(here.ws(&["plan"]).code, 0);
+    for (variable, place) in [
+        ("WS_STATE_DIR", "shop/state"),
+        ("WS_STATE_DIR", "shop/deep/state"),
+        ("WS_STATE_DIR", "shop"),
+        ("WS_RUNTIME_DIR", "shop/run"),
+        ("WS_RUNTIME_DIR", "data"),
+        ("WS_STATE_DIR", "data/state"),
+    ] {
+        let output = here.command(&["up", "-d"]).env(variable, here.root().join(place)).output().unwrap();
+        let did = here.did(&output).code(2);
+        assert!(did.err.contains("no place for what `ws` keeps"), "{place}: {}", did.err);
+    }
+    // What no service sees of the project is as good as any other place.
+    let hidden = here.root().join("shop/.git/ws");
+    let output = here.command(&["plan"]).env("WS_STATE_DIR", hidden).output().unwrap();
+    assert_eq!(here.did(&output).code, 0);
+}
