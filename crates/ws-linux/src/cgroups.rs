@@ -170,7 +170,10 @@ impl Cgroups {
             Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
             _ => controllers.concat(),
         };
-        reasons.into_iter().map(|(why, controllers)| format!("{} limits: {why}", named(controllers))).collect()
+        reasons
+            .into_iter()
+            .map(|(why, controllers)| format!("{} limits: {why}", named(controllers)))
+            .collect()
     }
 
     /// Whether a control group limits the number of processes; else a resource limit has to.

@@ -349,7 +349,8 @@ impl Running {
 /// Whether there is something to read within that time.
 fn within_seconds(seconds: u8, fd: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(u16::from(seconds) * 1000)).unwrap() == 1
+    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(u16::from(seconds) * 1000)).unwrap()
+        == 1
 }
 
 /// Who can write the directory in which something is mounted for a service cannot choose what it covers there.
