@@ -138,6 +138,7 @@ fn scenario(label: &str, root: &Path, as_root: bool) {
     assert_eq!(mounts_of_the_host(), mounts, "{label}: what a run mounts is not mounted on the host");
     attack_stopped_execs(&sandbox, &service);
     attack_swapped_places(&sandbox, &service, root);
+    attack_shared_counts(&spawner, &service, root, as_root);
 
     drop(sandbox);
     spawner.end();
@@ -351,6 +352,53 @@ fn within_seconds(seconds: u8, fd: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(u16::from(seconds) * 1000)).unwrap()
         == 1
+}
+
+/// Opens what can be opened of a kind until the kernel refuses, says how many those are, and keeps them.
+fn greedy(expression: &str) -> String {
+    format!(
+        "exec python3 -c '
+import ctypes, os, time
+libc = ctypes.CDLL(None, use_errno=True)
+kept = []
+try:
+    while len(kept) < 5000: kept.append({expression})
+except OSError: pass
+print(len(kept), flush=True)
+while True: time.sleep(1000)'"
+    )
+}
+
+/// Services together cannot take all inotify instances of the user whose they are, nor all terminals.
+fn attack_shared_counts(spawner: &Spawner, service: &ServicePlan, root: &Path, as_root: bool) {
+    let inotify = "(lambda fd: fd if fd >= 0 else os.close(-1))(libc.inotify_init())";
+    let count = |running: &mut Running| -> u64 {
+        let mut line = String::new();
+        while !line.ends_with('\n') {
+            let mut byte = [0];
+            running.output.read_exact(&mut byte).unwrap();
+            line.push(char::from(byte[0]));
+        }
+        line.trim().parse().unwrap_or_else(|error| panic!("{line:?}: {error}"))
+    };
+    let rootless = (!as_root).then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
+    let sandboxes: Vec<Sandbox> =
+        (0..3).map(|_| Sandbox::prepare(spawner, service, root, rootless)).collect();
+    let mut runs: Vec<Running> =
+        sandboxes.iter().map(|sandbox| sandbox.start(service, &greedy(inotify))).collect();
+    let taken: Vec<u64> = runs.iter_mut().map(count).collect();
+    assert!(taken.iter().all(|taken| *taken <= 64), "{taken:?}");
+    if !as_root {
+        let all = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
+        let all: u64 = all.trim().parse().unwrap();
+        assert!(taken.iter().sum::<u64>() <= all / 4 * 3, "{taken:?} of {all}");
+    }
+    runs.into_iter().for_each(|running| running.ends("with its supervisor"));
+    if as_root {
+        let mut running = sandboxes[0].start(service, &greedy("os.openpty()"));
+        assert_eq!(count(&mut running), 256);
+        running.ends("with its supervisor");
+    }
 }
 
 /// Who can write the directory in which something is mounted for a service cannot choose what it covers there.

@@ -200,6 +200,8 @@ pub fn devpts() -> io::Result<OwnedFd> {
     rustix::mount::fsconfig_set_string(&fs, "ptmxmode", "0666")?;
     rustix::mount::fsconfig_set_string(&fs, "mode", "0620")?;
     rustix::mount::fsconfig_set_flag(&fs, "newinstance")?;
+    // All instances share the machine's 4,096 (`kernel.pty.max`).
+    rustix::mount::fsconfig_set_string(&fs, "max", "256")?;
     rustix::mount::fsconfig_create(&fs)?;
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ws_sys::idmap::{self, Range};
+use ws_sys::lockdown;
 use ws_sys::mount;
 use ws_sys::process::{self, CloneOptions, Forked, Namespaces};
 use ws_sys::scm::Channel;
@@ -203,6 +204,11 @@ fn run(channel: &Channel, options: &Options, filter: &Filter) -> Result<(), Fail
 fn start(channel: &Channel, options: &Options) -> Result<OwnedFd, Failure> {
     process::close_all_but(&[channel.as_fd()]).stage("closing inherited files")?;
     process::hide_arguments("ws-spawner").stage("hiding the command line")?;
+    // The order with every secret comes over the supervisor's standard input: not ours to read, nor of those that
+    // are forked from here. What one says when it panics still goes to the supervisor's log.
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null").stage("opening /dev/null")?;
+    process::set_stdio(null.as_fd(), null.as_fd(), io::stderr().as_fd()).stage("letting go of the input")?;
+    drop(null);
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     process::unshare(Namespaces { user: true, ..Namespaces::default() }).map_err(|error| {
         let detail = match error.raw_os_error() {
@@ -219,6 +225,7 @@ fn start(channel: &Channel, options: &Options) -> Result<OwnedFd, Failure> {
     } else {
         let one = |id| Range { inside: id, outside: id, count: 1 };
         idmap::write("self", one(uid), one(gid), true).stage("mapping your own id")?;
+        leave_inotify_to_the_user().stage("limiting inotify of the workspace")?;
     }
     // A change of ids makes a process undumpable, and one whose /proc files belong to the host's root can
     // neither be mapped nor map its children.
@@ -229,6 +236,24 @@ fn start(channel: &Channel, options: &Options) -> Result<OwnedFd, Failure> {
     mount::make_all_slave().stage("separating the workspace's mounts from the host's")?;
     write_sysctls(&options.router_sysctls)?;
     open_own_net().stage("opening the router's network namespace")
+}
+
+/// Rootless, what services watch counts as the caller's own, whose editor and build tools need inotify too: all
+/// services together get three quarters of it.
+fn leave_inotify_to_the_user() -> io::Result<()> {
+    let directory = mount::open_path(Path::new("/proc/sys/user"))?;
+    for (name, of_the_host) in
+        [("max_inotify_instances", "max_user_instances"), ("max_inotify_watches", "max_user_watches")]
+    {
+        let text = match std::fs::read_to_string(Path::new("/proc/sys/fs/inotify").join(of_the_host)) {
+            // A kernel without inotify has nothing to share out.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let all: u64 = text.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
+        lockdown::limit_user_namespace(directory.as_fd(), &[(name, all / 4 * 3)])?;
+    }
+    Ok(())
 }
 
 /// This process's network namespace.
