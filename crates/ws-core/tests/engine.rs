@@ -45,6 +45,7 @@ impl Stage {
             "restart" => Input::Restart { services: services() },
             "kill" => Input::Kill { services: services() },
             "down" => Input::Down { now: rest == ["now"] },
+            "host-lost" => Input::HostLost { error: rest.join(" ") },
             "after" => return self.pass(rest[0]),
             "why" => return self.engine.explain(&name(rest[0])).join(" | "),
             "is-down" => return self.engine.is_down().to_string(),
@@ -850,6 +851,19 @@ fn down_now_kills_all_at_once() {
          web killed 9 -> web=stopped
          api killed 9 -> api=stopped
          is-down      -> true",
+    );
+}
+
+#[test]
+fn a_host_that_lost_its_ground_takes_everything_down_and_says_why() {
+    check_three(
+        "host-lost gone -> KILL api KILL db KILL web FAILED [gone] api=stopping db=stopping web=stopping
+         host-lost gone ->
+         up             -> ! FAILED [the workspace goes down]
+         db killed 9    -> db=stopped
+         web killed 9   -> web=stopped
+         api killed 9   -> api=stopped
+         is-down        -> true",
     );
 }
 

@@ -321,6 +321,7 @@ impl Sim {
             | Input::Restart { .. }
             | Input::Kill { .. }
             | Input::Down { .. }
+            | Input::HostLost { .. }
             | Input::Published { .. }
             | Input::Tick => {}
         }
@@ -358,7 +359,7 @@ impl Sim {
             let _ = writeln!(self.log, "{:>9.3} {input:?}", self.now.as_secs_f64());
         }
         self.ups += usize::from(matches!(input, Input::Up { .. }));
-        self.asked_down |= matches!(input, Input::Down { .. });
+        self.asked_down |= matches!(input, Input::Down { .. } | Input::HostLost { .. });
         let outcome = self.engine.step(input, self.now);
         if self.logs {
             self.write_down(&outcome);

@@ -17,9 +17,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use ws_core::engine::{Effect, Input};
 use ws_core::host::{ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
-use ws_core::plan::Plan;
+use ws_core::plan::{Plan, ServicePlan};
 use ws_model::wire::ExecResult;
 use ws_model::{InstanceId, Level, SecretName, ServiceName};
+use ws_sys::aio::Readable;
 use ws_sys::cgroup::Layout;
 use ws_sys::process;
 
@@ -76,6 +77,9 @@ pub enum StartError {
         /// What failed.
         failure: Failure,
     },
+    /// The process that keeps the namespaces.
+    #[error("could not watch the spawner: {0}")]
+    Spawner(Failure),
     /// The control groups.
     #[error("could not set up control groups")]
     Cgroups(#[from] cgroups::Error),
@@ -114,6 +118,7 @@ pub struct LinuxHost {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     standing: BTreeMap<ServiceName, Standing>,
     network: Option<Network>,
+    spawner_watch: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// What all services' tasks use.
@@ -229,6 +234,7 @@ impl LinuxHost {
             services: BTreeMap::new(),
             tasks: Vec::new(),
             network: None,
+            spawner_watch: None,
             shared: Arc::new(Shared {
                 opener: Opener::new(spawner.clone()),
                 rootless,
@@ -345,6 +351,20 @@ impl LinuxHost {
             self.tasks.push(tokio::spawn(task.run(inbox)));
             self.services.insert(service.name.clone(), commands);
         }
+        self.watch_spawner()
+    }
+
+    /// Without the spawner nothing of the workspace can be reached or started any more.
+    fn watch_spawner(&mut self) -> Result<(), StartError> {
+        let ended = self.shared.spawner.pidfd().and_then(Readable::new);
+        let ended = ended.stage("watching the spawner").map_err(StartError::Spawner)?;
+        let inbox = Arc::clone(&self.shared.inbox);
+        self.spawner_watch = Some(tokio::spawn(async move {
+            if ended.readable().await.is_ok() {
+                let error = "the process that keeps the workspace's namespaces was killed".to_owned();
+                inbox(Input::HostLost { error });
+            }
+        }));
         Ok(())
     }
 
@@ -469,6 +489,9 @@ impl Host for LinuxHost {
     }
 
     fn tear_down(&mut self, done: Box<dyn FnOnce(Vec<String>) + Send>) {
+        if let Some(watch) = self.spawner_watch.take() {
+            watch.abort();
+        }
         // Without its sender a task kills its run and ends.
         self.services.clear();
         let tasks = std::mem::take(&mut self.tasks);

@@ -417,6 +417,9 @@ impl Loop {
                     protocol: Protocol::Tcp,
                 });
             }
+            Input::HostLost { error } => {
+                self.down.get_or_insert_with(|| error.clone());
+            }
             Input::Up { .. }
             | Input::Stop { .. }
             | Input::Restart { .. }

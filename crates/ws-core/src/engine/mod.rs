@@ -116,6 +116,11 @@ pub enum Input {
         /// The service's port.
         port: u16,
     },
+    /// The host has lost what every service stands on: everything is to be killed at once.
+    HostLost {
+        /// What it lost, as a sentence.
+        error: String,
+    },
     /// Time went on: a deadline that [`next_deadline`](Self) named may have passed.
     Tick,
 }
@@ -283,6 +288,13 @@ impl Engine {
                 }
             }
             Input::Down { now: at_once } => self.down(at_once, now, &mut out),
+            Input::HostLost { error } => {
+                if !self.going_down {
+                    self.goals.clear();
+                    out.events.push((None, EventKind::WorkspaceFailed { cause: error }));
+                }
+                self.down(true, now, &mut out);
+            }
             Input::Executed { service, generation, pid: _ } => {
                 if let Some(i) = self.number(&service) {
                     self.executed(i, generation, now, &mut out);
