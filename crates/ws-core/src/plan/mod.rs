@@ -263,7 +263,9 @@ pub enum BindSource {
     Host(PathBuf),
     /// A volume of the instance.
     Volume(VolumeName),
-    /// A private tmpfs of this size that hides what is below (another service's writable directory).
+    /// An empty directory in the place of what is there (another service's writable directory). In the
+    /// project it is left out where the directory that it is in is shown, never covered: the host could take a
+    /// cover away by replacing what is under it.
     Hidden,
 }
 

@@ -65,36 +65,82 @@ pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
-/// An entry of the project root with its identity, so that a replaced one is noticed.
+/// An entry of the project with its identity, so that a replaced one is noticed.
 pub(super) type Listing = Vec<(RepoEntry, (u64, u64))>;
 
-/// The visible entries of the project root, by name. Sockets, pipes and devices are left out: a socket of the
-/// host in a service's view would be a way out of its network namespace.
-pub(super) fn list(repo: &RepoView) -> Result<Listing, Failure> {
-    let stage = || format!("reading {}", repo.root.display());
+/// The visible entries of the project root, by name. A directory that has a directory in it that is to be left
+/// out (`left_out`, absolute paths) is a place for its entries. Sockets, pipes and devices are left out: a socket
+/// of the host in a service's view would be a way out of its network namespace.
+pub(super) fn list(repo: &RepoView, left_out: &[&Path]) -> Result<Listing, Failure> {
     let mut listing = Vec::new();
-    for entry in std::fs::read_dir(&repo.root).stage(stage())? {
-        let entry = entry.stage(stage())?;
-        // A name that is not UTF-8 cannot be named in the file, so no rule could speak of it.
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if !repo.shows(&name) {
-            continue;
-        }
-        let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
-        let kind = if meta.is_symlink() {
-            match std::fs::read_link(entry.path()) {
-                Ok(text) => EntryKind::Symlink(text),
-                Err(_) => continue,
+    let mut todo = vec![repo.root.clone()];
+    while let Some(directory) = todo.pop() {
+        let stage = || format!("reading {}", directory.display());
+        for entry in std::fs::read_dir(&directory).stage(stage())? {
+            let entry = entry.stage(stage())?;
+            let path = entry.path();
+            // A name that is not UTF-8 cannot be named in the file, so no rule could speak of it.
+            let Some(name) = path.strip_prefix(&repo.root).ok().and_then(Path::to_str) else { continue };
+            if directory == repo.root && !repo.shows(name) {
+                continue;
             }
-        } else if meta.is_dir() {
-            EntryKind::Directory
-        } else if meta.is_file() {
-            EntryKind::File
-        } else {
-            continue;
-        };
-        listing.push((RepoEntry { name, kind }, (meta.dev(), meta.ino())));
+            let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+            let kind = if meta.is_symlink() {
+                match std::fs::read_link(&path) {
+                    Ok(text) => EntryKind::Symlink(text),
+                    Err(_) => continue,
+                }
+            } else if meta.is_dir() && left_out.contains(&path.as_path()) {
+                EntryKind::Place
+            } else if meta.is_dir() && left_out.iter().any(|below| below.starts_with(&path)) {
+                todo.push(path.clone());
+                EntryKind::Place
+            } else if meta.is_dir() {
+                EntryKind::Directory
+            } else if meta.is_file() {
+                EntryKind::File
+            } else {
+                continue;
+            };
+            listing.push((RepoEntry { name: name.to_owned(), kind }, (meta.dev(), meta.ino())));
+        }
     }
+    // A directory before what is in it.
     listing.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
     Ok(listing)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_with_something_to_leave_out_is_shown_entry_by_entry() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        for name in ["whole/in/it", "some/seen", "some/hidden/in/it", "some/deep/hidden", "some/deep/seen"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        fs::write(root.join("some/file"), "").unwrap();
+        std::os::unix::fs::symlink("file", root.join("some/link")).unwrap();
+        let repo = RepoView { root: root.to_owned(), exclude: Vec::new() };
+        let (hidden, deep) = (root.join("some/hidden"), root.join("some/deep/hidden"));
+        let listing = list(&repo, &[&hidden, &deep]).unwrap();
+        let listing: Vec<_> = listing.iter().map(|(entry, _)| (entry.name.as_str(), &entry.kind)).collect();
+        let link = EntryKind::Symlink("file".into());
+        let wanted = [
+            ("some", &EntryKind::Place),
+            ("some/deep", &EntryKind::Place),
+            ("some/deep/hidden", &EntryKind::Place),
+            ("some/deep/seen", &EntryKind::Directory),
+            ("some/file", &EntryKind::File),
+            ("some/hidden", &EntryKind::Place),
+            ("some/link", &link),
+            ("some/seen", &EntryKind::Directory),
+            ("whole", &EntryKind::Directory),
+        ];
+        assert_eq!(listing, wanted);
+    }
 }

@@ -389,7 +389,7 @@ impl Service {
             }
         }
         let Some(repo) = self.plan.view.repo.clone() else { return Ok(()) };
-        let listing = mounts::list(&repo)?;
+        let listing = mounts::list(&repo, &layout::left_out(&self.plan.view))?;
         if self.listing.as_ref() == Some(&listing) {
             return Ok(());
         }
@@ -400,7 +400,7 @@ impl Service {
             let mut trees = Vec::new();
             for (entry, _) in *part {
                 match entry.kind {
-                    EntryKind::Symlink(_) => {}
+                    EntryKind::Symlink(_) | EntryKind::Place => {}
                     EntryKind::Directory | EntryKind::File => {
                         let request = SourceRequest {
                             path: repo.root.join(&entry.name),

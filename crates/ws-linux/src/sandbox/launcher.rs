@@ -183,12 +183,15 @@ fn put_repo(first: bool, last: bool, entries: &[RepoEntry], fds: &[OwnedFd]) -> 
                 std::os::unix::fs::symlink(text, &path).stage(stage())?;
                 continue;
             }
-            EntryKind::Directory => {
+            EntryKind::Directory | EntryKind::Place => {
                 rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)).map_err(io::Error::from)
             }
             EntryKind::File => make_place(root, Path::new(&entry.name), false),
         }
         .stage(stage())?;
+        if entry.kind == EntryKind::Place {
+            continue;
+        }
         let tree = fds.next().ok_or_else(|| Failure::because(stage(), "its mount is missing"))?;
         mount::attach(tree.as_fd(), &path).stage(stage())?;
     }

@@ -151,6 +151,25 @@ pub fn slots(view: &View, root: &Path, volumes: &Path) -> Vec<Slot> {
         .collect()
 }
 
+/// The hidden directories that are left out where the project is shown. They are not covered by a mount: the
+/// host could take that away again, by replacing the directory under it.
+///
+/// A directory that is hidden in something else that the service mounts itself can only be covered.
+#[must_use]
+pub fn left_out(view: &View) -> Vec<&Path> {
+    let Some(repo) = &view.repo else { return Vec::new() };
+    let in_repo = |place: &Path| {
+        let above = place.ancestors().skip(1).take_while(|above| *above != repo.root);
+        let covered = |above: &Path| {
+            view.tmpfs.iter().any(|(path, _)| path == above)
+                || view.binds.iter().any(|bind| bind.target == above && bind.source != BindSource::Hidden)
+        };
+        place != repo.root && place.starts_with(&repo.root) && !above.into_iter().any(covered)
+    };
+    let hidden = view.binds.iter().filter(|bind| bind.source == BindSource::Hidden);
+    hidden.map(|bind| bind.target.as_path()).filter(|place| in_repo(place)).collect()
+}
+
 /// What a run needs beside the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct RunContext<'a> {
@@ -179,9 +198,13 @@ const OUR_PROCESSES: u64 = 1;
 #[must_use]
 pub fn run_spec(service: &ServicePlan, run: &Run, context: RunContext<'_>) -> RunSpec {
     let view = &service.view;
+    let left_out = left_out(view);
     let mut mounts = Vec::new();
     let mut next = 0;
     for bind in &view.binds {
+        if bind.source == BindSource::Hidden && left_out.contains(&bind.target.as_path()) {
+            continue;
+        }
         let what = if bind.source == BindSource::Hidden {
             RunMountKind::Tmpfs { bytes: HIDDEN_BYTES, writable: false }
         } else {

@@ -148,10 +148,10 @@ pub enum ToLauncher {
     Start(Box<RunSpec>),
 }
 
-/// An entry of the project root.
+/// An entry of the project root, or of a directory below it that is shown entry by entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepoEntry {
-    /// Its name.
+    /// Its path below the root; that of a directory comes before those of its entries.
     pub name: String,
     /// What it is.
     pub kind: EntryKind,
@@ -166,6 +166,8 @@ pub enum EntryKind {
     File,
     /// A symbolic link: made again, with the same text.
     Symlink(PathBuf),
+    /// A directory that is not mounted: made, empty but for what comes after it.
+    Place,
 }
 
 /// The part of the view that is the same for every run.
