@@ -64,7 +64,8 @@ fn up_and_down(mode: Mode) {
         assert!(!row.cause.is_empty(), "{row:?}");
         assert!(addresses.insert(row.address.clone()), "an address each: {row:?}");
         let pid = row.pid.expect("a process").cast_signed();
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("the process exists on the host");
+        let name =
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("the process exists on the host");
         assert_eq!(name.trim(), "ws-e2e-serve", "`pid` is the service's own process");
     }
 
@@ -235,9 +236,9 @@ services:
     assert_eq!(stack.ws(&["up", "-d"]).code, 0);
     wait_until(Duration::from_secs(20), "its end is told", || {
         let events = stack.ws(&["events", "--json"]).ok();
-        let found = events.lines().filter_map(|line| serde_json::from_str::<ws_model::Event>(line).ok()).any(|event| {
-            matches!(event.kind, ws_model::EventKind::Phase { exit: Some(ExitReason::Code(3)), .. })
-        });
+        let found = events.lines().filter_map(|line| serde_json::from_str::<ws_model::Event>(line).ok()).any(
+            |event| matches!(event.kind, ws_model::EventKind::Phase { exit: Some(ExitReason::Code(3)), .. }),
+        );
         if found { Ok(()) } else { Err(events) }
     });
     stack.down();

@@ -82,17 +82,33 @@ const ATTEMPTS: &[Row] = &[
     row("outside", "multicast", "udp 224.0.0.251 5353", UDP),
     row("outside", "broadcast", "udp 255.255.255.255 67", "EACCES"),
     row("ipv6", "addresses", "addresses6", "none"),
-    row("ipv6", "a listener on the host's loopback", "tcp6 ::1 {port6} lo", "EADDRNOTAVAIL|EAFNOSUPPORT|ECONNREFUSED|ENETUNREACH"),
-    row("ipv6", "a link-local neighbour", "tcp6 fe80::1 7000 eth0", "EADDRNOTAVAIL|ENETUNREACH|EAFNOSUPPORT|EACCES"),
+    row(
+        "ipv6",
+        "a listener on the host's loopback",
+        "tcp6 ::1 {port6} lo",
+        "EADDRNOTAVAIL|EAFNOSUPPORT|ECONNREFUSED|ENETUNREACH",
+    ),
+    row(
+        "ipv6",
+        "a link-local neighbour",
+        "tcp6 fe80::1 7000 eth0",
+        "EADDRNOTAVAIL|ENETUNREACH|EAFNOSUPPORT|EACCES",
+    ),
     row("ipv6", "all nodes", "tcp6 ff02::1 7000 eth0", "EADDRNOTAVAIL|ENETUNREACH|EAFNOSUPPORT|EACCES"),
-    row("ipv6", "the internet", "tcp6 2001:4860:4860::8888 53 eth0", "EADDRNOTAVAIL|ENETUNREACH|EAFNOSUPPORT"),
+    row(
+        "ipv6",
+        "the internet",
+        "tcp6 2001:4860:4860::8888 53 eth0",
+        "EADDRNOTAVAIL|ENETUNREACH|EAFNOSUPPORT",
+    ),
     row("network", "other interfaces than its own", "interfaces lo eth0", "none"),
 ];
 
 /// An address of the host that is not its loopback.
 fn host_address() -> Option<Ipv4Addr> {
     let all = getifaddrs().ok()?;
-    let v4 = all.filter_map(|one| one.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(|a| a.ip()));
+    let v4 =
+        all.filter_map(|one| one.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(|a| a.ip()));
     v4.filter(|ip| !ip.is_loopback()).find(|ip| !ip.octets().starts_with(&[10, 77]))
 }
 
@@ -174,7 +190,9 @@ fn the_router_holds_where_a_service_has_taken_its_own_network(mode: Mode) {
     let (web, api, db) = (&values["web"], &values["api"], &values["db"]);
     let mac = |service: &str| {
         let ran = stack.exec(service, &[&stack.bin("ws-e2e-attack"), "mac"]);
-        serde_json::from_str::<Came>(&ran.clone().ok()).unwrap_or_else(|error| panic!("{error}: {ran}")).detail
+        serde_json::from_str::<Came>(&ran.clone().ok())
+            .unwrap_or_else(|error| panic!("{error}: {ran}"))
+            .detail
     };
     let (db_mac, api_mac) = (mac("db"), mac("api"));
     let (web_pid, lone_pid, db_pid) = (stack.pid("web"), stack.pid("lone"), stack.pid("db"));

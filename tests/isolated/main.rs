@@ -3,14 +3,12 @@
 //!
 //! Needs user and network namespaces and nf_tables; limits need control groups. What is missing is said.
 
-
-
-
 mod attacks;
+mod chaos;
+mod files;
 mod lifecycle;
+mod limits;
 mod links;
-
-
 
 use ws_e2e::{Mode, needs};
 

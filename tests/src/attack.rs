@@ -69,8 +69,7 @@ impl Tried {
 pub fn try_all(stack: &Stack, service: &str, rows: &[Row], values: &BTreeMap<&str, String>) -> Vec<Tried> {
     let mut batches: BTreeMap<String, Vec<(usize, Vec<String>)>> = BTreeMap::new();
     for (number, row) in rows.iter().enumerate() {
-        let mut words: Vec<String> =
-            row.command.split_whitespace().map(|word| fill(word, values)).collect();
+        let mut words: Vec<String> = row.command.split_whitespace().map(|word| fill(word, values)).collect();
         let place = match words.first().and_then(|word| word.strip_suffix(':')) {
             Some(place) => {
                 let place = place.to_owned();

@@ -1,7 +1,7 @@
 //! What is on the machine that belongs to a stack: to be compared with nothing.
 //!
 //! Other stacks, of other tests, run beside; so what is looked for is what bears the marks of one: its
-//! token in a path, a name or a control group, its users, its namespaces.
+//! token in a path, a name or a control group, its users, its sessions.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,12 +15,8 @@ pub struct Marks {
     pub token: String,
     /// Users that only this stack has.
     pub users: BTreeSet<u32>,
-    /// Network and user namespaces (inode numbers) that its processes were seen in.
-    pub namespaces: BTreeSet<u64>,
     /// Sessions of its supervisors.
     pub sessions: BTreeSet<i32>,
-    /// Namespaces of the host: never a mark.
-    pub host_namespaces: BTreeSet<u64>,
 }
 
 /// A process of a stack.
@@ -51,36 +47,20 @@ fn stat_fields(pid: i32) -> Option<(String, char, i32, i32)> {
     Some((comm, state, parent, session))
 }
 
-fn namespaces_of(pid: i32) -> BTreeSet<u64> {
-    ["net", "user", "mnt"]
-        .iter()
-        .filter_map(|kind| fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok())
-        .map(|meta| meta.ino())
-        .collect()
-}
-
 impl Marks {
     /// The marks of a stack that has not started: its token and its own users.
     #[must_use]
     pub fn new(token: &str, users: BTreeSet<u32>) -> Self {
-        let host_namespaces = namespaces_of(std::process::id().cast_signed()).into_iter().chain(namespaces_of(1));
-        Self {
-            token: token.to_owned(),
-            users,
-            namespaces: BTreeSet::new(),
-            sessions: BTreeSet::new(),
-            host_namespaces: host_namespaces.collect(),
-        }
+        Self { token: token.to_owned(), users, sessions: BTreeSet::new() }
     }
 
-    /// Learns the namespaces and sessions of the processes that are known, so that they are known later too.
+    /// Learns the sessions of the supervisors that are there, so that what they started is known when it shows
+    /// nothing else. (Namespaces would be no mark: the kernel gives their numbers to others at once.)
     pub fn learn(&mut self) {
         for process in self.processes() {
             if process.cmdline.contains("__supervise") && process.session == process.pid {
                 self.sessions.insert(process.session);
             }
-            let seen = namespaces_of(process.pid);
-            self.namespaces.extend(seen.difference(&self.host_namespaces));
         }
     }
 
@@ -115,8 +95,7 @@ impl Marks {
             || has_token("cmdline")
             || has_token("cgroup")
             || links_token("exe")
-            || self.sessions.contains(&session)
-            || !self.namespaces.is_disjoint(&namespaces_of(pid));
+            || self.sessions.contains(&session);
         marked.then(|| {
             let cmdline = fs::read(dir.join("cmdline")).unwrap_or_default();
             let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ").trim().to_owned();
@@ -144,7 +123,10 @@ impl Host {
             name.strip_prefix("ws").or_else(|| name.strip_prefix('v')).is_some_and(digits)
         };
         Self {
-            interfaces: interfaces.filter_map(|entry| entry.file_name().into_string().ok()).filter(ours).collect(),
+            interfaces: interfaces
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .filter(ours)
+                .collect(),
             core_pattern: read("/proc/sys/kernel/core_pattern"),
             forwarding: read("/proc/sys/net/ipv4/ip_forward"),
         }
@@ -153,7 +135,12 @@ impl Host {
 
 /// Everything that a stack has left, a line each; none when it is clean.
 #[must_use]
-pub fn left(marks: &Marks, before: &Host, runtime: &Path, watched: &[(PathBuf, BTreeSet<PathBuf>)]) -> Vec<String> {
+pub fn left(
+    marks: &Marks,
+    before: &Host,
+    runtime: &Path,
+    watched: &[(PathBuf, BTreeSet<PathBuf>)],
+) -> Vec<String> {
     let mut left = Vec::new();
     for process in marks.processes() {
         left.push(format!("process {}: {} `{}`", process.pid, process.comm, process.cmdline));

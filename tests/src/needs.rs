@@ -54,10 +54,9 @@ fn has(mode: Mode, word: &str) -> Result<(), String> {
             there(found, "there is no /usr/lib/postgresql/*/bin/initdb")
         }
         "redis" => there(Path::new("/usr/bin/redis-server").is_file(), "there is no /usr/bin/redis-server"),
-        "compat32" => there(
-            cfg!(target_arch = "x86_64") && i386_works(),
-            "the kernel runs no 32-bit programs",
-        ),
+        "compat32" => {
+            there(cfg!(target_arch = "x86_64") && i386_works(), "the kernel runs no 32-bit programs")
+        }
         _ => match capabilities(mode).get(word) {
             Some(Ability { found: Ok(_), .. }) => Ok(()),
             Some(Ability { found: Err(why), .. }) => Err(why.clone()),

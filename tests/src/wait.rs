@@ -13,7 +13,9 @@ pub fn wait_until<T, S: Display>(within: Duration, what: &str, mut look: impl Fn
     loop {
         match look() {
             Ok(value) => return value,
-            Err(seen) => assert!(Instant::now() < deadline, "{what}: not within {within:?}; last seen: {seen}"),
+            Err(seen) => {
+                assert!(Instant::now() < deadline, "{what}: not within {within:?}; last seen: {seen}")
+            }
         }
         // Between two looks, not in the place of one.
         thread::sleep(Duration::from_millis(2));

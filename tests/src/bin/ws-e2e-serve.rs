@@ -14,7 +14,9 @@ fn main() -> io::Result<()> {
     for argument in std::env::args().skip(1) {
         let (kind, place) = argument.split_once(':').unwrap_or((&argument, ""));
         let port = || {
-            place.parse::<u16>().map_err(|error| io::Error::other(format!("`{argument}` has no port: {error}")))
+            place
+                .parse::<u16>()
+                .map_err(|error| io::Error::other(format!("`{argument}` has no port: {error}")))
         };
         match kind {
             "tcp" => {

@@ -53,7 +53,9 @@ fn argument(text: &str) -> io::Result<Arg> {
             let digits: Option<Vec<u8>> =
                 hex.chars().map(|digit| digit.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();
             let digits = digits.ok_or_else(wrong)?;
-            Ok(Arg::Bytes(digits.chunks(2).map(|pair| pair.iter().fold(0, |all, one| all << 4 | one)).collect()))
+            Ok(Arg::Bytes(
+                digits.chunks(2).map(|pair| pair.iter().fold(0, |all, one| all << 4 | one)).collect(),
+            ))
         }
         _ => {
             let number = match text.strip_prefix("0x") {

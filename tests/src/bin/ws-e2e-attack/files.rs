@@ -19,7 +19,9 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>>
         ("list", [path]) => Ok(list(path)),
         ("exists", [path]) => Ok(End::of(fs::symlink_metadata(path), "it is there")),
         ("append", [path]) => Ok(append(Path::new(path))),
-        ("truncate", [path]) => Ok(End::of(File::options().write(true).truncate(true).open(path), "truncated")),
+        ("truncate", [path]) => {
+            Ok(End::of(File::options().write(true).truncate(true).open(path), "truncated"))
+        }
         ("write", [path, text]) => Ok(write(path, text)),
         ("create", [path]) => Ok(create(Path::new(path))),
         ("remove", [path]) => Ok(End::of(fs::remove_file(path), "removed")),
@@ -106,7 +108,8 @@ fn writable(own: &[&str]) -> io::Result<End> {
         try_directory(&dir, &mut found);
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let path = entry.path();
-            match entry.file_type() {
+            // Not what the directory says of the entry: something else may be mounted over it.
+            match fs::symlink_metadata(&path).map(|meta| meta.file_type()) {
                 Ok(kind) if kind.is_dir() => todo.push(path),
                 Ok(kind) if kind.is_file() => {
                     visited.1 += 1;
@@ -117,7 +120,10 @@ fn writable(own: &[&str]) -> io::Result<End> {
         }
     }
     if visited.0 < 50 || visited.1 < 200 {
-        return Ok(End::Broken(format!("only {} directories and {} files are visible", visited.0, visited.1)));
+        return Ok(End::Broken(format!(
+            "only {} directories and {} files are visible",
+            visited.0, visited.1
+        )));
     }
     Ok(End::found(&found))
 }
@@ -170,10 +176,14 @@ fn special() -> io::Result<End> {
             continue;
         }
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+            let path = entry.path();
+            let Ok(kind) = fs::symlink_metadata(&path).map(|meta| meta.file_type()) else { continue };
             if kind.is_dir() {
                 todo.push(path);
-            } else if !kind.is_file() && !kind.is_symlink() && !DEVICES.iter().any(|known| Path::new(known) == path) {
+            } else if !kind.is_file()
+                && !kind.is_symlink()
+                && !DEVICES.iter().any(|known| Path::new(known) == path)
+            {
                 let what = if kind.is_socket() { "socket" } else { "device" };
                 found.push(format!("{what}:{}", path.display()));
             }
@@ -200,7 +210,8 @@ fn mounts(option: &str, known: &[&str]) -> io::Result<End> {
 fn kernel_settings() -> io::Result<End> {
     let mut found = Vec::new();
     let mut visited = 0;
-    let mut todo: Vec<PathBuf> = vec!["/proc/sys".into(), "/proc/irq".into(), "/proc/bus".into(), "/proc/fs".into()];
+    let mut todo: Vec<PathBuf> =
+        vec!["/proc/sys".into(), "/proc/irq".into(), "/proc/bus".into(), "/proc/fs".into()];
     let single = ["/proc/sysrq-trigger", "/proc/mtrr", "/proc/kmsg", "/proc/kcore", "/proc/timer_list"];
     let mut try_one = |path: &Path| {
         visited += 1;
@@ -220,7 +231,11 @@ fn kernel_settings() -> io::Result<End> {
             }
         }
     }
-    if visited < 50 { Ok(End::Broken(format!("only {visited} settings are visible"))) } else { Ok(End::found(&found)) }
+    if visited < 50 {
+        Ok(End::Broken(format!("only {visited} settings are visible")))
+    } else {
+        Ok(End::found(&found))
+    }
 }
 
 /// Whether a path is `/dev/null`, put over what is hidden.
@@ -266,10 +281,14 @@ fn set_id(how: &str, dir: &Path) -> io::Result<End> {
         #[cfg(target_arch = "x86_64")]
         "mknod" => call(libc::SYS_mknod, &[&c_path, &(libc::S_IFREG | 0o6755).to_string(), "0"])?,
         "mknodat" => call(libc::SYS_mknodat, &[&at, &c_path, &(libc::S_IFREG | 0o6755).to_string(), "0"])?,
-        "mknodat-device" => call(libc::SYS_mknodat, &[&at, &c_path, &(libc::S_IFCHR | 0o666).to_string(), "0x103"])?,
+        "mknodat-device" => {
+            call(libc::SYS_mknodat, &[&at, &c_path, &(libc::S_IFCHR | 0o666).to_string(), "0x103"])?
+        }
         #[cfg(target_arch = "x86_64")]
         "chmod" => own().and_then(|_| call(libc::SYS_chmod, &[&c_path, &both]))?,
-        "chmod-group" => End::of(own().and_then(|_| fs::set_permissions(&path, Permissions::from_mode(0o2755))), "chmod"),
+        "chmod-group" => {
+            End::of(own().and_then(|_| fs::set_permissions(&path, Permissions::from_mode(0o2755))), "chmod")
+        }
         "fchmod" => End::of(own().and_then(|file| Ok(rustix::fs::fchmod(&file, bits)?)), "fchmod"),
         "fchmodat" => own().and_then(|_| call(libc::SYS_fchmodat, &[&at, &c_path, &both]))?,
         "fchmodat2" => own().and_then(|_| call(452, &[&at, &c_path, &both, "0"]))?,
@@ -278,7 +297,10 @@ fn set_id(how: &str, dir: &Path) -> io::Result<End> {
             let link = dir.join("link-to-left");
             let _ = fs::remove_file(&link);
             symlink(&path, &link)?;
-            let end = End::of(rustix::fs::chmodat(rustix::fs::CWD, &link, bits, AtFlags::empty()).map_err(io::Error::from), "chmodat");
+            let end = End::of(
+                rustix::fs::chmodat(rustix::fs::CWD, &link, bits, AtFlags::empty()).map_err(io::Error::from),
+                "chmodat",
+            );
             fs::remove_file(&link)?;
             end
         }
@@ -289,7 +311,8 @@ fn set_id(how: &str, dir: &Path) -> io::Result<End> {
         }
         "tmpfile" => End::of(temporary(dir, &path, bits), "O_TMPFILE and linkat"),
         "tmpfile-chmod" => End::of(
-            temporary(dir, &path, Mode::from_raw_mode(0o755)).and_then(|file| Ok(rustix::fs::fchmod(file, bits)?)),
+            temporary(dir, &path, Mode::from_raw_mode(0o755))
+                .and_then(|file| Ok(rustix::fs::fchmod(file, bits)?)),
             "O_TMPFILE, linkat and fchmod",
         ),
         "capability" => {
@@ -310,12 +333,15 @@ fn set_id(how: &str, dir: &Path) -> io::Result<End> {
             File::options().write(true).create_new(true).mode(0o2755).open(&path),
             "created with the group's bit",
         ),
-        "inherited-chmod" => End::of(own().and_then(|_| fs::set_permissions(&path, Permissions::from_mode(0o2755))), "chmod"),
+        "inherited-chmod" => {
+            End::of(own().and_then(|_| fs::set_permissions(&path, Permissions::from_mode(0o2755))), "chmod")
+        }
         "io-uring" => call(libc::SYS_io_uring_setup, &["1", "z:120"])?,
         _ => return Err(io::Error::other(format!("`{how}` is no way to set bits"))),
     };
     let left = fs::symlink_metadata(&path);
-    let marked = left.as_ref().is_ok_and(|meta| meta.mode() & 0o6000 != 0 || meta.file_type().is_char_device());
+    let marked =
+        left.as_ref().is_ok_and(|meta| meta.mode() & 0o6000 != 0 || meta.file_type().is_char_device());
     let attribute = fs::File::open(&path).ok().and_then(|file| {
         let mut value = [0; 64];
         rustix::fs::fgetxattr(file.as_fd(), "security.capability", &mut value).ok()
@@ -324,7 +350,9 @@ fn set_id(how: &str, dir: &Path) -> io::Result<End> {
     let _ = fs::remove_file(&path);
     let _ = fs::remove_dir(&path);
     Ok(match end {
-        _ if marked || attribute.is_some() => End::Did(format!("left a file with mode {mode:o}, {attribute:?}")),
+        _ if marked || attribute.is_some() => {
+            End::Did(format!("left a file with mode {mode:o}, {attribute:?}"))
+        }
         // Carried out, but without the bits.
         End::Did(_) => End::Nothing,
         other => other,

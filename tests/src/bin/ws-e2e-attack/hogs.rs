@@ -104,7 +104,11 @@ fn bomb(millis: u64) -> io::Result<End> {
             break;
         }
         let mut command = Command::new(&program);
-        command.args(["bomb", &left.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["bomb", &left.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         match command.spawn() {
             Ok(child) => children.push(child),
             Err(_) => refused += 1,

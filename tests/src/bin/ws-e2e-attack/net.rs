@@ -8,7 +8,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, socket,
+};
 use ws_sys::netlink::route;
 use ws_sys::netlink::{Batch, Socket};
 use ws_sys::nft::{Family, Table, Transaction};
@@ -72,7 +74,9 @@ fn connect_from(to: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
     stream.set_write_timeout(Some(NO_ANSWER))?;
     match connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &SockaddrStorage::from(to)) {
         Ok(()) => Ok(stream),
-        Err(nix::errno::Errno::EINPROGRESS | nix::errno::Errno::EAGAIN) => Err(io::ErrorKind::TimedOut.into()),
+        Err(nix::errno::Errno::EINPROGRESS | nix::errno::Errno::EAGAIN) => {
+            Err(io::ErrorKind::TimedOut.into())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -242,7 +246,10 @@ fn join(pid: &str, mut rest: &[&str]) -> io::Result<End> {
                     let usable = |line: &str| {
                         let fields: Vec<&str> = line.split_whitespace().collect();
                         line.starts_with("fe80")
-                            && fields.get(4).and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 0x40 == 0)
+                            && fields
+                                .get(4)
+                                .and_then(|flags| u8::from_str_radix(flags, 16).ok())
+                                .is_some_and(|flags| flags & 0x40 == 0)
                     };
                     if text.lines().any(usable) { Ok(()) } else { Err(text) }
                 });

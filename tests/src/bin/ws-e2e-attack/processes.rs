@@ -31,7 +31,10 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>>
 fn kill(pid: &str, which: &str) -> io::Result<End> {
     let which: i32 = number(which)?;
     let which = if which == 0 { None } else { Some(signal::Signal::try_from(which)?) };
-    Ok(End::of(signal::kill(Pid::from_raw(number(pid)?), which).map_err(io::Error::from), "a signal was sent"))
+    Ok(End::of(
+        signal::kill(Pid::from_raw(number(pid)?), which).map_err(io::Error::from),
+        "a signal was sent",
+    ))
 }
 
 /// Asks for every process number whether it can be signalled; finds those that are not of this run.
@@ -115,7 +118,9 @@ fn capabilities() -> io::Result<End> {
     if sets.len() != 5 {
         return Ok(End::Broken(format!("not five sets: {sets:?}")));
     }
-    let some = sets.iter().filter(|line| line.split_once(':').is_none_or(|(_, bits)| bits.trim() != "0000000000000000"));
+    let some = sets
+        .iter()
+        .filter(|line| line.split_once(':').is_none_or(|(_, bits)| bits.trim() != "0000000000000000"));
     Ok(End::found(&some.map(|line| (*line).to_owned()).collect::<Vec<_>>()))
 }
 
