@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use ws_e2e::attack::{Row, assert_right, row, table, try_all};
+use ws_e2e::show;
 use ws_e2e::{Mode, Stack, both_ways, needs, requires};
 
 both_ways! {
@@ -286,8 +287,39 @@ fn a_service_cannot_get_out(mode: Mode) {
         rows.retain(|row| !row.command.starts_with("i386"));
     }
     let tried = try_all(&stack, "evil", &rows, &values);
-    println!("{}", table(mode, &tried));
+    show(&table(mode, &tried));
     assert_right(mode, &tried);
+
+    // What the main processes and their inits are, as the host sees it.
+    for process in
+        processes.iter().filter(|process| ["ws-init", "ws-e2e-serve"].contains(&process.comm.as_str()))
+    {
+        let text = fs::read_to_string(format!("/proc/{}/status", process.pid)).expect("its status");
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.map_or_else(|| panic!("no {name}: {text}"), str::trim).to_owned()
+        };
+        assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"), "{process:?}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&field(set), 16), Ok(0), "{set} of {process:?}");
+        }
+        if mode == Mode::Root {
+            assert!(
+                field("Uid")
+                    .split_whitespace()
+                    .all(|uid| uid.parse::<u32>().is_ok_and(|uid| uid > 1_000_000))
+            );
+            assert_eq!(field("Groups"), "", "{process:?}");
+        }
+    }
+    if mode == Mode::Root {
+        let users: std::collections::BTreeSet<u32> = processes
+            .iter()
+            .filter(|process| process.comm == "ws-e2e-serve")
+            .map(|process| process.uid)
+            .collect();
+        assert_eq!(users.len(), 2, "each service has a user of its own on the host: {users:?}");
+    }
 
     // Whoever was shot at is there still, and was not started anew.
     for row in stack.ps() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ws_e2e::leak::Process;
+use ws_e2e::show;
 use ws_e2e::stack::random;
 use ws_e2e::wait::let_pass;
 use ws_e2e::{Mode, Stack, both_ways, requires, wait_until};
@@ -76,7 +77,7 @@ fn rounds(mode: Mode, whom: &str, choose: impl Fn(&Process) -> bool, all_end: bo
         let seed = first.wrapping_add(round) | 1;
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let after = Duration::from_micros(dice.roll(u64::try_from(LATEST.as_micros()).expect("short")));
-        println!("round {round} as {mode}: CHAOS_SEED={seed}, {whom} after {after:?}");
+        show(&format!("round {round} as {mode}: CHAOS_SEED={seed}, {whom} after {after:?}"));
         stack.watch();
         let detached = whom != "the client" && dice.roll(2) == 0;
         let start = Instant::now();

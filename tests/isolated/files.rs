@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ws_e2e::attack::{Row, Tried, assert_right, row, table, try_all};
+use ws_e2e::show;
 use ws_e2e::{Mode, Ran, Stack, both_ways, needs, requires, wait_until};
 
 both_ways! {
@@ -242,7 +243,7 @@ fn a_service_sees_and_writes_what_the_plan_says(mode: Mode) {
     let rows = expand(ATTEMPTS, &words.join(" "));
     values.insert("own", String::new());
     let tried = try_all(&stack, "evil", &rows, &values);
-    println!("{}", table(mode, &tried));
+    show(&table(mode, &tried));
     assert_right(mode, &tried);
 
     // What was written into the tree belongs to whom the tree belongs to, and is an ordinary file.
@@ -317,7 +318,7 @@ fn no_file_with_rights_is_left(mode: Mode) {
         }
     }
     let tried: Vec<Tried> = try_all(&stack, "evil", &rows, &values(&stack));
-    println!("{}", table(mode, &tried));
+    show(&table(mode, &tried));
     assert_right(mode, &tried);
 
     // Seen from the host. The directory that had the bit before may hand it to directories, not to files.

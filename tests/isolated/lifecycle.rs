@@ -78,6 +78,15 @@ fn up_and_down(mode: Mode) {
     assert_eq!(port.port, 8080);
     assert!(stack.logs("db").contains("serving"), "what a service prints is kept");
 
+    // What is looked for afterwards is seen while it is there.
+    let there = stack.left().join("\n");
+    for what in ["process", "unix socket", "file", "ws-spawner", "ws-launcher", "ws-init", "__supervise"] {
+        assert!(there.contains(what), "a running stack has a {what}:\n{there}");
+    }
+    if mode == Mode::Root && ws_e2e::needs::capabilities(mode).has("cgroup") {
+        assert!(there.contains("control group"), "{there}");
+    }
+
     stack.down();
     assert!(get(&address).is_err(), "nobody listens after `down`");
     assert_eq!(stack.ws(&["ps", "--json"]).ok().trim(), "[]");

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::SockaddrStorage;
+use nix::sys::socket::{SockaddrIn, SockaddrStorage};
 use ws_e2e::attack::{Came, Row, assert_right, row, table, try_all};
+use ws_e2e::show;
 use ws_e2e::stack::helper;
 use ws_e2e::{Mode, Stack, both_ways, needs, requires, wait_until};
 
@@ -107,8 +108,8 @@ const ATTEMPTS: &[Row] = &[
 /// An address of the host that is not its loopback.
 fn host_address() -> Option<Ipv4Addr> {
     let all = getifaddrs().ok()?;
-    let v4 =
-        all.filter_map(|one| one.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(|a| a.ip()));
+    let v4 = all
+        .filter_map(|one| one.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(SockaddrIn::ip));
     v4.filter(|ip| !ip.is_loopback()).find(|ip| !ip.octets().starts_with(&[10, 77]))
 }
 
@@ -151,7 +152,7 @@ fn only_what_is_declared_is_reached(mode: Mode) {
     values.insert("control", control.expect("the control socket").to_string_lossy().into_owned());
 
     let tried = try_all(&stack, "web", ATTEMPTS, &values);
-    println!("{}", table(mode, &tried));
+    show(&table(mode, &tried));
     assert_right(mode, &tried);
     // Nobody came to the host's listeners either.
     for listener in [&loopback, &any] {

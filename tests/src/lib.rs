@@ -11,6 +11,12 @@ pub mod wait;
 pub use stack::{Mode, Ran, Stack};
 pub use wait::wait_until;
 
+/// Prints what a test has to show: seen where its output is (`--nocapture`), and when it fails.
+#[expect(clippy::print_stdout, reason = "the test runner decides whether it is seen")]
+pub fn show(text: &str) {
+    println!("{text}");
+}
+
 /// Ends the test when the machine lacks what it needs, after a line that says what; fails it where
 /// `WS_REQUIRE` says that the machine must have it: `requires!(mode, userns, netns, nft)`.
 #[macro_export]

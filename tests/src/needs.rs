@@ -1,10 +1,12 @@
 //! What a test needs of the machine: declared by [`crate::requires!`], found by [`ws_sys::probe`].
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use serde::Deserialize;
 use ws_sys::probe::{Ability, Capabilities};
 
 use crate::stack::{Mode, helper};
@@ -24,11 +26,17 @@ pub fn met(mode: Mode, words: &[&str]) -> bool {
         if let Err(why) = has(mode, word) {
             let required = required();
             assert!(!required.iter().any(|one| one == word), "WS_REQUIRE names `{word}`, but: {why}");
-            eprintln!("not run as {mode}: needs {word}: {why}");
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            say(&format!("{test}: not run as {mode}: needs {word}: {why}"));
             met = false;
         }
     }
     met
+}
+
+/// Says something that is to be seen though the test succeeds: not by the macros, whose output is captured.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The words of `WS_REQUIRE`.
@@ -87,22 +95,31 @@ pub fn capabilities(mode: Mode) -> Capabilities {
     found.entry(mode).or_insert_with(|| find(mode)).clone()
 }
 
+/// What `ws __probe --json` prints for an ability.
+#[derive(Deserialize)]
+struct Row {
+    name: String,
+    what: String,
+    can: bool,
+    found: String,
+}
+
 fn find(mode: Mode) -> Capabilities {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let ids = mode.new_ids();
     std::os::unix::fs::chown(directory.path(), Some(ids.0), Some(ids.1)).expect("giving a directory away");
-    let mut command = Command::new(helper("ws-e2e-probe"));
+    let mut command = Command::new(helper("ws-e2e-ws"));
     mode.apply(&mut command, ids);
-    let output = command.arg(directory.path()).output().expect("running ws-e2e-probe");
-    assert!(output.status.success(), "ws-e2e-probe: {}", String::from_utf8_lossy(&output.stderr));
-    let rows: Vec<(String, String, bool, String)> =
-        serde_json::from_slice(&output.stdout).expect("ws-e2e-probe prints JSON");
-    let abilities = rows.into_iter().map(|(name, what, yes, text)| Ability {
-        name,
-        what,
-        found: if yes { Ok(text) } else { Err(text) },
+    command.args(["__probe", "--json"]).current_dir(directory.path()).env("WS_STATE_DIR", directory.path());
+    let output = command.output().expect("running `ws __probe`");
+    assert!(output.status.success(), "`ws __probe`: {}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<Row> = serde_json::from_slice(&output.stdout).expect("`ws __probe` prints JSON");
+    let abilities = rows.into_iter().map(|row| Ability {
+        name: row.name,
+        what: row.what,
+        found: if row.can { Ok(row.found) } else { Err(row.found) },
     });
     let capabilities = Capabilities(abilities.collect());
-    eprintln!("what this machine can do as {mode}:\n{capabilities}");
+    say(&format!("what this machine can do as {mode}:\n{capabilities}"));
     capabilities
 }

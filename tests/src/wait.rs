@@ -14,7 +14,7 @@ pub fn wait_until<T, S: Display>(within: Duration, what: &str, mut look: impl Fn
         match look() {
             Ok(value) => return value,
             Err(seen) => {
-                assert!(Instant::now() < deadline, "{what}: not within {within:?}; last seen: {seen}")
+                assert!(Instant::now() < deadline, "{what}: not within {within:?}; last seen: {seen}");
             }
         }
         // Between two looks, not in the place of one.

@@ -139,6 +139,9 @@ pub enum Command {
     Explain(cmd::explain::ExplainArgs),
     /// Print the version.
     Version(cmd::version::VersionArgs),
+    /// What this machine can do, found by doing it.
+    #[command(name = "__probe", hide = true)]
+    Probe,
     /// The supervisor's own process; started by `ws up`.
     #[command(name = crate::launch::SUBCOMMAND, hide = true)]
     Supervise {

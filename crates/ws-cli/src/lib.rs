@@ -93,6 +93,7 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Schema(args) => cmd::schema::run(args, context),
         Command::Explain(args) => cmd::explain::run(args, context),
         Command::Version(args) => cmd::version::run(args, context),
+        Command::Probe => cmd::probe::run(context),
         Command::Supervise { .. } => Err(Failure::usage("the supervisor is started by `ws up`")),
     }
 }

@@ -84,7 +84,7 @@ pub fn capabilities(directory: &Path) -> io::Result<Capabilities> {
     };
     let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let user = Namespaces { user: true, ..Namespaces::default() };
-    let tries: [(&str, &str, Namespaces, fn() -> Tried); 6] = [
+    let tries: [(&str, &str, Namespaces, Attempt); 6] = [
         ("userns", "user namespaces", user, nothing_more),
         ("mount", "mounts in a user namespace", Namespaces { mount: true, ..user }, mounts),
         ("proc", "a new procfs", Namespaces { mount: true, pid: true, ..user }, procfs),
@@ -106,7 +106,11 @@ pub fn capabilities(directory: &Path) -> io::Result<Capabilities> {
     Ok(Capabilities(abilities))
 }
 
+/// What was found, or why not.
 type Tried = Result<String, String>;
+
+/// What is tried as root of new namespaces.
+type Attempt = fn() -> Tried;
 
 /// Names the step in which an attempt failed.
 trait Step<T> {
@@ -389,7 +393,7 @@ fn in_group(tree: &Tree) -> (Tried, Tried) {
         Err(error) => return (Err(error.clone()), Err(error)),
     };
     let standing = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let name = group.directories().first().map(|path| PathBuf::from(path)).unwrap_or_default();
+    let name = group.directories().first().map(PathBuf::from).unwrap_or_default();
     let there = name.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let into = match there {
         Some(name) if standing.contains(&format!("{name}/one")) => Ok(String::new()),

@@ -12,6 +12,7 @@ pub mod logs;
 pub mod ls;
 pub mod plan;
 pub mod port;
+pub mod probe;
 pub mod ps;
 pub mod schema;
 pub mod up;

@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, socket,
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, socket,
 };
 use ws_sys::netlink::route;
 use ws_sys::netlink::{Batch, Socket};
@@ -182,7 +182,7 @@ fn interfaces(known: &[&str]) -> io::Result<End> {
 /// The hardware address of `eth0`.
 fn mac() -> io::Result<End> {
     for one in nix::ifaddrs::getifaddrs()? {
-        let link = one.address.as_ref().and_then(SockaddrStorage::as_link_addr).and_then(|link| link.addr());
+        let link = one.address.as_ref().and_then(SockaddrStorage::as_link_addr).and_then(LinkAddr::addr);
         if let (true, Some(mac)) = (one.interface_name == "eth0", link) {
             return Ok(End::Did(mac.map(|byte| format!("{byte:02x}")).join(":")));
         }
