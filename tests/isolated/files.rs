@@ -420,8 +420,11 @@ services:
     assert_eq!(ran.code, 2, "{ran}");
     assert!(ran.err.contains("config/token"), "{ran}");
 
-    for writable in ["..", ".", "{runtime}", "{state}"] {
+    for writable in ["..", ".", "{runtime}", "{state}", "{state}/of-another"] {
         let stack = Stack::new(mode, "services: {}");
+        let of_another = stack.state.join("of-another");
+        fs::create_dir(&of_another).unwrap();
+        chown(&of_another, Some(stack.ids.0), Some(stack.ids.1)).unwrap();
         let writable = writable
             .replace("{runtime}", &stack.runtime.to_string_lossy())
             .replace("{state}", &stack.state.to_string_lossy());

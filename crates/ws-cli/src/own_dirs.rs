@@ -43,6 +43,18 @@ pub fn check(plan: &Plan, own: [&Path; 2]) -> Result<(), Failure> {
             .hint("the logs, volumes and sockets of all services are in it")
             .hint("name a place outside of the project: `WS_RUNTIME_DIR`, `WS_STATE_DIR`"));
         }
+        // A part of it, unless the whole project lies there.
+        let part = sources
+            .iter()
+            .find(|(source, _)| !source.starts_with(&plan.root) && real(source).starts_with(&place));
+        if let Some((part, service)) = part {
+            return Err(Failure::usage(format!("`{service}` would see `{}`", part.display()))
+                .hint(format!(
+                    "`{}` is where `ws` keeps the logs, volumes and sockets of all services",
+                    own.display()
+                ))
+                .hint("to keep data across runs, or to share it, name a volume"));
+        }
     }
     Ok(())
 }
