@@ -171,6 +171,8 @@ struct State<'a> {
     settled: bool,
     /// Why the supervisor ends, when it said so.
     stopped: Option<String>,
+    /// Why the workspace failed, when it said so last.
+    failed: Option<String>,
 }
 
 /// What happened next.
@@ -205,6 +207,7 @@ impl Up<'_> {
             told: BTreeSet::new(),
             settled: false,
             stopped: None,
+            failed: None,
         };
         let ended = self.attend(state, events, logs, &mut signals, &owner, until).await;
         drop(hold);
@@ -274,7 +277,9 @@ impl Up<'_> {
                 Next::Event(Some(event)) => self.on_event(&mut state, &event),
                 Next::Event(None) => {
                     state.block.clear();
-                    return self.ended_elsewhere(state.stopped.as_deref(), until).await;
+                    // What failed and why it ends are the same when the machine gave way under it.
+                    let failed = state.stopped.is_some() && state.stopped == state.failed;
+                    return self.ended_elsewhere(state.stopped.as_deref(), failed, until).await;
                 }
                 Next::Log(Some(line)) => {
                     state.block.clear();
@@ -364,6 +369,9 @@ impl Up<'_> {
         state.view.apply(event);
         if let EventKind::SupervisorStopped { cause } = &event.kind {
             state.stopped = Some(cause.clone());
+        }
+        if let EventKind::WorkspaceFailed { cause } = &event.kind {
+            state.failed = Some(cause.clone());
         }
         let ui = &self.context.ui;
         let worth_a_line = match (&event.kind, ui.err_terminal && !state.settled) {
@@ -497,9 +505,14 @@ impl Up<'_> {
     }
 
     /// The supervisor ended and we did not ask it to.
-    async fn ended_elsewhere(&self, cause: Option<&str>, until: Until) -> Result<u8, Failure> {
+    async fn ended_elsewhere(
+        &self,
+        cause: Option<&str>,
+        failed: bool,
+        until: Until,
+    ) -> Result<u8, Failure> {
         instances::gone(self.context, &self.place).await?;
-        match (cause, until.attached()) {
+        match (cause, until.attached() && !failed) {
             (Some(cause), true) => {
                 self.context.ui.say(&format!("the stack was taken down: {cause}"));
                 Ok(exit::OK)
