@@ -109,7 +109,12 @@ impl Project {
         if output.status.success() {
             return Ok((String::from_utf8_lossy(&output.stdout).into_owned(), time));
         }
-        Err(format!("ws {}: {}\n{}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr)))
+        Err(format!(
+            "ws {}: {}\n{}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        ))
     }
 }
 
@@ -127,14 +132,16 @@ impl Project {
         runtime.block_on(async {
             let client = ws_client::Client::connect(&socket).await.map_err(|error| error.to_string())?;
             let begun = Instant::now();
-            let accepted = client.restart(std::slice::from_ref(&name)).await.map_err(|error| error.to_string())?;
-            let mut events = client.events(ws_model::wire::EventQuery { since: accepted.seq, follow: true }).await.map_err(|error| error.to_string())?;
+            let accepted =
+                client.restart(std::slice::from_ref(&name)).await.map_err(|error| error.to_string())?;
+            let mut events = client
+                .events(ws_model::wire::EventQuery { since: accepted.seq, follow: true })
+                .await
+                .map_err(|error| error.to_string())?;
             while let Some(event) = events.next().await {
                 let event = event.map_err(|error| error.to_string())?;
-                let ready = matches!(
-                    event.kind,
-                    ws_model::EventKind::Phase { phase: ws_model::Phase::Ready, .. }
-                );
+                let ready =
+                    matches!(event.kind, ws_model::EventKind::Phase { phase: ws_model::Phase::Ready, .. });
                 if ready && event.service.as_ref() == Some(&name) {
                     return Ok(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
                 }
@@ -173,7 +180,12 @@ fn main_job(ws: &Path, count: u32, rounds: u32) -> Result<Vec<Value>, Failure> {
         down.push(project.ws(&["down"])?.1);
     }
     let mut rows = vec![
-        row(&format!("`ws up -d --wait`, {count} no-op services"), &up, Some(&floor_up), if count <= 10 { "≤ 3 × floor" } else { "≤ 2 × floor" }),
+        row(
+            &format!("`ws up -d --wait`, {count} no-op services"),
+            &up,
+            Some(&floor_up),
+            if count <= 10 { "≤ 3 × floor" } else { "≤ 2 × floor" },
+        ),
         row(&format!("`ws down`, {count} services"), &down, Some(&floor_down), "≤ 3 × floor"),
     ];
     if let Some((total, each)) = memory {
@@ -217,7 +229,12 @@ fn small_things(ws: &Path, rounds: u32) -> Result<Vec<Value>, Failure> {
     project.ws(&["down"])?;
     Ok(vec![
         row("restart: from the old init's pidfd to the new exec", &inside, Some(&floor), "≤ 2 × floor"),
-        row("the request to restart, to its ready event (old process's stop included)", &whole, None, "reported"),
+        row(
+            "the request to restart, to its ready event (old process's stop included)",
+            &whole,
+            None,
+            "reported",
+        ),
         row("a denied connect, to the refusal", &refused, None, "< 1 ms"),
     ])
 }
@@ -308,10 +325,13 @@ fn row(work: &str, values: &[u64], floor: Option<&[u64]>, budget: &str) -> Value
 }
 
 fn table(rows: &[Value]) -> String {
-    let mut text = String::from("| work | median | floor | ratio | budget | rounds |\n|---|---|---|---|---|---|\n");
-    let ms = |value: &Value| value.as_u64().map_or("–".to_owned(), |us| format!("{:.2} ms", us as f64 / 1000.0));
+    let mut text =
+        String::from("| work | median | floor | ratio | budget | rounds |\n|---|---|---|---|---|---|\n");
+    let ms =
+        |value: &Value| value.as_u64().map_or("–".to_owned(), |us| format!("{:.2} ms", us as f64 / 1000.0));
     for row in rows {
-        let value = row.get("value").and_then(Value::as_str).map_or_else(|| ms(&row["median_us"]), str::to_owned);
+        let value =
+            row.get("value").and_then(Value::as_str).map_or_else(|| ms(&row["median_us"]), str::to_owned);
         let ratio = row["ratio"].as_f64().map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
         let _ = writeln!(
             text,

@@ -36,10 +36,12 @@ fn main() -> ExitCode {
         ["schema", "--check"] => schema::check(&root),
         ["tidy"] => tidy::run(&root),
         ["bench"] => bench::run(&root, &bench::Options { services: vec![10, 100], rounds: 9 }),
-        ["bench", services, rounds] => match (services.split(',').map(str::parse).collect(), rounds.parse()) {
-            (Ok(services), Ok(rounds)) => bench::run(&root, &bench::Options { services, rounds }),
-            _ => Err(USAGE.to_owned()),
-        },
+        ["bench", services, rounds] => {
+            match (services.split(',').map(str::parse).collect(), rounds.parse()) {
+                (Ok(services), Ok(rounds)) => bench::run(&root, &bench::Options { services, rounds }),
+                _ => Err(USAGE.to_owned()),
+            }
+        }
         // The floor program of the bench, in a process of its own.
         ["__floor", count, restarts] => match (count.parse(), restarts.parse()) {
             (Ok(count), Ok(restarts)) => bench::floor(count, restarts),

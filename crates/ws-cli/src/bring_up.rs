@@ -173,6 +173,10 @@ struct State<'a> {
     stopped: Option<String>,
     /// Why the workspace failed, when it said so last.
     failed: Option<String>,
+    /// The last event that `view` began with; those from the request to it are only told.
+    known: u64,
+    /// The last event that was told.
+    seen: u64,
 }
 
 /// What happened next.
@@ -189,9 +193,9 @@ impl Up<'_> {
         let mut signals = Signals::listen()?;
         let (owner, hold) = self.take_over(owner, until).await?;
         let logs = if until.attached() { Some(self.logs(&owner).await?) } else { None };
-        self.client.up(&self.wanted).await?;
-        let (rows, seq) = self.client.services_at().await?;
-        let events = self.client.events(EventQuery { since: seq, follow: true }).await?;
+        let asked = self.client.up(&self.wanted).await?.seq;
+        let (rows, known) = self.client.services_at().await?;
+        let events = self.client.events(EventQuery { since: asked, follow: true }).await?;
         let owner = match (owner, until.attached()) {
             (Owner::Us(mut supervisor), false) => {
                 // From here on the stack is on its own: interrupting this command only ends the waiting.
@@ -208,6 +212,8 @@ impl Up<'_> {
             settled: false,
             stopped: None,
             failed: None,
+            known,
+            seen: asked,
         };
         let ended = self.attend(state, events, logs, &mut signals, &owner, until).await;
         drop(hold);
@@ -302,8 +308,8 @@ impl Up<'_> {
 
     /// Whether the command is at its end, and what was reached on the way.
     async fn judge(&self, state: &mut State<'_>, owner: &Owner, until: Until) -> Result<Option<u8>, Failure> {
-        if state.view.is_going_down() {
-            // Somebody asked for it: the end of the events is the end of this command.
+        // When somebody asked for it to go down, the end of the events is the end of this command.
+        if state.seen < state.known || state.view.is_going_down() {
             return Ok(None);
         }
         let lost = state.view.lost(&self.wanted);
@@ -366,7 +372,10 @@ impl Up<'_> {
     }
 
     fn on_event(&self, state: &mut State<'_>, event: &Event) {
-        state.view.apply(event);
+        state.seen = event.seq;
+        if event.seq > state.known {
+            state.view.apply(event);
+        }
         if let EventKind::SupervisorStopped { cause } = &event.kind {
             state.stopped = Some(cause.clone());
         }
@@ -505,12 +514,7 @@ impl Up<'_> {
     }
 
     /// The supervisor ended and we did not ask it to.
-    async fn ended_elsewhere(
-        &self,
-        cause: Option<&str>,
-        failed: bool,
-        until: Until,
-    ) -> Result<u8, Failure> {
+    async fn ended_elsewhere(&self, cause: Option<&str>, failed: bool, until: Until) -> Result<u8, Failure> {
         instances::gone(self.context, &self.place).await?;
         match (cause, until.attached() && !failed) {
             (Some(cause), true) => {

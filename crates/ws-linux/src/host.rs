@@ -137,6 +137,14 @@ struct Shared {
     dial: Arc<dyn Dial>,
 }
 
+impl Shared {
+    /// The service's user id on the host; `None`: the caller's own (rootless).
+    fn host_uid(&self, service: &ServicePlan) -> Option<u32> {
+        let slot = self.spawner.slot()?;
+        Some(FIRST_HOST_ID + slot * IDS + layout::outer_ids(service, self.rootless).0)
+    }
+}
+
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("spawner", &self.spawner).finish_non_exhaustive()

@@ -14,7 +14,9 @@ use crate::WorkspaceName;
 /// Two worktrees of one repository are two instances without any configuration; so they never share a
 /// database by accident. It is a path component of the runtime and state directories and a part of
 /// cgroup names, so it has no character that is special there.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct InstanceId(String);
 

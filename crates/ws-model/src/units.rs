@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
@@ -110,7 +112,9 @@ mod tests {
 
     #[test]
     fn sizes_print_in_their_largest_exact_unit() {
-        for (bytes, text) in [(0, "0"), (1000, "1000"), (1536, "1536"), (2048, "2K"), (512 << 20, "512M"), (3 << 30, "3G")] {
+        for (bytes, text) in
+            [(0, "0"), (1000, "1000"), (1536, "1536"), (2048, "2K"), (512 << 20, "512M"), (3 << 30, "3G")]
+        {
             assert_eq!(ByteSize(bytes).to_string(), text);
         }
     }

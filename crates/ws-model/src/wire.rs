@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cause, ExitReason, InstanceId, Level, Phase, Protocol, Reason, ServiceKind, ServiceName, Timestamp};
+use crate::{
+    Cause, ExitReason, InstanceId, Level, Phase, Protocol, Reason, ServiceKind, ServiceName, Timestamp,
+};
 
 /// The version of the protocol; the first part of every path.
 pub const API_VERSION: &str = "v1";
@@ -249,7 +251,9 @@ pub struct LogLine {
 }
 
 /// A stream of output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum LogStream {
     /// Standard output.
@@ -298,10 +302,12 @@ impl LogQuery {
         for (key, value) in pairs {
             match key {
                 "service" => query.services.push(
-                    ServiceName::new(value).map_err(|e| format!("`service={value}` is not a service's name: {e}"))?,
+                    ServiceName::new(value)
+                        .map_err(|e| format!("`service={value}` is not a service's name: {e}"))?,
                 ),
                 "tail" => {
-                    query.tail = Some(value.parse().map_err(|_| format!("`tail={value}` is not a number of lines"))?);
+                    query.tail =
+                        Some(value.parse().map_err(|_| format!("`tail={value}` is not a number of lines"))?);
                 }
                 "since" => query.since = Some(Timestamp::try_from(value.to_owned())?),
                 "until" => query.until = Some(Timestamp::try_from(value.to_owned())?),
@@ -340,7 +346,9 @@ impl EventQuery {
         for (key, value) in pairs {
             match key {
                 "since" => {
-                    query.since = value.parse().map_err(|_| format!("`since={value}` is not the number of an event"))?;
+                    query.since = value
+                        .parse()
+                        .map_err(|_| format!("`since={value}` is not the number of an event"))?;
                 }
                 "follow" => query.follow = parse_bool(key, value)?,
                 _ => return Err(format!("`{key}` is not a parameter of events")),
@@ -412,12 +420,17 @@ mod tests {
         assert_eq!(LogQuery::from_pairs(pairs(&logs.to_pairs())), Ok(logs));
         let events = EventQuery { since: 7, follow: true };
         assert_eq!(EventQuery::from_pairs(pairs(&events.to_pairs())), Ok(events));
-        assert_eq!(EventQuery::from_pairs(pairs(&EventQuery::default().to_pairs())), Ok(EventQuery::default()));
+        assert_eq!(
+            EventQuery::from_pairs(pairs(&EventQuery::default().to_pairs())),
+            Ok(EventQuery::default())
+        );
     }
 
     #[test]
     fn bad_queries_say_what_is_wrong() {
-        for (key, value) in [("service", "A"), ("tail", "-1"), ("since", "now"), ("follow", "perhaps"), ("grep", "x")] {
+        for (key, value) in
+            [("service", "A"), ("tail", "-1"), ("since", "now"), ("follow", "perhaps"), ("grep", "x")]
+        {
             let error = LogQuery::from_pairs([(key, value)]).unwrap_err();
             assert!(error.contains(if key == "grep" { key } else { value }), "{error}");
         }

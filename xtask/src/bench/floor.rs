@@ -26,9 +26,24 @@ const TEMPLATE: &str = "/tmp";
 
 /// The view that a service of the bench's workspace has: what of this machine is bound.
 const BINDS: [&str; 18] = [
-    "/usr", "/opt", "/etc/alternatives", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d", "/etc/localtime", "/etc/mime.types", "/etc/perl", "/etc/protocols", "/etc/services",
-    "/etc/ssl", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
+    "/usr",
+    "/opt",
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/perl",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/ssl",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
 ];
 
 /// Runs the floor for `count` processes with `restarts` restarts of one of them; prints a line of JSON.
@@ -288,7 +303,8 @@ fn template() -> io::Result<()> {
             mount::make_directories(root, inside.parent().unwrap_or(inside), 0o755)?;
             std::fs::write(root.join(inside), "")?;
         }
-        let attributes = Attributes { read_only: !path.starts_with("/dev"), no_suid: true, ..Attributes::default() };
+        let attributes =
+            Attributes { read_only: !path.starts_with("/dev"), no_suid: true, ..Attributes::default() };
         mount::set_attributes(tree.as_fd(), attributes, true)?;
         mount::attach(tree.as_fd(), &root.join(inside))?;
     }

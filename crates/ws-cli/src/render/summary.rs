@@ -58,8 +58,10 @@ fn level(rows: &[ServiceStatus], accepted_below: Option<Level>) -> Option<String
     let level = rows.iter().filter_map(|row| row.level).min()?;
     let mut missing: Vec<&str> = Vec::new();
     for lack in rows.iter().flat_map(|row| &row.missing) {
-        if !missing.contains(&lack.as_str()) {
-            missing.push(lack);
+        // "memory limits: no memory controller": the reason is in `ws ps`.
+        let what = lack.split_once(": ").map_or(lack.as_str(), |(what, _)| what);
+        if !missing.contains(&what) {
+            missing.push(what);
         }
     }
     let mut notes = Vec::new();
@@ -107,8 +109,8 @@ mod tests {
 
         rows[0].level = Some(Level::Standard);
         rows[1].level = Some(Level::Full);
-        rows[0].missing = vec!["distinct uids".to_owned()];
-        rows[1].missing = vec!["distinct uids".to_owned()];
+        rows[0].missing = vec!["distinct uids: every service runs as your own user".to_owned()];
+        rows[1].missing = rows[0].missing.clone();
         assert!(plain(&rows, &about).ends_with("· level standard (missing: distinct uids)"));
 
         about.accepted_below = Some(Level::Full);

@@ -443,7 +443,8 @@ impl Service {
             FromInit::Failed(failure) => run.failure = Some(failure),
             FromInit::Executed { landlock } if landlock < self.shared.landlock => {
                 // The level was told before the start; less than it is no start.
-                let failure = Failure::because("restricting by Landlock", "the kernel enforces less than it said");
+                let failure =
+                    Failure::because("restricting by Landlock", "the kernel enforces less than it said");
                 self.fail_run(failure);
                 self.kill_run();
             }
@@ -593,6 +594,14 @@ impl Service {
             env,
             cwd: spec.cwd.map_or_else(|| self.plan.run.cwd.clone(), |cwd| self.plan.run.cwd.join(cwd)),
         };
+        if let (true, Some(uid)) = (spec.tty, self.shared.host_uid(&self.plan)) {
+            // The terminal was made by the supervisor's user; what opens it by name (`/dev/tty`, `/proc/self/fd/0`)
+            // must be let in too.
+            let owned = rustix::fs::fchown(&io.stdin, Some(rustix::fs::Uid::from_raw(uid)), None);
+            if let Err(error) = owned {
+                tracing::debug!(service = %self.plan.name, %error, "handing over the terminal");
+            }
+        }
         let request = ToInit::Exec { id, exec, tty: spec.tty };
         let fds = [io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()];
         match protocol::send(run.control.as_fd(), &request, &fds) {

@@ -206,7 +206,8 @@ fn start(channel: &Channel, options: &Options) -> Result<OwnedFd, Failure> {
     process::hide_arguments("ws-spawner").stage("hiding the command line")?;
     // The order with every secret comes over the supervisor's standard input: not ours to read, nor of those that
     // are forked from here. What one says when it panics still goes to the supervisor's log.
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null").stage("opening /dev/null")?;
+    let null =
+        std::fs::File::options().read(true).write(true).open("/dev/null").stage("opening /dev/null")?;
     process::set_stdio(null.as_fd(), null.as_fd(), io::stderr().as_fd()).stage("letting go of the input")?;
     drop(null);
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());

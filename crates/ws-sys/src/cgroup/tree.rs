@@ -343,7 +343,9 @@ impl Made {
             Err(error) => {
                 return Ok(Err(match error.kind() {
                     io::ErrorKind::PermissionDenied => "you may not make control groups here".to_owned(),
-                    _ => format!("no cgroup can be made in {}: {error}", dir.parent().unwrap_or(dir).display()),
+                    _ => {
+                        format!("no cgroup can be made in {}: {error}", dir.parent().unwrap_or(dir).display())
+                    }
                 }));
             }
         }

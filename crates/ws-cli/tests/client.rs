@@ -1,0 +1,495 @@
+//! The built command against a real supervisor with a host that only pretends: what is printed where,
+//! exit codes, waiting, failing, going down. Needs no rights and starts no service.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use ws_core::engine::{Effect, Generation, Input};
+use ws_core::host::{ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
+use ws_core::plan::{self, Plan};
+use ws_model::wire::{ExecResult, LogStream};
+use ws_model::{ExitReason, InstanceId, Level, ServiceName, exit};
+use ws_spec::Sources;
+use ws_supervisor::state_dir::{self, Acquired};
+use ws_supervisor::{Config, LogLimits, LogStore, Supervisor};
+
+const FILE: &str = "\
+name: shop
+services:
+  db:
+    command: sleep 1000
+    ready: { tcp: 5432 }
+  web:
+    command: sleep 1000
+    links: [\"db:5432\"]
+    ports: [\"127.0.0.1:0:8080\"]
+    ready: { http: \":8080/\" }
+  migrate:
+    kind: task
+    command: sleep 0
+  bad:
+    command: sleep 1000
+    ready: { tcp: 1 }
+    restart: { policy: \"no\" }
+  needs-bad:
+    command: sleep 1000
+    depends_on: { bad: { condition: service_healthy } }
+  never:
+    command: sleep 1000
+    ready: { tcp: 9999, within: 1h }
+";
+
+/// Does what the name of a service says.
+struct Pretender {
+    inbox: Inbox,
+    logs: Arc<LogStore>,
+    plan: Plan,
+    runs: BTreeMap<ServiceName, Generation>,
+}
+
+impl Pretender {
+    fn end(&mut self, service: ServiceName, generation: Generation, exit: ExitReason) {
+        if self.runs.remove(&service) == Some(generation) {
+            self.logs.end(&service, LogStream::Stdout);
+            (self.inbox)(Input::Exited { service, generation, exit, oom: false });
+        }
+    }
+}
+
+impl Host for Pretender {
+    fn submit(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { service, generation, .. } => {
+                self.runs.insert(service.clone(), generation);
+                let text = format!("{service} says hello\n\x1b[31mred\x1b[0m\n");
+                self.logs.write(&service, LogStream::Stdout, text.as_bytes());
+                (self.inbox)(Input::Executed { service: service.clone(), generation, pid: Some(1) });
+                for publish in &self.plan.services[&service].publish {
+                    (self.inbox)(Input::Published {
+                        service: service.clone(),
+                        host: publish.host,
+                        host_port: 34567,
+                        port: publish.port,
+                    });
+                }
+                match service.as_str() {
+                    "bad" => self.end(service, generation, ExitReason::Code(3)),
+                    "migrate" => self.end(service, generation, ExitReason::Code(0)),
+                    _ => {}
+                }
+            }
+            Effect::StartProbe { service, generation } => {
+                let result = match service.as_str() {
+                    "never" => Err("connection refused".to_owned()),
+                    _ => Ok("it answered".to_owned()),
+                };
+                (self.inbox)(Input::Probed { service, generation, result });
+            }
+            Effect::StopProbe { .. } => {}
+            Effect::Signal { service, generation, signal } => {
+                self.end(service, generation, ExitReason::Signal(signal));
+            }
+            Effect::Kill { service, generation } => self.end(service, generation, ExitReason::Signal(9)),
+        }
+    }
+
+    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) {
+        if spec.argv[0] == "nope" {
+            return done(ExecResult::NotStarted { error: "no such file".to_owned(), not_found: true });
+        }
+        // In a thread: what it writes is read by the loop that calls this.
+        std::thread::spawn(move || {
+            let mut input = String::new();
+            let mut stdin = std::fs::File::from(io.stdin);
+            std::io::Read::read_to_string(&mut stdin, &mut input).unwrap();
+            writeln!(std::fs::File::from(io.stdout), "{} {:?} {input}", spec.argv.join(" "), spec.env)
+                .unwrap();
+            writeln!(std::fs::File::from(io.stderr), "to stderr").unwrap();
+            done(ExecResult::Ended(ExitReason::Code(7)));
+        });
+    }
+
+    fn usage(&mut self) -> BTreeMap<ServiceName, Usage> {
+        BTreeMap::new()
+    }
+
+    fn standing(&self) -> BTreeMap<ServiceName, Standing> {
+        let missing = vec!["memory limits: there are none here".to_owned()];
+        let standing = Standing { level: Level::Limited, missing };
+        self.plan.services.keys().map(|name| (name.clone(), standing.clone())).collect()
+    }
+
+    fn tear_down(&mut self, done: Box<dyn FnOnce(Vec<String>) + Send>) {
+        done(Vec::new());
+    }
+}
+
+/// A workspace whose supervisor lives in a thread of the test.
+struct Stage {
+    dir: TempDir,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+impl Stage {
+    /// With a supervisor that listens.
+    fn new() -> Self {
+        let mut stage = Self::without_supervisor();
+        let (listening, heard) = std::sync::mpsc::channel();
+        let root = stage.root();
+        let (runtime, state) = (stage.runtime(), stage.state());
+        stage.supervisor = Some(std::thread::spawn(move || supervise(&root, &runtime, &state, listening)));
+        heard.recv().expect("the supervisor begins");
+        stage
+    }
+
+    fn without_supervisor() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Self { dir, supervisor: None };
+        std::fs::create_dir(stage.dir.path().join("shop")).unwrap();
+        std::fs::write(stage.root().join("workspace.yaml"), FILE).unwrap();
+        stage
+    }
+
+    fn root(&self) -> PathBuf {
+        std::fs::canonicalize(self.dir.path().join("shop")).unwrap()
+    }
+
+    fn runtime(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ws"));
+        command
+            .args(args)
+            .current_dir(self.root())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.dir.path())
+            .env("WS_RUNTIME_DIR", self.runtime())
+            .env("WS_STATE_DIR", self.state())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn ws(&self, args: &[&str]) -> Did {
+        Did::new(self.command(args).output().unwrap())
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.take() {
+            let down = self.command(&["down", "--now"]).output();
+            if !std::thread::panicking() {
+                assert!(down.unwrap().status.success());
+                supervisor.join().unwrap();
+            }
+        }
+    }
+}
+
+fn supervise(root: &Path, runtime: &Path, state: &Path, listening: std::sync::mpsc::Sender<()>) {
+    let sources = Sources {
+        file: root.join("workspace.yaml"),
+        root: root.to_owned(),
+        text: FILE.into(),
+        default_name: "shop".to_owned(),
+        home: "/".into(),
+        ..Sources::default()
+    };
+    let workspace = ws_spec::parse(&sources).workspace.expect("the file is good");
+    let facts = ws_linux::observe::facts(&workspace);
+    let plan = plan::resolve(&workspace, &facts, &plan::Options::default()).expect("the plan is good");
+    let instance = InstanceId::new(&plan.name, root, None);
+    let state = state.join(instance.as_str());
+    state_dir::prepare_state_dir(&state, &instance, root).unwrap();
+    let Acquired::Locked { lock, .. } = state_dir::acquire(runtime, &instance).unwrap() else {
+        panic!("nobody else runs it")
+    };
+    let logs = Arc::new(LogStore::open(&state, LogLimits::default()).unwrap());
+    let (inputs, arrived) = mpsc::unbounded_channel();
+    let inbox: Inbox = Arc::new(move |input| drop(inputs.send(input)));
+    let host = Pretender { inbox, logs: Arc::clone(&logs), plan: plan.clone(), runs: BTreeMap::new() };
+    let config = Config {
+        instance,
+        version: "0.0.0".to_owned(),
+        lock,
+        state_dir: state,
+        peer_check: Arc::new(ws_cli::peer::check),
+        attached: false,
+        lifeline: None,
+        remove_volumes: Box::new(Vec::new),
+        on_listening: Box::new(move || listening.send(()).unwrap()),
+        notices: Vec::new(),
+        signals: false,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(Supervisor::run(config, plan, Box::new(host), arrived, logs)).unwrap();
+}
+
+/// What a command did.
+#[must_use]
+struct Did {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Did {
+    fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("it was not killed"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn code(self, code: u8) -> Self {
+        assert_eq!(self.code, i32::from(code), "stdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, texts: &[&str]) -> Self {
+        for text in texts {
+            assert!(self.err.contains(text), "no {text:?} in\n{}", self.err);
+        }
+        self
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {:?}", self.out))
+    }
+
+    fn json_lines(&self) -> Vec<serde_json::Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Interrupts as Ctrl-C does.
+fn interrupt(child: &Child) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+}
+
+/// Reads lines until one contains `text`.
+fn wait_for(reader: &mut impl std::io::BufRead, text: &str) -> String {
+    let mut all = String::new();
+    while !all.contains(text) {
+        let before = all.len();
+        reader.read_line(&mut all).unwrap();
+        assert!(all.len() > before, "no {text:?} in\n{all}");
+    }
+    all
+}
+
+#[test]
+fn up_waits_until_everything_that_was_named_is_ready() {
+    let stage = Stage::new();
+    let did = stage.ws(&["up", "--wait", "web", "migrate"]).code(exit::OK);
+    assert_eq!(did.out, "", "there is no data");
+    let did = did.says(&[
+        "it runs already",
+        "db: ready",
+        "web: ready",
+        "migrate: exited",
+        "ready in ",
+        "level limited",
+    ]);
+    let _ = did.says(&["web http://127.0.0.1:34567", "(missing: memory limits)"]);
+    // Once more: it is there already.
+    let _ = stage.ws(&["up", "--wait", "web"]).code(exit::OK).says(&["ready in "]);
+
+    let rows = stage.ws(&["ps", "--json"]).code(exit::OK).json();
+    let row =
+        |name: &str| rows.as_array().unwrap().iter().find(|row| row["service"] == name).unwrap().clone();
+    assert_eq!(row("web")["phase"], "ready");
+    assert_eq!(row("migrate")["exit_code"], 0);
+    assert_eq!(row("never")["phase"], "pending");
+    let did = stage.ws(&["ps", "web"]).code(exit::OK);
+    assert!(did.out.lines().count() == 2 && did.out.contains("127.0.0.1:34567->8080/tcp"), "{}", did.out);
+    assert!(did.err.contains("not enforced: memory limits: there are none here"), "{}", did.err);
+    let _ = stage.ws(&["ps", "wbe"]).code(exit::USAGE).says(&["did you mean `web`?"]);
+
+    assert_eq!(stage.ws(&["port", "web", "8080"]).code(exit::OK).out, "127.0.0.1:34567\n");
+    let _ = stage.ws(&["port", "web", "80"]).code(exit::FAILED).says(&["published are 8080"]);
+    let _ = stage
+        .ws(&["port", "db", "80"])
+        .code(exit::FAILED)
+        .says(&["publish it: `ports: [\"80:80\"]` in `db`"]);
+    assert_eq!(stage.ws(&["ls", "--json"]).code(exit::OK).json()[0]["state"], "running");
+}
+
+#[test]
+fn a_failure_is_told_with_its_cause_and_the_log() {
+    let stage = Stage::new();
+    let did = stage.ws(&["up", "--wait", "needs-bad"]).code(exit::FAILED);
+    let did = did.says(&["✗ needs-bad", "because bad failed: exited with 3", "`needs-bad` failed"]);
+    let _ = did.says(&["`ws down` removes it"]);
+    let did = stage.ws(&["up", "-d", "bad"]).code(exit::FAILED);
+    let _ = did.says(&["✗ bad failed: exited with 3", "| bad says hello", "`bad` failed"]);
+    assert_eq!(stage.ws(&["ps", "bad", "--json"]).code(exit::OK).json()[0]["phase"], "failed");
+}
+
+#[test]
+fn time_runs_out() {
+    let stage = Stage::new();
+    let did = stage.ws(&["up", "--wait-timeout", "100ms", "never"]).code(exit::FAILED);
+    let _ = did.says(&["not ready within 100 ms: `never`", "connection refused", "| never says hello"]);
+    // Started is all that -d waits for.
+    let _ = stage.ws(&["up", "-d", "never"]).code(exit::OK).says(&["started in "]);
+}
+
+#[test]
+fn logs_are_ordered_chosen_and_kept() {
+    let mut stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "web"]).code(exit::OK);
+    let did = stage.ws(&["logs"]).code(exit::OK);
+    assert_eq!(
+        did.out,
+        "db        | db says hello\ndb        | \x1b[31mred\x1b[0m\nweb       | web says hello\nweb       | \x1b[31mred\x1b[0m\n"
+    );
+    assert_eq!(stage.ws(&["logs", "-n", "1", "db"]).code(exit::OK).out, "db | \x1b[31mred\x1b[0m\n");
+    let lines = stage.ws(&["logs", "--json", "web"]).code(exit::OK).json_lines();
+    assert_eq!(
+        (lines[0]["line"].as_str(), lines[0]["stream"].as_str()),
+        (Some("web says hello"), Some("stdout"))
+    );
+    assert_eq!(stage.ws(&["logs", "--since", "2030-01-01T00:00:00Z"]).code(exit::OK).out, "");
+    let _ = stage.ws(&["logs", "dbb"]).code(exit::USAGE).says(&["did you mean `db`?"]);
+
+    let _ = stage.ws(&["down"]).code(exit::OK).says(&["web: stopped", "down in "]);
+    stage.supervisor.take().unwrap().join().unwrap();
+    assert!(stage.ws(&["logs", "-f", "db"]).code(exit::OK).out.starts_with("db | db says hello\n"));
+    let _ = stage.ws(&["logs", "dbb"]).code(exit::USAGE).says(&["did you mean `db`?"]);
+    let _ = stage.ws(&["events"]).code(exit::NOT_RUNNING);
+    assert_eq!(stage.ws(&["ls", "--json"]).code(exit::OK).json()[0]["state"], "stopped");
+    let _ = stage.ws(&["down"]).code(exit::OK).says(&["nothing to do"]);
+}
+
+#[test]
+fn events_are_numbered_and_chosen() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "web"]).code(exit::OK);
+    let events = stage.ws(&["events", "--json"]).code(exit::OK).json_lines();
+    let numbers: Vec<u64> = events.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    assert_eq!(events[0]["kind"], "supervisor_started");
+    let last = numbers[numbers.len() - 2].to_string();
+    assert_eq!(stage.ws(&["events", "--since", &last, "--json"]).code(exit::OK).json_lines().len(), 1);
+    let did = stage.ws(&["events", "db"]).code(exit::OK);
+    assert!(did.out.lines().all(|line| line.contains(" db  ")) && did.out.contains("ready: "), "{}", did.out);
+}
+
+#[test]
+fn exec_passes_streams_and_code_on() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);
+    let mut child =
+        stage.command(&["exec", "-e", "A=1", "db", "cat", "-x"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"typed").unwrap();
+    let did = Did::new(child.wait_with_output().unwrap()).code(7);
+    assert_eq!((did.out.as_str(), did.err.as_str()), ("cat -x [(\"A\", \"1\")] typed\n", "to stderr\n"));
+    let did = stage.ws(&["exec", "db", "nope"]).code(exit::PASSED_NOT_FOUND);
+    let _ = did.says(&["could not run `nope`", "because: no such file"]);
+    let _ = stage.ws(&["exec", "never", "true"]).code(exit::PASSED_FAILED).says(&["`never` does not run"]);
+    let _ = stage.ws(&["exec", "d", "true"]).code(exit::PASSED_WS).says(&["there is no service `d`"]);
+}
+
+#[test]
+fn an_attached_up_that_is_not_the_owner_detaches() {
+    let stage = Stage::new();
+    let mut child = stage.command(&["up", "web"]).spawn().unwrap();
+    let mut err = std::io::BufReader::new(child.stderr.take().unwrap());
+    let _ = wait_for(&mut err, "Ctrl-C detaches");
+    interrupt(&child);
+    let _ = wait_for(&mut err, "detached; it goes on running");
+    assert_eq!(child.wait().unwrap().code(), Some(i32::from(exit::INTERRUPTED)));
+    assert_eq!(stage.ws(&["ps", "web", "--json"]).code(exit::OK).json()[0]["phase"], "ready");
+
+    let mut child = stage.command(&["up", "web"]).spawn().unwrap();
+    let mut err = std::io::BufReader::new(child.stderr.take().unwrap());
+    let _ = wait_for(&mut err, "Ctrl-C detaches");
+    let _ = stage.ws(&["down"]).code(exit::OK);
+    let _ = wait_for(&mut err, "the stack was taken down");
+    assert_eq!(child.wait().unwrap().code(), Some(i32::from(exit::OK)));
+}
+
+#[test]
+fn following_ends_with_the_stack_or_an_interrupt() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);
+    for command in [&["logs", "-f"][..], &["events", "-f"]] {
+        let mut child = stage.command(command).spawn().unwrap();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        let _ = wait_for(&mut out, "db");
+        interrupt(&child);
+        assert_eq!(child.wait().unwrap().code(), Some(i32::from(exit::INTERRUPTED)), "{command:?}");
+    }
+    let mut child = stage.command(&["logs", "-f"]).spawn().unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let _ = wait_for(&mut out, "db says hello");
+    let _ = stage.ws(&["down"]).code(exit::OK);
+    assert_eq!(child.wait().unwrap().code(), Some(i32::from(exit::OK)));
+}
+
+#[test]
+fn a_broken_or_renamed_file_does_not_keep_anybody_from_going_down() {
+    let stage = Stage::new();
+    std::fs::write(stage.root().join("workspace.yaml"), "name: [").unwrap();
+    assert!(stage.ws(&["ps", "--json"]).code(exit::OK).json().as_array().unwrap().len() > 1);
+    std::fs::write(stage.root().join("workspace.yaml"), FILE.replace("name: shop", "name: other")).unwrap();
+    assert!(stage.ws(&["ps", "--json"]).code(exit::OK).json().as_array().unwrap().len() > 1);
+    let _ = stage.ws(&["down"]).code(exit::OK).says(&["down in "]);
+}
+
+#[test]
+fn an_instance_is_found_from_anywhere_by_its_full_name() {
+    let stage = Stage::new();
+    let name = stage.ws(&["ls", "--json"]).code(exit::OK).json()[0]["instance"].as_str().unwrap().to_owned();
+    let output = stage.command(&["-p", &name, "ps", "--json"]).current_dir("/").output().unwrap();
+    assert!(Did::new(output).code(exit::OK).json().as_array().unwrap().len() > 1);
+    let output = stage.command(&["ps"]).current_dir("/").output().unwrap();
+    let _ = Did::new(output).code(exit::USAGE).says(&["ws ls"]);
+    // Another instance of the same directory does not run.
+    assert_eq!(stage.ws(&["-p", "ci", "ps", "--json"]).code(exit::OK).json(), serde_json::json!([]));
+}
+
+#[test]
+fn what_a_crash_left_is_cleared_and_told_once() {
+    let stage = Stage::without_supervisor();
+    let instance = InstanceId::new(&ws_model::WorkspaceName::new("shop").unwrap(), &stage.root(), None);
+    let Acquired::Locked { lock, .. } = state_dir::acquire(&stage.runtime(), &instance).unwrap() else {
+        panic!("nobody else runs it")
+    };
+    lock.write_record(&state_dir::Record {
+        instance,
+        root: stage.root().display().to_string(),
+        version: "0.0.0".to_owned(),
+        pid: 4711,
+        boot_id: None,
+        started_at: ws_model::Timestamp { unix_ms: 0 },
+        attached: false,
+    })
+    .unwrap();
+    drop(lock);
+    assert_eq!(stage.ws(&["ls", "--json"]).code(exit::OK).json()[0]["state"], "crashed");
+    let did = stage.ws(&["ps", "--json"]).code(exit::OK).says(&["supervisor 4711", "had crashed"]);
+    assert_eq!(did.json(), serde_json::json!([]));
+    assert_eq!(stage.ws(&["ps", "--json"]).code(exit::OK).err, "");
+    assert_eq!(std::fs::read_dir(stage.runtime()).unwrap().count(), 0);
+}
