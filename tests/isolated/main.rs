@@ -5,6 +5,7 @@
 
 mod attacks;
 mod chaos;
+mod examples;
 mod files;
 mod lifecycle;
 mod limits;

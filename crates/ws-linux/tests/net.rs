@@ -1194,6 +1194,10 @@ fn run_all(args: &[&str]) -> ExitCode {
     let filters: Vec<_> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(**filter));
     if args.contains(&"--list") {
+        // nextest asks a second time for those that are left out by default: there are none.
+        if args.contains(&"--ignored") {
+            return ExitCode::SUCCESS;
+        }
         TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
