@@ -301,9 +301,10 @@ fn v1_directories_alone_can_be_killed_too() {
     else {
         return;
     };
-    // In the v1 directories only: what kills it is the list of members.
+    // In the v1 directories only: what kills it is the list of members. A shell that may not fork ends by
+    // itself, so what is watched is a program beside the forking ones.
     let mut child = Command::new("sh")
-        .args(["-c", "read -r _; while :; do sh -c : & done"])
+        .args(["-c", "read -r _; (while :; do (while :; do sh -c : & done); done) & exec sleep 1000"])
         .stdin(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
