@@ -165,7 +165,7 @@ fn a_stack_that_cannot_become_ready_says_why(mode: Mode) {
         "
 services:
   good: { command: [bin/ws-e2e-serve, 'tcp:7000'], ready: { tcp: ':7000' } }
-  bad: { command: [/bin/sh, -c, 'echo the reason of it; exit 7'], restart: 'no' }
+  bad: { command: [/bin/sh, -c, 'echo the reason of it; exit 7'], restart: 'no', ready: { tcp: ':1' } }
   waits: { command: [bin/ws-e2e-serve], depends_on: [bad] }
 ",
     );

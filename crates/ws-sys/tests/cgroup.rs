@@ -122,9 +122,13 @@ fn limits_stand_in_the_kernel_and_change_while_it_runs() {
     }
     assert_eq!(file("memory.limit_in_bytes", "memory.max"), [(48 << 20).to_string()]);
     assert_eq!(read(&group, "pids.max"), ["max"]);
-    let usage = group.usage();
-    assert!(usage.memory_bytes.is_some_and(|bytes| bytes > 0), "{usage:?}");
-    assert!(usage.cpu_usec.is_some(), "{usage:?}");
+    // With so little processor time it may not have begun yet.
+    group.set(&Limits { memory: Some(48 << 20), cpu_milli: None, pids: None }).unwrap();
+    wait_until("it uses memory", || {
+        let usage = group.usage();
+        assert!(usage.cpu_usec.is_some(), "{usage:?}");
+        if usage.memory_bytes.is_some_and(|bytes| bytes > 0) { Ok(()) } else { Err(format!("{usage:?}")) }
+    });
     group.kill().unwrap();
     child.wait().unwrap();
 }
