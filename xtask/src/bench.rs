@@ -44,6 +44,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), Failure> {
     for count in &options.services {
         rows.extend(main_job(&ws, *count, options.rounds)?);
     }
+    rows.push(compose(options.rounds));
     rows.extend(small_things(&ws, options.rounds)?);
     let table = table(&rows);
     let json = json!({ "machine": machine(), "rows": rows });
@@ -196,6 +197,46 @@ fn main_job(ws: &Path, count: u32, rounds: u32) -> Result<Vec<Value>, Failure> {
         }));
     }
     Ok(rows)
+}
+
+/// The same ten services under docker-compose, where it is installed and its engine runs; else a row that says
+/// what is missing. Uses an image that is there already (`busybox`) and pulls nothing.
+fn compose(rounds: u32) -> Value {
+    let work = "`docker compose up -d --wait`, 10 no-op services";
+    let missing = |why: String| json!({ "work": work, "value": why, "budget": "ws ≥ 30 × faster" });
+    let docker = |arguments: &[&str], directory: &Path| -> Result<u64, String> {
+        let begun = Instant::now();
+        let output = Command::new("docker").args(arguments).current_dir(directory).output();
+        let output = output.map_err(|_| "not installed".to_owned())?;
+        if output.status.success() {
+            return Ok(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        Err(text.lines().next().unwrap_or("it failed").to_owned())
+    };
+    let measured = || -> Result<Vec<u64>, String> {
+        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let at = directory.path();
+        docker(&["compose", "version"], at).map_err(|why| format!("no compose: {why}"))?;
+        docker(&["info"], at).map_err(|_| "no engine runs".to_owned())?;
+        docker(&["image", "inspect", "busybox"], at).map_err(|_| "no image `busybox` is there".to_owned())?;
+        let mut yaml = String::from("name: ws-bench\nservices:\n");
+        for n in 0..10 {
+            let _ =
+                writeln!(yaml, "  s{n}: {{ image: busybox, pull_policy: never, command: sleep 1000000 }}");
+        }
+        std::fs::write(at.join("compose.yaml"), yaml).map_err(|error| error.to_string())?;
+        let mut times = Vec::new();
+        for _ in 0..rounds {
+            times.push(docker(&["compose", "up", "-d", "--wait"], at)?);
+            docker(&["compose", "down", "-t", "0"], at)?;
+        }
+        Ok(times)
+    };
+    match measured() {
+        Ok(times) => row(work, &times, None, "ws ≥ 30 × faster"),
+        Err(why) => missing(why),
+    }
 }
 
 /// Restart, and the time of a refusal.
