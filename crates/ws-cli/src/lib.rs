@@ -21,7 +21,6 @@ pub mod look;
 pub mod machine;
 pub mod names;
 pub mod own_dirs;
-pub mod peer;
 pub mod render;
 pub mod settings;
 pub mod supervise;

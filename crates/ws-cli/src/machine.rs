@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,14 @@ const SLOTS: &str = "/run/ws/.slots";
 #[must_use]
 pub fn facts(workspace: &Workspace) -> Facts {
     ws_linux::observe::facts(workspace)
+}
+
+/// Whether whoever connected to the control socket may talk to this supervisor.
+///
+/// # Errors
+/// Why not.
+pub fn check_peer(socket: BorrowedFd<'_>) -> Result<(), String> {
+    ws_linux::peer::check(socket).map_err(|refused| refused.to_string())
 }
 
 /// What must be made while a process has one thread.

@@ -26,7 +26,7 @@ use crate::instances::cleared_text;
 use crate::launch::{Order, RELEASE, Report};
 use crate::machine::{self, Seed};
 use crate::units::now;
-use crate::{addresses, own_dirs, peer};
+use crate::{addresses, own_dirs};
 
 /// Its work is to wait: two threads let a slow request not delay the loop.
 const THREADS: usize = 2;
@@ -234,7 +234,7 @@ async fn run(seed: Seed, order: Order, guard: OwnedFd, begun: Begun) -> Result<(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         lock,
         state_dir: order.state,
-        peer_check: Arc::new(peer::check),
+        peer_check: Arc::new(machine::check_peer),
         attached: order.attached,
         lifeline: Some(lifeline),
         remove_volumes: Box::new(move || match machine::remove_volumes(&volumes) {

@@ -228,7 +228,7 @@ fn supervise(root: &Path, runtime: &Path, state: &Path, listening: std::sync::mp
         version: "0.0.0".to_owned(),
         lock,
         state_dir: state,
-        peer_check: Arc::new(ws_cli::peer::check),
+        peer_check: Arc::new(ws_cli::machine::check_peer),
         attached: false,
         lifeline: None,
         remove_volumes: Box::new(Vec::new),

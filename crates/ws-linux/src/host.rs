@@ -105,6 +105,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A secret whose value was not handed over: an empty one in its place would be a wrong one.
+    #[error("the value of the secret `{0}` is missing")]
+    SecretMissing(SecretName),
     /// A secret that is to be an environment variable and cannot be one.
     #[error("the secret `{0}` is not text, so it cannot be an environment variable; use it as a file")]
     SecretText(SecretName),
@@ -417,12 +420,16 @@ struct Secrets {
 fn secrets(plan: &Plan, config: &HostConfig) -> Result<BTreeMap<ServiceName, Secrets>, StartError> {
     let mut all = BTreeMap::new();
     for service in plan.services.values() {
-        let value = |name: &SecretName| config.secrets.get(name).cloned().unwrap_or_default();
-        let files =
-            service.view.secret_files.iter().map(|(name, path)| (path.clone(), value(name))).collect();
+        let value = |name: &SecretName| {
+            config.secrets.get(name).cloned().ok_or_else(|| StartError::SecretMissing(name.clone()))
+        };
+        let mut files = Vec::new();
+        for (name, path) in &service.view.secret_files {
+            files.push((path.clone(), value(name)?));
+        }
         let mut env = Vec::new();
         for (name, variable) in &service.view.secret_env {
-            let text = String::from_utf8(value(name)).map_err(|_| StartError::SecretText(name.clone()))?;
+            let text = String::from_utf8(value(name)?).map_err(|_| StartError::SecretText(name.clone()))?;
             if text.contains('\0') {
                 return Err(StartError::SecretText(name.clone()));
             }

@@ -84,7 +84,7 @@ fn scenario(label: &str, root: &Path, as_root: bool) {
     let mounts = mounts_of_the_host();
     let options = spawner::Options {
         router_sysctls: vec![("net/ipv4/ip_forward".into(), "1".into())],
-        slot: as_root.then(|| Slot::take(Path::new("/run/ws/slots")).unwrap()),
+        slot: as_root.then(|| Slot::take(Path::new("/run/ws/.slots")).unwrap()),
     };
     let spawner = spawner::fork(options).unwrap_or_else(|failure| panic!("{label}: {failure}"));
     let rootless = (!as_root).then(|| (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
