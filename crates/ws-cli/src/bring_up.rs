@@ -389,6 +389,7 @@ impl Up<'_> {
             (EventKind::Phase { .. } | EventKind::Published { .. }, true) => false,
             (EventKind::Phase { phase, .. }, false) => !state.settled || is_news(*phase),
             (EventKind::Published { .. }, false) => !state.settled,
+            (EventKind::Status { .. }, _) => false,
             (
                 EventKind::SupervisorStarted { .. }
                 | EventKind::SupervisorStopped { .. }
@@ -583,7 +584,11 @@ fn is_news(phase: Phase) -> bool {
 fn speaks_http(plan: &Plan) -> BTreeSet<(ServiceName, u16)> {
     let port = |ready: &ProbeKind| match ready {
         ProbeKind::Http { port, .. } => Some(*port),
-        ProbeKind::Exec(_) | ProbeKind::Tcp { .. } | ProbeKind::Log { .. } => None,
+        ProbeKind::Exec(_)
+        | ProbeKind::Tcp { .. }
+        | ProbeKind::Log { .. }
+        | ProbeKind::Notify
+        | ProbeKind::Grpc { .. } => None,
     };
     plan.services
         .iter()

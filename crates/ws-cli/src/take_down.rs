@@ -173,6 +173,7 @@ fn worth_a_line(event: &Event, terminal: bool) -> bool {
         | EventKind::Published { .. }
         | EventKind::WorkspaceReady { .. }
         | EventKind::WorkspaceFailed { .. }
+        | EventKind::Status { .. }
         | EventKind::LogDropped { .. } => false,
     }
 }

@@ -129,6 +129,7 @@ impl View {
             | EventKind::WorkspaceReady { .. }
             | EventKind::WorkspaceFailed { .. }
             | EventKind::LogDropped { .. }
+            | EventKind::Status { .. }
             | EventKind::Notice { .. } => false,
         }
     }

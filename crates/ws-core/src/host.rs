@@ -8,6 +8,7 @@ use ws_model::wire::{ExecResult, LogStream};
 use ws_model::{Level, ServiceName};
 
 use crate::engine::{Effect, Input};
+use crate::plan::ServicePlan;
 
 /// Where a host reports what happened. May be called from any thread; never blocks.
 pub type Inbox = Arc<dyn Fn(Input) + Send + Sync>;
@@ -55,7 +56,13 @@ pub struct Usage {
     pub memory_bytes: Option<u64>,
     /// Processor time since the sandbox was made, where it is accounted.
     pub cpu_usec: Option<u64>,
+    /// Processes and threads of the service, where they are accounted.
+    pub pids: Option<u32>,
 }
+
+/// Names a command that was begun by [`Host::exec`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExecId(pub u64);
 
 /// What is really enforced for a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +79,24 @@ pub trait Host: Send {
     fn submit(&mut self, effect: Effect);
 
     /// Runs a command inside a service's sandbox; `done` is called once, from any thread.
-    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>);
+    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) -> ExecId;
+
+    /// Kills a command of [`exec`](Self::exec) and its process group; its `done` is called as for any end. One that
+    /// has ended is no error.
+    fn cancel_exec(&mut self, id: ExecId);
+
+    /// Makes a place for a further service: launcher, cgroup, interface, links. With `io`, the main program of its
+    /// runs gets these standard streams instead of pipes of the host (its output is then no log). `done` is called
+    /// once, from any thread: effects for it may be submitted after it was called without an error.
+    fn add(
+        &mut self,
+        service: ServicePlan,
+        io: Option<ExecIo>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    );
+
+    /// Takes the place of a service away again; one that still runs is killed. `done` gets the errors as sentences.
+    fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>);
 
     /// What every service uses now.
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage>;

@@ -195,7 +195,7 @@ impl Cgroups {
     pub fn usage(&self) -> BTreeMap<ServiceName, Usage> {
         let usage = |group: &ServiceGroup| {
             let cgroup::Usage { memory_bytes, cpu_usec } = group.group.usage();
-            Usage { memory_bytes, cpu_usec }
+            Usage { memory_bytes, cpu_usec, pids: None }
         };
         self.services.iter().map(|(name, group)| (name.clone(), usage(group))).collect()
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use ws_core::engine::{Effect, Input};
-use ws_core::host::{ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
+use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
 use ws_core::plan::{Plan, ServicePlan};
 use ws_model::wire::ExecResult;
 use ws_model::{InstanceId, Level, SecretName, ServiceName};
@@ -473,25 +473,51 @@ impl Host for LinuxHost {
                 self.tell(&service, Command::Signal { generation, signal });
             }
             Effect::Kill { service, generation } => self.tell(&service, Command::Kill { generation }),
-            Effect::StartProbe { service, generation } => {
+            Effect::StartProbe { service, generation, probe: _ } => {
                 self.tell(&service, Command::StartProbe { generation });
             }
-            Effect::StopProbe { service, generation } => {
+            Effect::StopProbe { service, generation, probe: _ } => {
                 self.tell(&service, Command::StopProbe { generation });
+            }
+            Effect::RunHook { service, generation, hook } => {
+                let result = Err("hooks cannot be run".to_owned());
+                (self.shared.inbox)(Input::HookEnded { service, generation, hook, result });
             }
         }
     }
 
-    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) {
+    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) -> ExecId {
+        let id = service::next_exec_id();
         match self.services.get(&spec.service) {
             Some(task) => {
-                let _ = task.send(Command::Exec { id: service::next_exec_id(), spec, io, done });
+                let _ = task.send(Command::Exec { id, spec, io, done });
             }
             None => done(ExecResult::NotStarted {
                 error: "there is no such service".to_owned(),
                 not_found: false,
             }),
         }
+        ExecId(id)
+    }
+
+    fn cancel_exec(&mut self, id: ExecId) {
+        // Whose it is nobody remembers: numbers are unique among all services.
+        for task in self.services.values() {
+            let _ = task.send(Command::KillExec { id: id.0 });
+        }
+    }
+
+    fn add(
+        &mut self,
+        service: ServicePlan,
+        _io: Option<ExecIo>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    ) {
+        done(Err(format!("`{}` cannot be added", service.name)));
+    }
+
+    fn remove(&mut self, _service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
+        done(Vec::new());
     }
 
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage> {

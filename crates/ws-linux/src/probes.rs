@@ -84,7 +84,11 @@ impl Prober {
             task: tokio::spawn(async move {
                 match &probe.kind {
                     ProbeKind::Log { pattern } => log(pattern, means.log, &mut report).await,
-                    ProbeKind::Exec(_) | ProbeKind::Http { .. } | ProbeKind::Tcp { .. } => {
+                    ProbeKind::Notify => {}
+                    ProbeKind::Exec(_)
+                    | ProbeKind::Http { .. }
+                    | ProbeKind::Tcp { .. }
+                    | ProbeKind::Grpc { .. } => {
                         again_and_again(&probe, &means, &mut report).await;
                     }
                 }
@@ -141,17 +145,20 @@ async fn attempt(probe: &Probe, means: &Means) -> Result<String, String> {
     };
     Err(match &probe.kind {
         ProbeKind::Tcp { port } => format!("tcp :{port}: {why}"),
-        ProbeKind::Http { port, path } => format!("http :{port}{path}: {why}"),
+        ProbeKind::Http { port, path, .. } => format!("http :{port}{path}: {why}"),
         ProbeKind::Exec(command) => format!("exec `{}`: {why}", words(command)),
         ProbeKind::Log { .. } => format!("log: {why}"),
+        ProbeKind::Notify => format!("notify: {why}"),
+        ProbeKind::Grpc { port, .. } => format!("grpc :{port}: {why}"),
     })
 }
 
 async fn look(kind: &ProbeKind, means: &Means) -> Result<String, String> {
     match kind {
         ProbeKind::Tcp { port } => tcp(means, *port).await,
-        ProbeKind::Http { port, path } => http(means, *port, path).await,
+        ProbeKind::Http { port, path, .. } => http(means, *port, path).await,
         ProbeKind::Exec(command) => exec(means, command).await,
+        ProbeKind::Notify | ProbeKind::Grpc { .. } => Err("is not asked yet".to_owned()),
         ProbeKind::Log { pattern } => match means.log.as_ref().and_then(LogMatched::now) {
             Some(line) => Ok(matched(&line)),
             None => Err(not_yet(pattern)),

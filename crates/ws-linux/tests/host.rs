@@ -93,14 +93,22 @@ fn service(root: &Path, script: &str, links: Vec<Link>) -> Service {
         volumes: vec![],
         tmpfs: vec![],
         secrets: vec![],
+        startup: None,
         ready: None,
+        liveness: None,
+        hooks: ws_model::Hooks::default(),
+        replicas: 1,
+        success_exit_codes: vec![],
+        stdin: ws_model::Stdin::Default,
+        tty: false,
+        logs: ws_model::LogRetention::default(),
         restart: Restart {
             policy: RestartPolicy::No,
             max: None,
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(1),
         },
-        stop: Stop { signal: 15, grace: Duration::from_secs(5) },
+        stop: Stop { command: None, signal: 15, grace: Duration::from_secs(5) },
         limits: Limits::default(),
     }
 }
@@ -147,6 +155,8 @@ async fn drive(spawner: ws_linux::sandbox::spawner::Spawner, directory: &Path) {
         subnet: Subnet::DEFAULT,
         volumes: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        external: BTreeMap::new(),
+        requires: vec![],
         services: BTreeMap::from([
             (name("api"), service(&root, "exec sleep 1000", vec![link])),
             (name("db"), service(&root, SERVER, vec![])),

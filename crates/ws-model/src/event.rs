@@ -191,6 +191,12 @@ pub enum Reason {
     ProbeFailed,
     /// It did not become ready in time.
     ReadyTimeout,
+    /// It did not answer its liveness probe, or did not tell its watchdog in time.
+    LivenessFailed,
+    /// A command of its hooks failed.
+    HookFailed,
+    /// Something that it is bound to (`restart: true`) was started again.
+    DependencyRestarted,
     /// It exited by itself.
     Exit,
     /// The kernel killed it for its memory limit.
@@ -220,6 +226,9 @@ impl Reason {
             Self::ProbeOk => "probe_ok",
             Self::ProbeFailed => "probe_failed",
             Self::ReadyTimeout => "ready_timeout",
+            Self::LivenessFailed => "liveness_failed",
+            Self::HookFailed => "hook_failed",
+            Self::DependencyRestarted => "dependency_restarted",
             Self::Exit => "exit",
             Self::Oom => "oom",
             Self::GraceExceeded => "grace_exceeded",
@@ -311,6 +320,11 @@ pub enum EventKind {
     LogDropped {
         /// How many bytes.
         bytes: u64,
+    },
+    /// What a service says of itself (`STATUS=` of sd_notify(3)).
+    Status {
+        /// Its words.
+        text: String,
     },
     /// Something that a person should know: a lower enforcement level, a leftover that was cleared.
     Notice {

@@ -25,7 +25,8 @@ pub use name::{NameError, SecretName, ServiceName, VolumeName, WorkspaceName};
 pub use problem::{ConfigPath, Problem, Severity};
 pub use units::{ByteSize, MilliCpus, Subnet};
 pub use workspace::{
-    Build, CommandLine, Condition, Dependency, Level, Limits, Link, LinkPorts, Mount, MountSource, PortProto,
-    Probe, ProbeKind, Protocol, Publish, Restart, RestartPolicy, SecretSource, SecretTarget, SecretUse,
-    Service, ServiceKind, Stop, Tmpfs, VolumeDecl, Workspace,
+    Build, CommandLine, Condition, Dependency, External, ExternalHost, HookCommand, Hooks, Level, Limits,
+    Link, LinkPorts, LogRetention, Mount, MountSource, PortProto, Probe, ProbeKind, Protocol, Publish,
+    Requirement, Restart, RestartPolicy, SecretSource, SecretTarget, SecretUse, Service, ServiceKind, Stdin,
+    Stop, Tmpfs, VolumeDecl, Workspace,
 };

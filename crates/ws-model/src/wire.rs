@@ -47,8 +47,10 @@ pub struct PublishedPort {
 /// One row of `ws ps --json` and of `GET /v1/services`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ServiceStatus {
-    /// The service.
+    /// The service, as the file names it.
     pub service: ServiceName,
+    /// Its own name, under which it stands in logs and events: `api`; of a replica `api-2`, of a one-off `api-run-1`.
+    pub name: ServiceName,
     /// Service or task.
     #[serde(rename = "type")]
     pub service_kind: ServiceKind,
@@ -82,6 +84,14 @@ pub struct ServiceStatus {
     pub memory_bytes: Option<u64>,
     /// Processor time used.
     pub cpu_usec: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+    /// The limit of its memory.
+    pub memory_limit_bytes: Option<u64>,
+    /// What it says of itself (`STATUS=` of sd_notify(3)).
+    pub status: Option<String>,
+    /// What its probes said last, where that was a failure.
+    pub probe_error: Option<String>,
     /// When its present run started.
     pub started_at: Option<Timestamp>,
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,8 +68,41 @@ pub struct Workspace {
     pub volumes: BTreeMap<VolumeName, VolumeDecl>,
     /// Secrets by name.
     pub secrets: BTreeMap<SecretName, SecretSource>,
+    /// Names for what runs elsewhere; a link to one is all that leads there.
+    pub external: BTreeMap<ServiceName, External>,
+    /// Programs that must be there, and of which version.
+    pub requires: Vec<Requirement>,
     /// Services and tasks that are active under the chosen profiles.
     pub services: BTreeMap<ServiceName, Service>,
+}
+
+/// Something that runs outside of the workspace, under a name of its own inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct External {
+    /// On which machine.
+    pub host: ExternalHost,
+    /// Its TCP port; also the port under which services reach it.
+    pub port: u16,
+}
+
+/// Where an [`External`] runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExternalHost {
+    /// This machine: its loopback address.
+    Loopback,
+    /// At this address.
+    Address(Ipv4Addr),
+    /// Under this name, which the host resolves at each connection.
+    Name(String),
+}
+
+/// A program that must be found inside, and its version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirement {
+    /// The program, looked up in the `PATH` of the sandbox.
+    pub program: String,
+    /// What its version must satisfy, as it is written: `>=20`, `15`, `>=3.11, <4`, `*`.
+    pub version: String,
 }
 
 /// A named volume: a directory in the state directory, kept across runs.
@@ -143,8 +176,24 @@ pub struct Service {
     pub tmpfs: Vec<Tmpfs>,
     /// Secrets that it gets.
     pub secrets: Vec<SecretUse>,
-    /// When it is ready; absent: at exec.
+    /// Until when it is starting: neither `ready` nor `liveness` is asked before this has succeeded once.
+    pub startup: Option<Probe>,
+    /// When it is ready; absent: at exec, or once `startup` has succeeded.
     pub ready: Option<Probe>,
+    /// Whether it still works: one that fails is stopped, and its restart policy decides.
+    pub liveness: Option<Probe>,
+    /// Commands at the turns of its life.
+    pub hooks: Hooks,
+    /// How many copies of it run, each with its own address behind the one name; at least 1.
+    pub replicas: u32,
+    /// Exit codes that are a success, beside 0. A signal counts as 128 and its number.
+    pub success_exit_codes: Vec<i32>,
+    /// What its standard input is.
+    pub stdin: Stdin,
+    /// Whether it runs on a terminal of its own.
+    pub tty: bool,
+    /// What is kept of its output.
+    pub logs: LogRetention,
     /// What happens when it ends.
     pub restart: Restart,
     /// How it is stopped.
@@ -188,6 +237,8 @@ pub struct Dependency {
     pub condition: Option<Condition>,
     /// Whether the dependent fails when this one is not active or cannot be had.
     pub required: bool,
+    /// Whether the dependent is started again each time that this one was.
+    pub restart: bool,
 }
 
 /// A transport protocol.
@@ -326,41 +377,107 @@ pub struct SecretUse {
     pub target: SecretTarget,
 }
 
-/// What a readiness probe does.
+/// What a probe does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeKind {
-    /// Runs a command inside; ready at exit code 0.
+    /// Runs a command inside; succeeds with exit code 0.
     Exec(CommandLine),
-    /// A GET that answers with 200 to 399.
+    /// A GET.
     Http {
         /// The service's port.
         port: u16,
         /// Path and query, starting with `/`.
         path: String,
+        /// Sent beside the usual ones; a name that is given here replaces the usual one.
+        headers: Vec<(String, String)>,
+        /// The statuses that are a success, inclusive ranges; empty: 200 to 399.
+        status: Vec<(u16, u16)>,
+        /// A regular expression that the body must match (checked when the file was read).
+        body: Option<String>,
     },
     /// A connect that succeeds.
     Tcp {
         /// The service's port.
         port: u16,
     },
-    /// A line of its output that matches this regular expression (checked when the file was read).
+    /// A line of its output that matches this regular expression (checked when the file was read). Not for
+    /// liveness.
     Log {
         /// The expression.
         pattern: String,
     },
+    /// The service says so itself: `READY=1` to `$NOTIFY_SOCKET` (sd_notify(3)). As liveness: `WATCHDOG=1` within
+    /// each [`Probe::interval`], which it is told by `$WATCHDOG_USEC`.
+    Notify,
+    /// The standard health service of gRPC says SERVING.
+    Grpc {
+        /// The service's port.
+        port: u16,
+        /// The name of the gRPC service that is asked for; empty: the server as a whole.
+        service: String,
+    },
 }
 
-/// When a service is ready.
+/// A probe and its times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// What is done.
     pub kind: ProbeKind,
-    /// Time between the end of one attempt and the start of the next.
+    /// The longest pause between attempts until one has succeeded; they begin closer together.
+    pub start_interval: Duration,
+    /// Time between the end of one attempt and the start of the next, once one has succeeded.
     pub interval: Duration,
     /// Time that one attempt may take.
     pub timeout: Duration,
-    /// Time from the start within which it must have become ready, else the start has failed.
+    /// Time from the start (for `ready` beside `startup`: from the success of that) within which it must have
+    /// succeeded, else the start has failed. Of no meaning for liveness.
     pub within: Duration,
+    /// Failures in a row, after a success, that make a ready service unhealthy or one without life restart.
+    pub failures: u32,
+}
+
+/// Commands that run inside at the turns of a service's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// In the sandbox of each run, before its program, in order; one that fails has failed the start.
+    pub pre_start: Vec<HookCommand>,
+    /// Beside the program as soon as it runs, in order; one that fails has failed the start.
+    pub post_start: Vec<HookCommand>,
+    /// Before the program is asked to stop, in order; counts against the grace period, and one that fails is told
+    /// and holds nothing up.
+    pub pre_stop: Vec<HookCommand>,
+}
+
+/// A command of [`Hooks`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookCommand {
+    /// What to run.
+    pub command: CommandLine,
+    /// How long it may take before it is killed and has failed.
+    pub timeout: Duration,
+}
+
+/// What the standard input of a service is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stdin {
+    /// A pipe that stays open and silent for a service, nothing for a task.
+    #[default]
+    Default,
+    /// A pipe that stays open and silent.
+    Open,
+    /// `/dev/null`: its end is there at once.
+    Closed,
+}
+
+/// What is kept of a service's output on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogRetention {
+    /// Bytes of a file before the next one is begun; absent: the default.
+    pub max_size: Option<ByteSize>,
+    /// Files that are kept beside the present one; absent: the default.
+    pub max_files: Option<u32>,
+    /// Full files whose last line is older are removed; absent: never for their age.
+    pub max_age: Option<Duration>,
 }
 
 /// When a service that ended is started again.
@@ -390,9 +507,12 @@ pub struct Restart {
 /// How a service is stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
+    /// A command that runs inside and makes it stop; absent: the signal does. The signal follows where the
+    /// command has ended and the service has not.
+    pub command: Option<CommandLine>,
     /// The signal's number.
     pub signal: i32,
-    /// How long it may take before it is killed.
+    /// How long it may take before it is killed, hooks and command included.
     pub grace: Duration,
 }
 

@@ -374,8 +374,8 @@ fn declared_tcp(service: &Service) -> impl Iterator<Item = u16> {
     let exposed = service.expose.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port);
     let published = service.ports.iter().map(|publish| publish.port);
     let probed = service.ready.iter().filter_map(|probe| match probe.kind {
-        ProbeKind::Http { port, .. } | ProbeKind::Tcp { port } => Some(port),
-        ProbeKind::Exec(_) | ProbeKind::Log { .. } => None,
+        ProbeKind::Http { port, .. } | ProbeKind::Tcp { port } | ProbeKind::Grpc { port, .. } => Some(port),
+        ProbeKind::Exec(_) | ProbeKind::Log { .. } | ProbeKind::Notify => None,
     });
     exposed.chain(published).chain(probed)
 }

@@ -185,9 +185,11 @@ impl Writer<'_> {
             self.open("ready");
             let (key, value) = match &probe.kind {
                 ProbeKind::Exec(command) => ("exec", words(&command.0)),
-                ProbeKind::Http { port, path } => ("http", quoted(&format!(":{port}{path}"))),
+                ProbeKind::Http { port, path, .. } => ("http", quoted(&format!(":{port}{path}"))),
                 ProbeKind::Tcp { port } => ("tcp", quoted(&format!(":{port}"))),
                 ProbeKind::Log { pattern } => ("log", quoted(pattern)),
+                ProbeKind::Notify => ("notify", "true".to_owned()),
+                ProbeKind::Grpc { port, service } => ("grpc", quoted(&format!(":{port}/{service}"))),
             };
             self.value(key, &value, &at.key(key));
             for (key, time) in

@@ -136,6 +136,8 @@ pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Repo
     crate::check::all(&file, &drafts, &mut models, sources, report);
 
     let workspace = Workspace {
+        external: BTreeMap::new(),
+        requires: Vec::new(),
         name: workspace_name(&file, sources),
         root: sources.root.clone(),
         policy_inputs: policy_inputs.into_iter().collect(),
@@ -506,6 +508,7 @@ fn service(
         service: one.service.value.clone(),
         condition: one.condition.as_ref().map(|condition| condition.value.0),
         required: one.required,
+        restart: false,
     });
     let links = raw.links.iter().flat_map(|links| &links.value.0);
     let links = links.map(|one| Link {
@@ -522,6 +525,7 @@ fn service(
     let limits = limits(raw, report);
     let stop = raw.stop.as_ref().map(|stop| &stop.value);
     let stop = Stop {
+        command: None,
         signal: stop.and_then(|stop| stop.signal.as_ref()).map_or(15, |signal| signal.value.0),
         grace: stop
             .and_then(|stop| stop.grace.as_ref())
@@ -548,7 +552,15 @@ fn service(
         volumes,
         tmpfs: tmpfs.collect(),
         secrets: secrets.collect(),
+        startup: None,
         ready,
+        liveness: None,
+        hooks: ws_model::Hooks::default(),
+        replicas: 1,
+        success_exit_codes: Vec::new(),
+        stdin: ws_model::Stdin::Default,
+        tty: false,
+        logs: ws_model::LogRetention::default(),
         restart,
         stop,
         limits,
@@ -712,7 +724,13 @@ fn probe(draft: &Draft<'_>, sources: &Sources, budget: &mut Budget, report: &mut
     let kind = if let Some(exec) = &ready.exec {
         ProbeKind::Exec(command_line(exec, false, None, ShellKey::Absent, &sources.home, report)?)
     } else if let Some(http) = &ready.http {
-        ProbeKind::Http { port: http.value.port, path: http.value.path.clone() }
+        ProbeKind::Http {
+            port: http.value.port,
+            path: http.value.path.clone(),
+            headers: Vec::new(),
+            status: Vec::new(),
+            body: None,
+        }
     } else if let Some(tcp) = &ready.tcp {
         ProbeKind::Tcp { port: tcp.value.0 }
     } else {
@@ -731,7 +749,14 @@ fn probe(draft: &Draft<'_>, sources: &Sources, budget: &mut Budget, report: &mut
     let interval = time(&ready.interval, PROBE_INTERVAL);
     let timeout = time(&ready.timeout, PROBE_TIMEOUT);
     let within = time(&ready.within, PROBE_WITHIN);
-    Some(Probe { kind, interval, timeout, within })
+    Some(Probe {
+        kind,
+        start_interval: interval,
+        interval: interval.max(Duration::from_secs(5)),
+        timeout,
+        within,
+        failures: 3,
+    })
 }
 
 fn check_pattern(pattern: &At<String>, budget: &mut Budget, report: &mut Report) -> Option<()> {

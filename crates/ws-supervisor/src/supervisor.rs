@@ -428,6 +428,10 @@ impl Loop {
             | Input::StartFailed { .. }
             | Input::Exited { .. }
             | Input::Probed { .. }
+            | Input::Notified { .. }
+            | Input::HookEnded { .. }
+            | Input::Add { .. }
+            | Input::Remove { .. }
             | Input::Tick => {}
         }
         let outcome = self.engine.step(input, self.now());
@@ -603,7 +607,7 @@ impl Loop {
             };
             Some(ServiceStatus {
                 service_kind: plan.kind,
-                replica: 1,
+                replica: plan.replica,
                 phase: status.phase,
                 reason: status.cause.reason,
                 cause: status.cause.text,
@@ -618,8 +622,13 @@ impl Loop {
                 missing: standing.map(|standing| standing.missing.clone()).unwrap_or_default(),
                 memory_bytes: usage.memory_bytes,
                 cpu_usec: usage.cpu_usec,
+                pids: usage.pids,
+                memory_limit_bytes: plan.limits.memory.map(|memory| memory.0),
+                status: status.status,
+                probe_error: status.probe_error,
                 started_at: run.map(|run| run.at),
-                service,
+                service: plan.declared.clone(),
+                name: service,
             })
         };
         self.engine.status().into_iter().filter_map(row).collect()

@@ -53,6 +53,7 @@ fn what(kind: &EventKind) -> String {
         EventKind::LogDropped { bytes } => {
             paint(CARE, format_args!("{} of output were dropped", crate::units::human_bytes(*bytes)))
         }
+        EventKind::Status { text } => format!("says: {text}"),
         EventKind::Notice { text } => format!("{} {text}", paint(CARE, "notice:")),
     }
 }

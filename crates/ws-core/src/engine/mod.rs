@@ -39,9 +39,60 @@ pub enum Step {
     Main,
 }
 
+/// Which of its probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeRole {
+    /// [`ServicePlan::startup`](crate::plan::ServicePlan::startup).
+    Startup,
+    /// [`ServicePlan::ready`](crate::plan::ServicePlan::ready).
+    Ready,
+    /// [`ServicePlan::liveness`](crate::plan::ServicePlan::liveness).
+    Live,
+}
+
+/// Which commands that run beside the program of a run. Those of `pre_start` belong to the start itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// [`ws_model::Hooks::post_start`].
+    PostStart,
+    /// [`ws_model::Hooks::pre_stop`].
+    PreStop,
+    /// [`ws_model::Stop::command`].
+    Stop,
+}
+
+/// What a service said of itself (sd_notify(3)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notified {
+    /// `READY=1`.
+    Ready,
+    /// `RELOADING=1`: not ready until the next `READY=1`.
+    Reloading,
+    /// `STOPPING=1`.
+    Stopping,
+    /// `STATUS=`, made safe to print, at most a line.
+    Status(String),
+    /// `EXTEND_TIMEOUT_USEC=`: what it is in the middle of, start or stop, takes at least this long from now.
+    ExtendTimeout(Duration),
+    /// `WATCHDOG=1`.
+    Watchdog,
+    /// `WATCHDOG=trigger`: it wants to be treated as without life.
+    WatchdogTrigger,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
+    /// A further service takes part: not asked for yet, its place on the host is made.
+    Add {
+        /// What it is.
+        service: Box<crate::plan::ServicePlan>,
+    },
+    /// A service that was added takes part no more. Ignored while it has a run.
+    Remove {
+        /// Which.
+        service: ServiceName,
+    },
     /// Somebody wants these services up (all, when empty), and what they need.
     Up {
         /// Which.
@@ -96,14 +147,36 @@ pub enum Input {
         /// Whether the kernel killed a process of it for its memory limit.
         oom: bool,
     },
-    /// An attempt of a run's readiness probe ended.
+    /// An attempt of a probe of a run ended.
     Probed {
         /// Whose.
         service: ServiceName,
         /// Which run.
         generation: Generation,
+        /// Which probe.
+        probe: ProbeRole,
         /// What it found: a phrase either way ("http 200 from :8080/healthz", "connection refused").
         result: Result<String, String>,
+    },
+    /// A run said something of itself.
+    Notified {
+        /// Whose.
+        service: ServiceName,
+        /// Which run.
+        generation: Generation,
+        /// What.
+        news: Notified,
+    },
+    /// The commands of a hook ended: all of them, or at the first that failed.
+    HookEnded {
+        /// Whose.
+        service: ServiceName,
+        /// Which run.
+        generation: Generation,
+        /// Which.
+        hook: Hook,
+        /// The error as a phrase: "`./warm-up` exited with 3".
+        result: Result<(), String>,
     },
     /// A port of a service is published from now on (where a free one was asked for, this is it).
     Published {
@@ -159,6 +232,8 @@ pub enum Effect {
         service: ServiceName,
         /// Which run.
         generation: Generation,
+        /// Which probe.
+        probe: ProbeRole,
     },
     /// Stop probing a run.
     StopProbe {
@@ -166,6 +241,17 @@ pub enum Effect {
         service: ServiceName,
         /// Which run.
         generation: Generation,
+        /// Which probe.
+        probe: ProbeRole,
+    },
+    /// Run the commands of a hook beside a run's program. Answered by `HookEnded`, unless the run ends before.
+    RunHook {
+        /// Whose.
+        service: ServiceName,
+        /// Which run.
+        generation: Generation,
+        /// Which.
+        hook: Hook,
     },
 }
 
@@ -201,6 +287,10 @@ pub struct EngineStatus {
     pub exit: Option<ExitReason>,
     /// Since when its program runs, while it does.
     pub running_since: Option<Tick>,
+    /// What it said last of itself, while it runs (`STATUS=`).
+    pub status: Option<String>,
+    /// What its probes said last, where that was a failure and no success came after it.
+    pub probe_error: Option<String>,
 }
 
 /// Decides everything that happens after the plan.
@@ -310,7 +400,7 @@ impl Engine {
                     self.exited(i, generation, exit, oom, now, &mut out);
                 }
             }
-            Input::Probed { service, generation, result } => {
+            Input::Probed { service, generation, probe: _, result } => {
                 if let Some(i) = self.number(&service) {
                     self.probed(i, generation, result, now, &mut out);
                 }
@@ -321,6 +411,7 @@ impl Engine {
                     out.events.push((Some(service), event));
                 }
             }
+            Input::Add { .. } | Input::Remove { .. } | Input::Notified { .. } | Input::HookEnded { .. } => {}
             Input::Tick => {}
         }
         self.meet_deadlines(now, &mut out);
@@ -348,6 +439,8 @@ impl Engine {
                 generation: unit.generation,
                 restarts: unit.restarts,
                 exit: unit.exit,
+                status: None,
+                probe_error: unit.probe_error.clone(),
                 running_since: match &unit.state {
                     State::Up { since, .. } => Some(*since),
                     State::Ending { .. } => unit.since,
@@ -616,7 +709,11 @@ impl Engine {
                     self.kill(i, generation, then, cause, now, out);
                 } else {
                     if unit.probe.is_some() {
-                        out.effects.push(Effect::StopProbe { service: unit.name.clone(), generation });
+                        out.effects.push(Effect::StopProbe {
+                            service: unit.name.clone(),
+                            generation,
+                            probe: ProbeRole::Ready,
+                        });
                     }
                     self.enter(i, State::Ending { generation, stage: Stage::Held, then }, cause, out);
                 }
@@ -660,7 +757,11 @@ impl Engine {
         }
         let (health, cause) = match (unit.probe, unit.ready_at_exec) {
             (Some(probe), _) => {
-                out.effects.push(Effect::StartProbe { service: unit.name.clone(), generation });
+                out.effects.push(Effect::StartProbe {
+                    service: unit.name.clone(),
+                    generation,
+                    probe: ProbeRole::Ready,
+                });
                 (
                     Health::Unready { by: Some(now + probe.within) },
                     Cause::new(Reason::Executed, "started, not ready yet"),

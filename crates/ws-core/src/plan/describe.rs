@@ -167,9 +167,11 @@ fn command(run: &Run) -> String {
 fn probe_text(probe: &Probe) -> String {
     let what = match &probe.kind {
         ProbeKind::Exec(command) => format!("when `{}` exits with 0", command.0.join(" ")),
-        ProbeKind::Http { port, path } => format!("when http :{port}{path} answers"),
+        ProbeKind::Http { port, path, .. } => format!("when http :{port}{path} answers"),
         ProbeKind::Tcp { port } => format!("when tcp :{port} answers"),
         ProbeKind::Log { pattern } => format!("when its log matches `{pattern}`"),
+        ProbeKind::Notify => "when it says so (sd_notify)".to_owned(),
+        ProbeKind::Grpc { port, .. } => format!("when grpc :{port} says that it serves"),
     };
     format!("{what}, within {}", duration(probe.within))
 }

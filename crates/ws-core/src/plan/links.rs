@@ -13,10 +13,10 @@ use super::{LinkRule, unknown_name};
 pub(super) fn declared_ports(service: &Service) -> BTreeSet<PortProto> {
     let published = service.ports.iter().map(|p| PortProto { port: p.port, protocol: p.protocol });
     let probed = match service.ready.as_ref().map(|probe| &probe.kind) {
-        Some(ProbeKind::Http { port, .. } | ProbeKind::Tcp { port }) => {
+        Some(ProbeKind::Http { port, .. } | ProbeKind::Tcp { port } | ProbeKind::Grpc { port, .. }) => {
             Some(PortProto { port: *port, protocol: Protocol::Tcp })
         }
-        Some(ProbeKind::Exec(_) | ProbeKind::Log { .. }) | None => None,
+        Some(ProbeKind::Exec(_) | ProbeKind::Log { .. } | ProbeKind::Notify) | None => None,
     };
     service.expose.iter().copied().chain(published).chain(probed).collect()
 }

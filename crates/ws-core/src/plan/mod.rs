@@ -19,9 +19,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ws_model::{
-    ByteSize, CommandLine, Condition, ConfigPath, Level, Limits, MilliCpus, PortProto, Probe, Problem,
-    Publish, Restart, SecretName, Service, ServiceKind, ServiceName, Severity, Stop, Subnet, VolumeName,
-    Workspace, WorkspaceName,
+    ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, LogRetention,
+    MilliCpus, PortProto, Probe, Problem, Publish, Requirement, Restart, SecretName, Service, ServiceKind,
+    ServiceName, Severity, Stdin, Stop, Subnet, VolumeName, Workspace, WorkspaceName,
 };
 
 use crate::host::Standing;
@@ -66,6 +66,10 @@ pub struct Plan {
     pub required_because: String,
     /// Named volumes that some service mounts.
     pub volumes: Vec<VolumeName>,
+    /// What runs elsewhere and is reached through the gateway of the workspace.
+    pub external: Vec<ExternalPlan>,
+    /// Programs that must be there.
+    pub requires: Vec<Requirement>,
     /// Every service by name.
     pub services: BTreeMap<ServiceName, ServicePlan>,
     /// The services in waves: each waits only for services of earlier waves.
@@ -74,6 +78,20 @@ pub struct Plan {
     pub channels: Vec<Channel>,
     /// What is worth telling and stops nothing.
     pub warnings: Vec<Problem>,
+}
+
+/// Something that runs elsewhere: whoever links to it reaches `address:port`, and the supervisor connects on from
+/// the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalPlan {
+    /// Its name inside.
+    pub name: ServiceName,
+    /// Its address inside, from the same numbers as those of the services.
+    pub address: Ipv4Addr,
+    /// Its TCP port, inside and outside.
+    pub port: u16,
+    /// Where it runs.
+    pub host: ExternalHost,
 }
 
 /// A directory that is a channel between services.
@@ -90,8 +108,12 @@ pub struct Channel {
 /// Everything about one service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServicePlan {
-    /// Its name.
+    /// Its name; of a replica: that of the service and its number, `api-2`.
     pub name: ServiceName,
+    /// Its name in the file; that of the service where it is a replica or a one-off of one.
+    pub declared: ServiceName,
+    /// Which replica it is, from 1.
+    pub replica: u32,
     /// Service or task.
     pub kind: ServiceKind,
     /// Its number in the workspace, from 0, below [`Subnet::capacity`]: interface indexes, the uid of
@@ -113,8 +135,22 @@ pub struct ServicePlan {
     pub links: Vec<LinkRule>,
     /// What is published on the host.
     pub publish: Vec<Publish>,
+    /// Until when it is starting.
+    pub startup: Option<Probe>,
     /// When it is ready.
     pub ready: Option<Probe>,
+    /// Whether it still works.
+    pub liveness: Option<Probe>,
+    /// Commands at the turns of its life; they run with the environment and in the directory of `run`.
+    pub hooks: Hooks,
+    /// Exit codes that are a success: 0 and those of the file, in order.
+    pub success_exit_codes: Vec<i32>,
+    /// Whether its standard input is a pipe that stays open and silent (else `/dev/null`; of no meaning with `tty`).
+    pub open_stdin: bool,
+    /// Whether it runs on a terminal of its own.
+    pub tty: bool,
+    /// What is kept of its output.
+    pub logs: LogRetention,
     /// What happens when it ends.
     pub restart: Restart,
     /// How it is stopped.
@@ -132,6 +168,8 @@ pub struct Wait {
     pub condition: Condition,
     /// Whether the start fails when it can never be had; else the wait is dropped then.
     pub required: bool,
+    /// Whether the waiting service is started again each time that this one was.
+    pub restart: bool,
     /// Where the file says so.
     pub at: ConfigPath,
 }
@@ -269,6 +307,12 @@ pub enum BindSource {
     Hidden,
 }
 
+/// 0 and what the file adds, in order.
+fn success_exit_codes(service: &Service) -> Vec<i32> {
+    let codes: BTreeSet<i32> = service.success_exit_codes.iter().copied().chain([0]).collect();
+    codes.into_iter().collect()
+}
+
 /// Decides everything.
 ///
 /// # Errors
@@ -291,6 +335,8 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
         let view = views.view(name, service, &mut problems);
         let plan = ServicePlan {
             name: name.clone(),
+            declared: name.clone(),
+            replica: 1,
             kind: service.kind,
             index: numbers[name],
             address,
@@ -306,7 +352,18 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
             ),
             links: links::rules(name, service, workspace, &addresses, &mut problems),
             publish: service.ports.clone(),
+            startup: service.startup.clone(),
             ready: service.ready.clone(),
+            liveness: service.liveness.clone(),
+            hooks: service.hooks.clone(),
+            success_exit_codes: success_exit_codes(service),
+            open_stdin: match service.stdin {
+                Stdin::Default => service.kind == ServiceKind::Service,
+                Stdin::Open => true,
+                Stdin::Closed => false,
+            },
+            tty: service.tty,
+            logs: service.logs,
             restart: service.restart.clone(),
             stop: service.stop.clone(),
             limits: limits(&service.limits),
@@ -328,6 +385,8 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
         required,
         required_because,
         volumes: volumes(&services),
+        external: Vec::new(),
+        requires: workspace.requires.clone(),
         channels: views.channels(),
         services,
         waves: order.waves,

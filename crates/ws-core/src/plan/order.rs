@@ -89,7 +89,13 @@ fn edges<'a>(workspace: &'a Workspace, problems: &mut Vec<Problem>) -> Edges<'a>
                     .help("or wait for less: `condition: ready`"),
                 );
             }
-            let wait = Wait { on: on.clone(), condition, required: dependency.required, at };
+            let wait = Wait {
+                on: on.clone(),
+                condition,
+                required: dependency.required,
+                restart: dependency.restart,
+                at,
+            };
             let same = edges.entry((name, on)).or_default();
             match same.iter_mut().find(|edge| edge.wait.condition == condition) {
                 Some(edge) => edge.wait.required |= wait.required,
@@ -103,7 +109,7 @@ fn edges<'a>(workspace: &'a Workspace, problems: &mut Vec<Problem>) -> Edges<'a>
             }
             let condition = if target.ready.is_some() { Condition::Ready } else { Condition::Started };
             let at = ConfigPath::service(name).key("links").index(i);
-            let wait = Wait { on: on.clone(), condition, required: true, at };
+            let wait = Wait { on: on.clone(), condition, required: true, restart: false, at };
             edges.insert((name, on), vec![Edge { wait, from_link: true }]);
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use ws_core::engine::{Generation, Input, Step};
+use ws_core::engine::{Generation, Input, ProbeRole, Step};
 use ws_core::host::{ExecIo, ExecSpec};
 use ws_core::plan::ServicePlan;
 use ws_model::wire::{ExecResult, LogStream};
@@ -562,7 +562,7 @@ impl Service {
         let inbox = Arc::clone(&self.shared.inbox);
         let service = self.plan.name.clone();
         let report = move |result: Result<String, String>| {
-            inbox(Input::Probed { service: service.clone(), generation, result });
+            inbox(Input::Probed { service: service.clone(), generation, probe: ProbeRole::Ready, result });
         };
         let means = Means {
             address: self.plan.address,

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use ws_client::{Client, EventQuery};
 use ws_core::engine::{Effect, Input};
-use ws_core::host::{ExecIo, ExecSpec, Host, Standing, Usage};
+use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Standing, Usage};
 use ws_core::plan::{LimitsPlan, Plan, Run, ServicePlan, View, Wait};
 use ws_model::wire::{DownRequest, ExecResult};
 use ws_model::{
@@ -75,6 +75,8 @@ fn plan(parts: &[Part]) -> Plan {
         let index = u32::try_from(i).unwrap();
         let plan = ServicePlan {
             name: name(service),
+            declared: name(service),
+            replica: 1,
             kind: if matches!(does, Does::Exit(_)) { ServiceKind::Task } else { ServiceKind::Service },
             index,
             address: Subnet::DEFAULT.host(index),
@@ -85,6 +87,7 @@ fn plan(parts: &[Part]) -> Plan {
                     on: name(on),
                     condition: Condition::Ready,
                     required: true,
+                    restart: false,
                     at: ConfigPath::default(),
                 })
                 .collect(),
@@ -108,7 +111,14 @@ fn plan(parts: &[Part]) -> Plan {
             },
             links: Vec::new(),
             publish: Vec::new(),
+            startup: None,
             ready: None,
+            liveness: None,
+            hooks: ws_model::Hooks::default(),
+            success_exit_codes: vec![0],
+            open_stdin: true,
+            tty: false,
+            logs: ws_model::LogRetention::default(),
             restart: Restart {
                 policy: RestartPolicy::No,
                 max: Some(1),
@@ -116,6 +126,7 @@ fn plan(parts: &[Part]) -> Plan {
                 backoff_max: Duration::from_millis(1),
             },
             stop: Stop {
+                command: None,
                 signal: 15,
                 grace: if *does == Does::Stubborn {
                     Duration::from_secs(3600)
@@ -134,6 +145,8 @@ fn plan(parts: &[Part]) -> Plan {
         required: Level::None,
         required_because: "nothing is declared".to_owned(),
         volumes: Vec::new(),
+        external: Vec::new(),
+        requires: Vec::new(),
         services: parts.iter().enumerate().map(service).collect(),
         waves: Vec::new(),
         channels: Vec::new(),
@@ -210,11 +223,31 @@ impl Host for FakeHost {
                 }
             }
             Effect::Kill { service, generation } => self.end(service, generation, ExitReason::Signal(9)),
+            Effect::RunHook { service, generation, hook } => {
+                self.say(Input::HookEnded { service, generation, hook, result: Ok(()) });
+            }
             Effect::StartProbe { .. } | Effect::StopProbe { .. } => {}
         }
     }
 
-    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) {
+    fn cancel_exec(&mut self, _: ExecId) {}
+
+    fn add(
+        &mut self,
+        service: ServicePlan,
+        _: Option<ExecIo>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    ) {
+        self.does.insert(service.name, Does::Run);
+        done(Ok(()));
+    }
+
+    fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
+        self.does.remove(service);
+        done(Vec::new());
+    }
+
+    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) -> ExecId {
         let mut command = Command::new(&spec.argv[0]);
         command.args(&spec.argv[1..]).envs(spec.env).stdin(io.stdin).stdout(io.stdout).stderr(io.stderr);
         if let Some(cwd) = spec.cwd {
@@ -238,11 +271,12 @@ impl Host for FakeHost {
             seen.lock().unwrap().execs.push(result.clone());
             done(result);
         });
+        ExecId(0)
     }
 
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage> {
         let running = &self.seen.lock().unwrap().running;
-        let usage = Usage { memory_bytes: Some(1 << 20), cpu_usec: Some(1234) };
+        let usage = Usage { memory_bytes: Some(1 << 20), cpu_usec: Some(1234), pids: Some(1) };
         running.keys().map(|service| (service.clone(), usage)).collect()
     }
 
