@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ws_core::engine::{Effect, Engine, Input, Outcome, Step, Tick};
+use ws_core::engine::{Effect, Engine, Input, Outcome, ProbeRole, Step, Tick};
 use ws_model::{EventKind, ExitReason, RestartPolicy, ServiceName, event::signal_name};
 
 use crate::support::{Svc, name, svc, task, world};
@@ -70,12 +70,22 @@ impl Stage {
         let number = || -> i32 { text.parse().unwrap() };
         match words[0] {
             "executed" => Input::Executed { service, generation, pid: Some(7) },
-            "startfail" => Input::StartFailed { service, generation, error: text },
+            "startfail" => Input::StartFailed { service, generation, error: text, hopeless: false },
             "exited" => Input::Exited { service, generation, exit: ExitReason::Code(number()), oom: false },
             "killed" => Input::Exited { service, generation, exit: ExitReason::Signal(number()), oom: false },
             "oom" => Input::Exited { service, generation, exit: ExitReason::Signal(9), oom: true },
-            "ok" => Input::Probed { service, generation, result: Ok("answered".to_owned()) },
-            "miss" => Input::Probed { service, generation, result: Err("refused".to_owned()) },
+            "ok" => Input::Probed {
+                service,
+                generation,
+                probe: ProbeRole::Ready,
+                result: Ok("answered".to_owned()),
+            },
+            "miss" => Input::Probed {
+                service,
+                generation,
+                probe: ProbeRole::Ready,
+                result: Err("refused".to_owned()),
+            },
             other => panic!("no such news: {other}"),
         }
     }
@@ -121,6 +131,7 @@ fn show(outcome: &Outcome) -> String {
         Effect::Kill { service, .. } => format!("KILL {service}"),
         Effect::StartProbe { service, .. } => format!("?{service}"),
         Effect::StopProbe { service, .. } => format!("-?{service}"),
+        Effect::RunHook { service, hook, .. } => format!("{hook:?} {service}"),
     });
     let events = outcome.events.iter().map(|(service, event)| match (service, event) {
         (Some(service), EventKind::Phase { phase, .. }) => format!("{service}={phase}"),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ws_core::engine::{Effect, Engine, Generation, Input, Outcome, Step, Tick};
+use ws_core::engine::{Effect, Engine, Generation, Input, Outcome, ProbeRole, Step, Tick};
 use ws_core::plan::Plan;
 use ws_model::{Condition, EventKind, ExitReason, Phase, RestartPolicy, ServiceKind, ServiceName};
 
@@ -322,6 +322,10 @@ impl Sim {
             | Input::Kill { .. }
             | Input::Down { .. }
             | Input::HostLost { .. }
+            | Input::Add { .. }
+            | Input::Remove { .. }
+            | Input::Notified { .. }
+            | Input::HookEnded { .. }
             | Input::Published { .. }
             | Input::Tick => {}
         }
@@ -350,7 +354,7 @@ impl Sim {
         let good = self.dice.percent(self.luck.probes);
         let result = if good { Ok("answered".to_owned()) } else { Err("refused".to_owned()) };
         let delay = self.dice.millis(100, 4000);
-        self.later(delay, Input::Probed { service: service.clone(), generation, result });
+        self.later(delay, Input::Probed { service: service.clone(), generation, probe: ProbeRole::Ready, result });
     }
 
     /// One step, and everything that must hold after it.
@@ -416,13 +420,14 @@ impl Sim {
                         return Err(format!("{service} is killed twice"));
                     }
                 }
-                Effect::StartProbe { service, generation } => {
+                Effect::StartProbe { service, generation, .. } => {
                     let run = self.live(service, *generation)?;
                     if !run.executed || self.plan.services[service].ready.is_none() {
                         return Err(format!("{service} is probed as {run:?}"));
                     }
                 }
-                Effect::StopProbe { service, generation } => {
+                Effect::RunHook { service, .. } => return Err(format!("{service} has no hooks")),
+                Effect::StopProbe { service, generation, .. } => {
                     if !self.probing.contains(&(service.clone(), *generation)) {
                         return Err(format!("{service} is not probed any more, and was not"));
                     }
@@ -502,7 +507,7 @@ impl Sim {
                         self.later(delay, Input::Executed { service, generation, pid: None });
                     } else {
                         let error = "no such file".to_owned();
-                        self.later(delay, Input::StartFailed { service, generation, error });
+                        self.later(delay, Input::StartFailed { service, generation, error, hopeless: false });
                     }
                 }
                 Effect::Signal { service, generation, signal } => {
@@ -527,18 +532,24 @@ impl Sim {
                         let input = if executed || self.dice.percent(50) {
                             Input::Exited { service, generation, exit: ExitReason::Signal(9), oom: false }
                         } else {
-                            Input::StartFailed { service, generation, error: "was killed".to_owned() }
+                            Input::StartFailed {
+                                service,
+                                generation,
+                                error: "was killed".to_owned(),
+                                hopeless: false,
+                            }
                         };
                         self.later(delay, input);
                     }
                 }
-                Effect::StartProbe { service, generation } => {
+                Effect::StartProbe { service, generation, .. } => {
                     if !self.probing.insert((service.clone(), generation)) {
                         return Err(format!("{service} is probed twice"));
                     }
                     self.plan_probe(&service, generation);
                 }
-                Effect::StopProbe { service, generation } => {
+                Effect::RunHook { .. } => {}
+                Effect::StopProbe { service, generation, .. } => {
                     self.probing.remove(&(service, generation));
                 }
             }

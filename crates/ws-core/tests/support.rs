@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use ws_core::plan::{Facts, Options, PathKind, Plan, resolve};
 use ws_model::{
-    Build, ByteSize, CommandLine, Condition, Dependency, Limits, Link, LinkPorts, Mount, MountSource,
-    PortProto, Probe, ProbeKind, Problem, Protocol, Publish, Restart, RestartPolicy, SecretName,
-    SecretSource, SecretTarget, SecretUse, Service, ServiceKind, ServiceName, Stop, Subnet, Tmpfs,
-    VolumeDecl, VolumeName, Workspace, WorkspaceName,
+    Build, ByteSize, CommandLine, Condition, Dependency, HookCommand, Hooks, Limits, Link, LinkPorts,
+    LogRetention, Mount, MountSource, PortProto, Probe, ProbeKind, Problem, Protocol, Publish, Restart,
+    RestartPolicy, SecretName, SecretSource, SecretTarget, SecretUse, Service, ServiceKind, ServiceName,
+    Stdin, Stop, Subnet, Tmpfs, VolumeDecl, VolumeName, Workspace, WorkspaceName,
 };
 
 pub(crate) const ROOT: &str = "/home/me/shop";
@@ -55,14 +55,22 @@ pub(crate) fn svc(text: &str) -> Svc {
         volumes: Vec::new(),
         tmpfs: Vec::new(),
         secrets: Vec::new(),
+        startup: None,
         ready: None,
+        liveness: None,
+        hooks: Hooks::default(),
+        replicas: 1,
+        success_exit_codes: Vec::new(),
+        stdin: Stdin::default(),
+        tty: false,
+        logs: LogRetention::default(),
         restart: Restart {
             policy: RestartPolicy::OnFailure,
             max: Some(3),
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(30),
         },
-        stop: Stop { signal: 15, grace: Duration::from_secs(10) },
+        stop: Stop { command: None, signal: 15, grace: Duration::from_secs(10) },
         limits: Limits::default(),
     };
     Svc { name: name(text), service }
@@ -73,6 +81,26 @@ pub(crate) fn task(text: &str) -> Svc {
     svc.service.kind = ServiceKind::Task;
     svc.service.restart.policy = RestartPolicy::No;
     svc
+}
+
+fn command(text: &str) -> CommandLine {
+    CommandLine(text.split_whitespace().map(str::to_owned).collect())
+}
+
+fn hook(text: &str) -> HookCommand {
+    HookCommand { command: command(text), timeout: Duration::from_secs(60) }
+}
+
+/// Fails for good after 60 s, or with three failures in a row.
+fn probe(kind: ProbeKind) -> Probe {
+    Probe {
+        kind,
+        start_interval: Duration::from_millis(200),
+        interval: Duration::from_millis(500),
+        timeout: Duration::from_secs(2),
+        within: Duration::from_secs(60),
+        failures: 3,
+    }
 }
 
 impl Svc {
@@ -95,9 +123,12 @@ impl Svc {
         self.with(|service| service.links = links)
     }
 
-    /// `db migrate:completed cache:started?`; a `?` at the end of one: `required: false`.
+    /// `db migrate:completed cache:started?`; at the end of one `?`: `required: false`, `!`: `restart: true`
+    /// (`db:ready?!` for both).
     pub(crate) fn after(self, text: &str) -> Self {
         let dependencies = text.split_whitespace().map(|dependency| {
+            let (dependency, restart) =
+                dependency.strip_suffix('!').map_or((dependency, false), |d| (d, true));
             let (dependency, required) =
                 dependency.strip_suffix('?').map_or((dependency, true), |d| (d, false));
             let (on, condition) = match dependency.split_once(':') {
@@ -107,7 +138,7 @@ impl Svc {
                 Some((on, "completed")) => (on, Some(Condition::Completed)),
                 Some((_, other)) => panic!("no condition: {other}"),
             };
-            Dependency { service: name(on), condition, required }
+            Dependency { service: name(on), condition, required, restart }
         });
         let dependencies = dependencies.collect();
         self.with(|service| service.depends_on = dependencies)
@@ -134,13 +165,27 @@ impl Svc {
     }
 
     pub(crate) fn probe(self, kind: ProbeKind) -> Self {
-        let probe = Probe {
-            kind,
-            interval: Duration::from_millis(500),
-            timeout: Duration::from_secs(2),
-            within: Duration::from_secs(60),
-        };
-        self.with(|service| service.ready = Some(probe))
+        self.with(|service| service.ready = Some(probe(kind)))
+    }
+
+    pub(crate) fn startup(self, kind: ProbeKind) -> Self {
+        self.with(|service| service.startup = Some(probe(kind)))
+    }
+
+    pub(crate) fn liveness(self, kind: ProbeKind) -> Self {
+        self.with(|service| service.liveness = Some(probe(kind)))
+    }
+
+    pub(crate) fn post_start(self, text: &str) -> Self {
+        self.with(|service| service.hooks.post_start = vec![hook(text)])
+    }
+
+    pub(crate) fn pre_stop(self, text: &str) -> Self {
+        self.with(|service| service.hooks.pre_stop = vec![hook(text)])
+    }
+
+    pub(crate) fn stop_command(self, text: &str) -> Self {
+        self.with(|service| service.stop.command = Some(command(text)))
     }
 
     pub(crate) fn tcp(self, port: u16) -> Self {
@@ -247,6 +292,8 @@ pub(crate) fn world(services: impl IntoIterator<Item = Svc>) -> World {
         subnet: Subnet::DEFAULT,
         volumes: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        external: BTreeMap::new(),
+        requires: Vec::new(),
         services: services.into_iter().map(|svc| (svc.name, svc.service)).collect(),
     };
     let facts = Facts {

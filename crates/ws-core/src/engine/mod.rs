@@ -135,6 +135,8 @@ pub enum Input {
         generation: Generation,
         /// Stage and error, as one sentence.
         error: String,
+        /// Whether no further try can succeed: what the service stands on is gone.
+        hopeless: bool,
     },
     /// A run ended: its main process exited and no process of it is left.
     Exited {
@@ -390,7 +392,7 @@ impl Engine {
                     self.executed(i, generation, now, &mut out);
                 }
             }
-            Input::StartFailed { service, generation, error } => {
+            Input::StartFailed { service, generation, error, hopeless: _ } => {
                 if let Some(i) = self.number(&service) {
                     self.start_failed(i, generation, &error, now, &mut out);
                 }

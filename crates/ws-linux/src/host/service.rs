@@ -259,7 +259,9 @@ impl Service {
 
     fn tell_start_failed(&self, generation: Generation, failure: &Failure) {
         let service = self.plan.name.clone();
-        self.tell(Input::StartFailed { service, generation, error: failure.to_string() });
+        // Without its launcher no further try can succeed.
+        let hopeless = self.broken.is_some();
+        self.tell(Input::StartFailed { service, generation, error: failure.to_string(), hopeless });
     }
 
     /// Asks the launcher; its answer has a deadline, and what comes with it is returned.

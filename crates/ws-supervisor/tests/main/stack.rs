@@ -198,7 +198,7 @@ impl Host for FakeHost {
                 let does = self.does[&service];
                 if does == Does::NotStart {
                     let error = "mounting ./data read-write: no such directory".to_owned();
-                    return self.say(Input::StartFailed { service, generation, error });
+                    return self.say(Input::StartFailed { service, generation, error, hopeless: false });
                 }
                 self.seen.lock().unwrap().running.insert(service.clone(), generation);
                 let executed = Input::Executed { service: service.clone(), generation, pid: Some(4000) };
