@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use ws_core::engine::{Effect, Generation, Input};
-use ws_core::host::{ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
-use ws_core::plan::{self, Plan};
+use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
+use ws_core::plan::{self, Plan, ServicePlan};
 use ws_model::wire::{ExecResult, LogStream};
 use ws_model::{ExitReason, InstanceId, Level, ServiceName, exit};
 use ws_spec::Sources;
@@ -84,14 +84,17 @@ impl Host for Pretender {
                     _ => {}
                 }
             }
-            Effect::StartProbe { service, generation } => {
+            Effect::StartProbe { service, generation, probe } => {
                 let result = match service.as_str() {
                     "never" => Err("connection refused".to_owned()),
                     _ => Ok("it answered".to_owned()),
                 };
-                (self.inbox)(Input::Probed { service, generation, result });
+                (self.inbox)(Input::Probed { service, generation, probe, result });
             }
             Effect::StopProbe { .. } => {}
+            Effect::RunHook { service, generation, hook } => {
+                (self.inbox)(Input::HookEnded { service, generation, hook, result: Ok(()) });
+            }
             Effect::Signal { service, generation, signal } => {
                 self.end(service, generation, ExitReason::Signal(signal));
             }
@@ -99,9 +102,10 @@ impl Host for Pretender {
         }
     }
 
-    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) {
+    fn exec(&mut self, spec: ExecSpec, io: ExecIo, done: Box<dyn FnOnce(ExecResult) + Send>) -> ExecId {
         if spec.argv[0] == "nope" {
-            return done(ExecResult::NotStarted { error: "no such file".to_owned(), not_found: true });
+            done(ExecResult::NotStarted { error: "no such file".to_owned(), not_found: true });
+            return ExecId(0);
         }
         // In a thread: what it writes is read by the loop that calls this.
         std::thread::spawn(move || {
@@ -113,6 +117,25 @@ impl Host for Pretender {
             writeln!(std::fs::File::from(io.stderr), "to stderr").unwrap();
             done(ExecResult::Ended(ExitReason::Code(7)));
         });
+        ExecId(0)
+    }
+
+    // Every command of this host ends when its input does.
+    fn cancel_exec(&mut self, _: ExecId) {}
+
+    fn add(
+        &mut self,
+        service: ServicePlan,
+        _: Option<ExecIo>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    ) {
+        self.plan.services.insert(service.name.clone(), service);
+        done(Ok(()));
+    }
+
+    fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
+        self.plan.services.remove(service);
+        done(Vec::new());
     }
 
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage> {

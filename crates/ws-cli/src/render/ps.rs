@@ -142,6 +142,7 @@ pub(crate) mod tests {
     pub(crate) fn status(name: &str, phase: Phase, reason: Reason, cause: &str) -> ServiceStatus {
         ServiceStatus {
             service: ServiceName::new(name).unwrap(),
+            name: ServiceName::new(name).unwrap(),
             service_kind: ServiceKind::Service,
             replica: 1,
             phase,
@@ -158,6 +159,10 @@ pub(crate) mod tests {
             missing: Vec::new(),
             memory_bytes: None,
             cpu_usec: None,
+            pids: None,
+            memory_limit_bytes: None,
+            status: None,
+            probe_error: None,
             started_at: None,
         }
     }
