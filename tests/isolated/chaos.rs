@@ -1,7 +1,8 @@
-//! Somebody is killed at a random moment: no process stays, and the next command leaves everything clean.
+//! Somebody is killed at a random moment of `up`, of running, of a restart or of `down`: no process stays, and
+//! the next command leaves everything clean.
 //!
 //! `CHAOS_ROUNDS` sets how often (20 by default), `CHAOS_SEED` starts from a given seed; the seed of every
-//! round is printed.
+//! round is printed. `cargo xtask chaos` runs many.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ws_e2e::leak::Process;
 use ws_e2e::show;
-use ws_e2e::stack::random;
+use ws_e2e::stack::{Running, random};
 use ws_e2e::wait::let_pass;
 use ws_e2e::{Mode, Stack, both_ways, requires, wait_until};
 
@@ -19,6 +20,7 @@ both_ways! {
     the_spawner_is_killed
     a_launcher_is_killed
     an_init_is_killed
+    a_service_is_killed
     everybody_is_killed
 }
 
@@ -48,8 +50,17 @@ services:
     depends_on: [prepare]
 ";
 
-/// How long after the start of `up` the latest kill comes: the stack is up well before.
+/// How long after the beginning of what is disturbed the latest kill comes: it is over well before.
 const LATEST: Duration = Duration::from_millis(400);
+
+/// What goes on when somebody is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Up,
+    Running,
+    Restart,
+    Down,
+}
 
 /// A small generator (xorshift*): the same seed gives the same rounds.
 struct Dice(u64);
@@ -67,7 +78,32 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
-/// Rounds of: `up`, a kill after a random time, a look, one more command, a look.
+/// Brings the stack to the moment that is to be disturbed: the `up` that may own it, and the command that is under
+/// way.
+fn begin(stack: &Stack, moment: Moment, detached: bool) -> (Running, Option<Running>) {
+    let mut up = stack.start(if detached { &["up", "-d", "--wait"] } else { &["up"] });
+    if moment == Moment::Up {
+        return (up, None);
+    }
+    wait_until(Duration::from_secs(60), "everything is ready", || {
+        let rows = stack.ps();
+        let ready = !rows.is_empty() && rows.iter().all(|row| row.ready || row.service.as_str() == "shell");
+        if ready { Ok(()) } else { Err(format!("{rows:#?}")) }
+    });
+    if detached {
+        wait_until(Duration::from_secs(60), "the end of `up -d`", || {
+            if up.has_ended() { Ok(()) } else { Err("it runs") }
+        });
+    }
+    let command: Option<&[&str]> = match moment {
+        Moment::Up | Moment::Running => None,
+        Moment::Restart => Some(&["restart"]),
+        Moment::Down => Some(&["down"]),
+    };
+    (up, command.map(|command| stack.start(command)))
+}
+
+/// Rounds of: a moment, a kill after a random time, a look, one more command, a look.
 fn rounds(mode: Mode, whom: &str, choose: impl Fn(&Process) -> bool, all_end: bool) {
     requires!(mode, userns, netns, nft);
     let first = number("CHAOS_SEED").unwrap_or_else(|| random() | 1);
@@ -77,18 +113,26 @@ fn rounds(mode: Mode, whom: &str, choose: impl Fn(&Process) -> bool, all_end: bo
         let seed = first.wrapping_add(round) | 1;
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let after = Duration::from_micros(dice.roll(u64::try_from(LATEST.as_micros()).expect("short")));
-        show(&format!("round {round} as {mode}: CHAOS_SEED={seed}, {whom} after {after:?}"));
+        // Half of them while it comes up: most of what can be left behind is made there.
+        let moment = match dice.roll(8) {
+            0 | 1 => Moment::Running,
+            2 => Moment::Restart,
+            3 => Moment::Down,
+            _ => Moment::Up,
+        };
+        let the_client = whom == "the client";
+        let detached = !the_client && dice.roll(2) == 0;
+        show(&format!("round {round} as {mode}: CHAOS_SEED={seed}, {whom}, {moment:?}, after {after:?}"));
         stack.watch();
-        let detached = whom != "the client" && dice.roll(2) == 0;
+        let (up, under_way) = begin(&stack, moment, detached);
         let start = Instant::now();
-        let up = stack.start(if detached { &["up", "-d", "--wait"] } else { &["up"] });
         let_pass(after.saturating_sub(start.elapsed()));
         let mut chosen: Vec<Process> = stack
             .processes()
             .into_iter()
-            .filter(|process| if whom == "the client" { process.pid == up.pid() } else { choose(process) })
+            .filter(|process| if the_client { process.pid == up.pid() } else { choose(process) })
             .collect();
-        if whom == "a launcher" || whom == "an init" {
+        if matches!(whom, "a launcher" | "an init" | "a service") {
             let one = dice.roll(u64::try_from(chosen.len().max(1)).expect("few"));
             chosen = chosen.into_iter().skip(usize::try_from(one).expect("few")).take(1).collect();
         }
@@ -97,11 +141,16 @@ fn rounds(mode: Mode, whom: &str, choose: impl Fn(&Process) -> bool, all_end: bo
             // It may have ended meanwhile.
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
-        let when = format!("after {whom} was killed {after:?} after the start (CHAOS_SEED={seed})");
+        let when = format!("after {whom} was killed {after:?} into {moment:?} (CHAOS_SEED={seed})");
+        if let Some(under_way) = under_way {
+            // Whatever it has to say: it ends.
+            let _ = under_way.end();
+        }
         if all_end && !chosen.is_empty() {
             // The command that waits for it ends by itself.
             let ran = up.end();
-            assert!(ran.code != 0 || detached, "{when}: {ran}");
+            let asked_to_end = moment == Moment::Down;
+            assert!(ran.code != 0 || detached || asked_to_end, "{when}: {ran}");
             stack.assert_no_process(&when);
             let ran = stack.ws(&["ps", "--json"]);
             assert_eq!((ran.code, ran.out.trim()), (0, "[]"), "{when}: {ran}");
@@ -144,6 +193,10 @@ fn a_launcher_is_killed(mode: Mode) {
 
 fn an_init_is_killed(mode: Mode) {
     rounds(mode, "an init", |process| process.comm == "ws-init", false);
+}
+
+fn a_service_is_killed(mode: Mode) {
+    rounds(mode, "a service", |process| process.comm == "ws-e2e-serve" || process.comm == "sh", false);
 }
 
 fn everybody_is_killed(mode: Mode) {

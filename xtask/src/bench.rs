@@ -3,12 +3,14 @@
 //! Prints a table, and writes `target/bench.json`. Machines are noisy: what counts are the ratios of medians
 //! of interleaved rounds, and the figures of a peer only from the same run.
 
+mod flood;
 mod floor;
+mod idle;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -33,12 +35,34 @@ pub(crate) fn floor(count: u32, restarts: u32) -> Result<(), Failure> {
     writeln!(std::io::stdout(), "{result}").map_err(|error| error.to_string())
 }
 
+pub(crate) use flood::echo;
+
+/// What a service that floods does to everybody else; prints the table.
+///
+/// # Errors
+/// When a command fails.
+pub(crate) fn flood(root: &Path, seconds: u64) -> Result<(), Failure> {
+    print(&flood::measure(&build(root)?, Duration::from_secs(seconds))?)
+}
+
+/// What an idle stack costs; prints the table.
+///
+/// # Errors
+/// When a command fails.
+pub(crate) fn idle(root: &Path) -> Result<(), Failure> {
+    print(&idle::measure(&build(root)?)?)
+}
+
+fn print(rows: &[Value]) -> Result<(), Failure> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "{}\n{}", machine(), table(rows)).map_err(|error| error.to_string())
+}
+
 /// Runs everything and prints the table.
 ///
 /// # Errors
 /// When a command fails.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<(), Failure> {
-    use std::io::Write as _;
     let ws = build(root)?;
     let mut rows = Vec::new();
     for count in &options.services {
@@ -46,14 +70,16 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), Failure> {
     }
     rows.push(compose(options.rounds));
     rows.extend(small_things(&ws, options.rounds)?);
-    let table = table(&rows);
     let json = json!({ "machine": machine(), "rows": rows });
     let path = root.join("target/bench.json");
     std::fs::write(&path, format!("{json:#}\n")).map_err(|error| format!("{}: {error}", path.display()))?;
-    writeln!(std::io::stdout(), "{}\n{table}", machine()).map_err(|error| error.to_string())
+    print(&rows)
 }
 
 fn build(root: &Path) -> Result<PathBuf, Failure> {
+    if let Some(ws) = std::env::var_os("WS_BIN") {
+        return Ok(PathBuf::from(ws));
+    }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let status = Command::new(cargo)
         .args(["build", "--release", "--package", "ws-cli"])
@@ -318,24 +344,32 @@ fn pss_of_ours(project: &Project) -> Result<(u64, u64), Failure> {
     let (text, _) = project.ws(&["ps", "--json"])?;
     let services: Vec<Value> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     let (mut total, mut per_service) = (0, 0);
-    for entry in std::fs::read_dir("/proc").map_err(|error| error.to_string())?.flatten() {
-        let path = entry.path();
-        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
-        let name = name.trim();
-        let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        let ours = ["ws-spawner", "ws-launcher", "ws-init"].contains(&name)
-            || (name == "ws" && String::from_utf8_lossy(&command).contains("__supervise"));
-        if !ours {
-            continue;
-        }
-        let rollup = std::fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
+    for pid in ours() {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).map_or(0, kib);
         total += pss;
-        if name == "ws-launcher" || name == "ws-init" {
+        if ["ws-launcher", "ws-init"].contains(&name_of(pid).as_str()) {
             per_service += pss;
         }
     }
     Ok((total, per_service / u64::try_from(services.len().max(1)).unwrap_or(1)))
+}
+
+fn name_of(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// The processes of `ws` on this machine: those of the bench, which is alone here.
+fn ours() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_ours = |pid: &u32| {
+        let name = name_of(*pid);
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        ["ws-spawner", "ws-launcher", "ws-init"].contains(&name.as_str())
+            || (name == "ws" && String::from_utf8_lossy(&command).contains("__supervise"))
+    };
+    pids.filter(is_ours).collect()
 }
 
 fn kib(text: &str) -> u64 {

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a tool for developers: it talks to a terminal and to CI's log")]
 
 mod bench;
+mod chaos;
 mod examples;
 mod schema;
 mod test;
@@ -22,6 +23,10 @@ use: cargo xtask COMMAND
   schema [--check]      write schemas/*.json; with --check, fail where one is not fresh
   bench [N,N… ROUNDS]   up, down, restart and memory against the machine's own floor; as root. Without
                         numbers: 10 and 100 services, 9 rounds
+  bench flood [SECONDS] one service that writes as fast as it can: its sibling, memory, logs, docker beside
+                        (`WS_BIN` names a built `ws` to measure instead of building one)
+  bench idle            how often an idle stack wakes up
+  chaos [ROUNDS]        kill supervisor, init, launchers, services, … at random moments, 1000 rounds in all
   tidy                  check what no compiler checks: module docs, dependency directions, …
 ";
 
@@ -36,12 +41,24 @@ fn main() -> ExitCode {
         ["schema", "--check"] => schema::check(&root),
         ["tidy"] => tidy::run(&root),
         ["bench"] => bench::run(&root, &bench::Options { services: vec![10, 100], rounds: 9 }),
+        ["bench", "flood"] => bench::flood(&root, 30),
+        ["bench", "flood", seconds] => match seconds.parse() {
+            Ok(seconds) => bench::flood(&root, seconds),
+            Err(_) => Err(USAGE.to_owned()),
+        },
+        ["bench", "idle"] => bench::idle(&root),
         ["bench", services, rounds] => {
             match (services.split(',').map(str::parse).collect(), rounds.parse()) {
                 (Ok(services), Ok(rounds)) => bench::run(&root, &bench::Options { services, rounds }),
                 _ => Err(USAGE.to_owned()),
             }
         }
+        ["__echo", port] => bench::echo(port),
+        ["chaos"] => chaos::run(&root, 1000),
+        ["chaos", rounds] => match rounds.parse() {
+            Ok(rounds) => chaos::run(&root, rounds),
+            Err(_) => Err(USAGE.to_owned()),
+        },
         // The floor program of the bench, in a process of its own.
         ["__floor", count, restarts] => match (count.parse(), restarts.parse()) {
             (Ok(count), Ok(restarts)) => bench::floor(count, restarts),
