@@ -52,7 +52,7 @@ impl Until {
 /// When it cannot be started, or does not become what was asked for.
 pub fn up(context: &Context, typed: &[String], options: &PlanOptions, until: Until) -> Result<u8, Failure> {
     let planned = load::plan(context, options)?;
-    let wanted = names::services(typed, planned.plan.services.keys())?;
+    let wanted = names::services(typed, planned.plan.services.values())?;
     let place = Place::of(&context.settings, &planned.loaded.workspace);
     runtime()?.block_on(async {
         let began = Instant::now();
@@ -205,7 +205,7 @@ impl Up<'_> {
             (owner, _) => owner,
         };
         let state = State {
-            painter: Painter::new(rows.iter().map(|row| &row.service), self.context.ui.look(false)),
+            painter: Painter::new(rows.iter().map(|row| &row.name), self.context.ui.look(false)),
             view: View::of(&rows),
             block: Block::new(&self.context.ui),
             told: BTreeSet::new(),

@@ -38,7 +38,7 @@ pub fn exec(context: &Context, wanted: &Wanted<'_>) -> Result<u8, Failure> {
     let ended = runtime.block_on(async {
         let (client, _) = instances::connected(context).await?;
         let rows = client.services().await?;
-        let service = names::service(wanted.service, rows.iter().map(|row| &row.service))?;
+        let service = names::service(wanted.service, &rows)?;
         let request = ExecRequest {
             command: wanted.command.to_vec(),
             env: environment(context, wanted, tty),

@@ -34,8 +34,8 @@ pub fn ps(context: &Context, typed: &[String]) -> Result<u8, Failure> {
         }
         return Ok(exit::OK);
     };
-    let wanted = names::services(typed, rows.iter().map(|row| &row.service))?;
-    rows.retain(|row| wanted.is_empty() || wanted.contains(&row.service));
+    let wanted = names::services(typed, &rows)?;
+    rows.retain(|row| wanted.is_empty() || wanted.contains(&row.name));
     match ui.format {
         Format::Json => ui.json(&rows)?,
         Format::Text => {
@@ -160,7 +160,7 @@ pub fn events(context: &Context, typed: &[String], follow: bool, since: Option<u
     runtime()?.block_on(async {
         let (client, _) = instances::connected(context).await?;
         let known = services(&client).await?;
-        let wanted = names::services(typed, known.iter().map(|row| &row.service))?;
+        let wanted = names::services(typed, &known)?;
         let events = client.events(EventQuery { since: since.unwrap_or(0), follow }).await?;
         let print = |event: ws_model::Event| {
             if !wanted.is_empty() && event.service.as_ref().is_none_or(|service| !wanted.contains(service)) {

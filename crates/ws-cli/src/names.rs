@@ -1,55 +1,127 @@
 //! Names of services as they were typed: checked against what there is, with a suggestion.
+//!
+//! A service with replicas is one name in the file and several that run: `api` means all of them, `api-2`
+//! the one. One-offs (`api-run-1`) are meant only by their own name.
 
 use ws_model::ServiceName;
+use ws_model::wire::ServiceStatus;
 
 use crate::error::Failure;
 
-/// The services that were named, each once, in the order in which they were typed.
+/// What may be named: a unit's own name, and the name that the file has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known<'a> {
+    /// Its own: `api`, `api-2`, `api-run-1`.
+    pub name: &'a ServiceName,
+    /// That of the service that the file declares: `api`.
+    pub service: &'a ServiceName,
+}
+
+impl<'a> From<&'a ServiceStatus> for Known<'a> {
+    fn from(row: &'a ServiceStatus) -> Self {
+        Self { name: &row.name, service: &row.service }
+    }
+}
+
+impl<'a> From<&'a ws_core::plan::ServicePlan> for Known<'a> {
+    fn from(plan: &'a ws_core::plan::ServicePlan) -> Self {
+        Self { name: &plan.name, service: &plan.declared }
+    }
+}
+
+impl<'a> From<&'a ServiceName> for Known<'a> {
+    fn from(name: &'a ServiceName) -> Self {
+        Self { name, service: name }
+    }
+}
+
+impl Known<'_> {
+    fn is_one_off(&self) -> bool {
+        is_one_off(self.name, self.service)
+    }
+}
+
+/// Whether a unit is a one-off of a service (`ws run`): `api-run-1` of `api`.
+#[must_use]
+pub fn is_one_off(name: &ServiceName, service: &ServiceName) -> bool {
+    let number = name.as_str().strip_prefix(service.as_str()).and_then(|rest| rest.strip_prefix("-run-"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The units that were named, each once, in the order in which they were typed.
 ///
 /// # Errors
 /// When one does not exist.
-pub fn services<'a>(
+pub fn services<'a, K: Into<Known<'a>>>(
     typed: &[String],
-    known: impl IntoIterator<Item = &'a ServiceName>,
+    known: impl IntoIterator<Item = K>,
 ) -> Result<Vec<ServiceName>, Failure> {
-    let known: Vec<&ServiceName> = known.into_iter().collect();
+    let known: Vec<Known<'a>> = known.into_iter().map(Into::into).collect();
     let mut names: Vec<ServiceName> = Vec::new();
     for text in typed {
-        let name = service(text, known.iter().copied())?;
-        if !names.contains(&name) {
-            names.push(name);
+        for name in units(text, &known)? {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
         }
     }
     Ok(names)
 }
 
-/// The service that was named.
+/// The one unit that was named; of a service with replicas the first.
 ///
 /// # Errors
 /// When it does not exist.
-pub fn service<'a>(
+pub fn service<'a, K: Into<Known<'a>>>(
     typed: &str,
-    known: impl IntoIterator<Item = &'a ServiceName>,
+    known: impl IntoIterator<Item = K>,
 ) -> Result<ServiceName, Failure> {
-    let known: Vec<&ServiceName> = known.into_iter().collect();
-    if let Some(name) = known.iter().find(|name| name.as_str() == typed) {
-        return Ok((*name).clone());
+    let known: Vec<Known<'a>> = known.into_iter().map(Into::into).collect();
+    units(typed, &known).map(|names| names[0].clone())
+}
+
+/// The units that a text means; never empty.
+fn units<'a>(typed: &str, known: &[Known<'a>]) -> Result<Vec<&'a ServiceName>, Failure> {
+    if let Some(own) = known.iter().find(|known| known.name.as_str() == typed) {
+        return Ok(vec![own.name]);
+    }
+    let mut replicas: Vec<&ServiceName> = known
+        .iter()
+        .filter(|known| known.service.as_str() == typed && !known.is_one_off())
+        .map(|known| known.name)
+        .collect();
+    if replicas.is_empty() {
+        return Err(unknown(typed, known));
+    }
+    // `api-10` comes after `api-9`.
+    replicas.sort_by_key(|name| (name.as_str().len(), *name));
+    Ok(replicas)
+}
+
+fn unknown(typed: &str, known: &[Known<'_>]) -> Failure {
+    let mut names: Vec<&str> = Vec::new();
+    for known in known.iter().filter(|known| !known.is_one_off()) {
+        for name in [known.service.as_str(), known.name.as_str()] {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
     }
     let failure = Failure::usage(format!("there is no service `{typed}`"));
-    let nearest = known
+    let nearest = names
         .iter()
-        .map(|name| (strsim::damerau_levenshtein(name.as_str(), &typed.to_lowercase()), name))
+        .map(|name| (strsim::damerau_levenshtein(name, &typed.to_lowercase()), name))
         .min_by_key(|(distance, _)| *distance)
         // A third of the letters may be wrong, as in compilers' suggestions.
-        .filter(|(distance, name)| *distance <= (name.as_str().len().max(typed.len()) / 3).max(1));
-    Err(match nearest {
+        .filter(|(distance, name)| *distance <= (name.len().max(typed.len()) / 3).max(1));
+    match nearest {
         Some((_, name)) => failure.hint(format!("did you mean `{name}`?")),
-        None if known.is_empty() => failure.hint("the workspace has no services"),
+        None if names.is_empty() => failure.hint("the workspace has no services"),
         None => {
-            let names: Vec<String> = known.iter().map(ToString::to_string).collect();
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
             failure.hint(format!("there are {}", crate::render::list(&names)))
         }
-    })
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +143,28 @@ mod tests {
             let failure = service(typed, &known).unwrap_err();
             assert_eq!((failure.code, failure.hints[0].as_str()), (ws_model::exit::USAGE, hint), "{typed}");
         }
-        assert_eq!(service("x", &[]).unwrap_err().hints, ["the workspace has no services"]);
+        assert_eq!(service::<&ServiceName>("x", []).unwrap_err().hints, ["the workspace has no services"]);
+    }
+
+    #[test]
+    fn a_service_is_all_of_its_replicas() {
+        let names = ["api-10", "api-2", "api-9", "api-run-1", "db", "db-run-7"]
+            .map(|name| ServiceName::new(name).unwrap());
+        let (api, db) = (ServiceName::new("api").unwrap(), ServiceName::new("db").unwrap());
+        let known = || {
+            let service = |name: &ServiceName| if name.as_str().starts_with("api") { &api } else { &db };
+            names.iter().map(service).zip(&names).map(|(service, name)| Known { name, service })
+        };
+        let found = |typed: &str| {
+            services(&[typed.to_owned()], known())
+                .map(|names| names.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(found("api").unwrap(), ["api-2", "api-9", "api-10"]);
+        assert_eq!(found("api-9").unwrap(), ["api-9"]);
+        assert_eq!(found("api-run-1").unwrap(), ["api-run-1"]);
+        assert_eq!(found("db").unwrap(), ["db"]);
+        assert_eq!(service("api", known()).unwrap().as_str(), "api-2");
+        assert_eq!(found("api-3").unwrap_err().hints, ["did you mean `api-2`?"]);
+        assert_eq!(services(&["api-2".into(), "api".into()], known()).unwrap().len(), 3);
     }
 }

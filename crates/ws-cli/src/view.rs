@@ -25,12 +25,12 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether it is what was wanted of it: ready, or for a task finished with 0.
+    /// Whether it is what was wanted of it: ready, or for a task finished with success.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match (self.kind, self.phase) {
             (_, Phase::Ready) => true,
-            (ServiceKind::Task, Phase::Exited) => self.exit.is_none_or(ExitReason::is_success),
+            (ServiceKind::Task, Phase::Exited) => true,
             _ => false,
         }
     }
@@ -72,7 +72,7 @@ impl Row {
 /// The stack.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
-    /// Every service.
+    /// Every service, by its own name.
     pub services: BTreeMap<ServiceName, Row>,
 }
 
@@ -92,7 +92,7 @@ impl View {
             },
             ports: status.ports.clone(),
         };
-        Self { services: statuses.iter().map(|status| (status.service.clone(), row(status))).collect() }
+        Self { services: statuses.iter().map(|status| (status.name.clone(), row(status))).collect() }
     }
 
     /// Takes an event in; whether something changed that is shown.

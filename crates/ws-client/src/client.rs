@@ -198,7 +198,7 @@ impl Client {
         condition: WaitFor,
     ) -> Result<Waited, ClientError> {
         let (rows, since) = self.services_at().await?;
-        if let Some(unknown) = services.iter().find(|service| rows.iter().all(|row| row.service != **service))
+        if let Some(unknown) = services.iter().find(|service| rows.iter().all(|row| row.name != **service))
         {
             // The answer to this has the words for it.
             self.why(unknown).await?;

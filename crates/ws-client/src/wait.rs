@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use ws_model::wire::ServiceStatus;
-use ws_model::{Event, EventKind, ExitReason, Phase, ServiceKind, ServiceName};
+use ws_model::{Event, EventKind, ExitReason, Phase, Reason, ServiceKind, ServiceName};
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WaitFor {
     /// Ready; for a task: finished with 0.
     Ready,
+    /// Its program was executed: it runs, is ready, or has ended by itself.
+    Started,
     /// Without a process and not about to get one, for whatever reason.
     Stopped,
-    /// Ended by itself with 0.
+    /// Ended by itself with success.
     Completed,
 }
 
@@ -51,12 +53,9 @@ impl WaitState {
     #[must_use]
     pub fn new(rows: Vec<ServiceStatus>, services: &[ServiceName], condition: WaitFor) -> Self {
         let wanted = |row: &ServiceStatus| {
-            if services.is_empty() { row.phase != Phase::Pending } else { services.contains(&row.service) }
+            if services.is_empty() { row.phase != Phase::Pending } else { services.contains(&row.name) }
         };
-        Self {
-            condition,
-            rows: rows.into_iter().filter(wanted).map(|row| (row.service.clone(), row)).collect(),
-        }
+        Self { condition, rows: rows.into_iter().filter(wanted).map(|row| (row.name.clone(), row)).collect() }
     }
 
     /// Takes in what happened.
@@ -73,7 +72,8 @@ impl WaitState {
         };
         row.ready = match row.service_kind {
             ServiceKind::Service => *phase == Phase::Ready,
-            ServiceKind::Task => *phase == Phase::Exited && row.exit_code == Some(0),
+            // It exits with what counts as a success for it; else it has failed.
+            ServiceKind::Task => *phase == Phase::Exited,
         };
     }
 
@@ -81,7 +81,7 @@ impl WaitState {
     #[must_use]
     pub fn outcome(&self) -> Option<WaitOutcome> {
         let failed: Vec<ServiceName> =
-            self.rows.values().filter(|row| self.is_hopeless(row)).map(|row| row.service.clone()).collect();
+            self.rows.values().filter(|row| self.is_hopeless(row)).map(|row| row.name.clone()).collect();
         if !failed.is_empty() {
             return Some(WaitOutcome::Failed(failed));
         }
@@ -97,8 +97,20 @@ impl WaitState {
     fn is_reached(&self, row: &ServiceStatus) -> bool {
         match self.condition {
             WaitFor::Ready => row.ready,
+            WaitFor::Started => match row.phase {
+                Phase::Running | Phase::Ready | Phase::Unhealthy | Phase::Stopping | Phase::Exited => true,
+                // It ended by itself, unless it could not be executed at all.
+                Phase::Backoff => row.reason != Reason::StartFailed,
+                Phase::Pending
+                | Phase::Waiting
+                | Phase::Building
+                | Phase::Starting
+                | Phase::Stopped
+                | Phase::Failed
+                | Phase::Violated => false,
+            },
             WaitFor::Stopped => row.phase.is_settled_down(),
-            WaitFor::Completed => row.phase == Phase::Exited && row.exit_code == Some(0),
+            WaitFor::Completed => row.phase == Phase::Exited,
         }
     }
 
@@ -110,13 +122,14 @@ impl WaitState {
 
 #[cfg(test)]
 mod tests {
-    use ws_model::{Cause, Reason, Timestamp};
+    use ws_model::{Cause, Timestamp};
 
     use super::*;
 
     fn row(name: &str, kind: ServiceKind, phase: Phase) -> ServiceStatus {
         ServiceStatus {
             service: ServiceName::new(name).unwrap(),
+            name: ServiceName::new(name).unwrap(),
             service_kind: kind,
             replica: 1,
             phase,
@@ -133,6 +146,10 @@ mod tests {
             missing: Vec::new(),
             memory_bytes: None,
             cpu_usec: None,
+            pids: None,
+            memory_limit_bytes: None,
+            status: None,
+            probe_error: None,
             started_at: None,
         }
     }
@@ -176,6 +193,35 @@ mod tests {
     }
 
     #[test]
+    fn started_is_once_it_was_executed() {
+        let mut state =
+            WaitState::new(vec![row("db", ServiceKind::Service, Phase::Waiting)], &[], WaitFor::Started);
+        let mut backoff = phase("db", Phase::Backoff, None);
+        let EventKind::Phase { cause, .. } = &mut backoff.kind else { panic!("a phase") };
+        cause.reason = Reason::StartFailed;
+        state.apply(&backoff);
+        assert_eq!(state.outcome(), None);
+        state.apply(&phase("db", Phase::Backoff, Some(ExitReason::Code(1))));
+        assert_eq!(state.outcome(), Some(WaitOutcome::Reached));
+        state.apply(&phase("db", Phase::Running, None));
+        assert_eq!(state.outcome(), Some(WaitOutcome::Reached));
+    }
+
+    #[test]
+    fn replicas_are_told_apart() {
+        let replica = |n: u32| ServiceStatus {
+            name: ServiceName::new(format!("api-{n}")).unwrap(),
+            replica: n,
+            ..row("api", ServiceKind::Service, Phase::Waiting)
+        };
+        let mut state = WaitState::new(vec![replica(1), replica(2)], &[], WaitFor::Ready);
+        state.apply(&phase("api-1", Phase::Ready, None));
+        assert_eq!(state.outcome(), None);
+        state.apply(&phase("api-2", Phase::Ready, None));
+        assert_eq!(state.outcome(), Some(WaitOutcome::Reached));
+    }
+
+    #[test]
     fn stopped_is_reached_by_any_end() {
         let rows = vec![row("db", ServiceKind::Service, Phase::Ready)];
         let mut state = WaitState::new(rows, &[ServiceName::new("db").unwrap()], WaitFor::Stopped);
@@ -188,7 +234,7 @@ mod tests {
     fn completed_needs_success() {
         let rows = vec![row("job", ServiceKind::Task, Phase::Running)];
         let mut state = WaitState::new(rows, &[], WaitFor::Completed);
-        state.apply(&phase("job", Phase::Exited, Some(ExitReason::Code(3))));
+        state.apply(&phase("job", Phase::Failed, Some(ExitReason::Code(3))));
         assert_eq!(state.outcome(), Some(WaitOutcome::Failed(vec![ServiceName::new("job").unwrap()])));
         state.apply(&phase("job", Phase::Exited, Some(ExitReason::Code(0))));
         assert_eq!(state.outcome(), Some(WaitOutcome::Reached));

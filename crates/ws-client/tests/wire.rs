@@ -188,7 +188,7 @@ async fn a_line_without_end_is_given_up() {
 
 #[tokio::test]
 async fn waiting_goes_on_from_the_rows() {
-    let row = r#"[{"service":"db","type":"service","replica":1,"phase":"starting","reason":"requested","cause":"x",
+    let row = r#"[{"service":"db","name":"db","type":"service","replica":1,"phase":"starting","reason":"requested","cause":"x",
         "ready":false,"pid":null,"address":"10.77.0.2","ports":[],"restarts":0,"exit_code":null,"signal":null,
         "level":null,"missing":[],"memory_bytes":null,"cpu_usec":null,"started_at":null}]"#;
     let rows =
