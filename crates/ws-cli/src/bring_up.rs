@@ -242,6 +242,7 @@ impl Up<'_> {
             since: matches!(owner, Owner::Us(_)).then_some(self.since),
             until: None,
             follow: true,
+            ..LogQuery::default()
         };
         Ok(self.client.logs(&query).await?)
     }
@@ -470,6 +471,7 @@ impl Up<'_> {
             since: Some(self.since),
             until: None,
             follow: false,
+            ..LogQuery::default()
         };
         let Ok(lines) = self.client.logs(&query).await else { return Vec::new() };
         lines.filter_map(|line| std::future::ready(line.ok())).collect().await

@@ -107,6 +107,7 @@ pub fn logs(context: &Context, wanted: &LogsWanted<'_>) -> Result<u8, Failure> {
         since: wanted.since.map(|since| since.resolve(now())),
         until: None,
         follow: wanted.follow,
+        ..LogQuery::default()
     };
     runtime()?.block_on(async {
         let Some((client, _)) = instances::connect(context).await? else {

@@ -10,13 +10,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ws_model::ServiceName;
 use ws_model::wire::{
-    API_VERSION, Accepted, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, LogQuery, SEQ_HEADER,
-    ServiceStatus, ServicesRequest, UpRequest, Why,
+    API_VERSION, Accepted, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest, LogQuery,
+    RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest, StatsQuery, UpRequest, Why,
 };
 
 use crate::http::{self, Answer, Driver};
 use crate::{
-    ClientError, EventStream, ExecSession, JsonLines, LogLines, WaitFor, WaitOutcome, WaitState, Waited,
+    ClientError, EventStream, ExecSession, JsonLines, LogLines, StatsLines, WaitFor, WaitOutcome, WaitState,
+    Waited,
 };
 
 /// A supervisor to talk to.
@@ -119,8 +120,20 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn kill(&self, services: &[ServiceName]) -> Result<Accepted, ClientError> {
-        let request = ServicesRequest { services: services.to_vec() };
+        let request = KillRequest { services: services.to_vec(), signal: None };
         self.post("/kill", &request, "asking to kill services").await
+    }
+
+    /// Sends a signal, by its name (`HUP`, `SIGHUP`) or number, to the main processes of services (all that run, when
+    /// empty). `KILL` is the same as [`Self::kill`]; what comes of another one is decided as if they had ended by
+    /// themselves.
+    ///
+    /// # Errors
+    /// [`ClientError::Api`] with status 400 when there is no such signal, 409 when one of the services does not run; see
+    /// [`ClientError`] for the others.
+    pub async fn signal(&self, services: &[ServiceName], signal: &str) -> Result<Accepted, ClientError> {
+        let request = KillRequest { services: services.to_vec(), signal: Some(signal.to_owned()) };
+        self.post("/kill", &request, "asking to send a signal").await
     }
 
     /// Stops everything and ends the supervisor. It has ended when a followed stream of events has.
@@ -153,14 +166,24 @@ impl Client {
     /// Output of services.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// [`ClientError::Api`] with status 400 when the query's expression is none; see [`ClientError`] for the others.
     pub async fn logs(&self, query: &LogQuery) -> Result<LogLines, ClientError> {
         let doing = "reading logs";
         let answer = self.request(Method::GET, "/logs", &query.to_pairs(), None, doing).await?;
         Ok(JsonLines::new(answer, doing))
     }
 
-    /// Runs a command inside the sandbox of a service that runs.
+    /// What services use, as samples. They are only taken while somebody reads them.
+    ///
+    /// # Errors
+    /// [`ClientError::Api`] with status 400 when the interval is out of bounds; see [`ClientError`] for the others.
+    pub async fn stats(&self, query: &StatsQuery) -> Result<StatsLines, ClientError> {
+        let doing = "reading statistics";
+        let answer = self.request(Method::GET, "/stats", &query.to_pairs(), None, doing).await?;
+        Ok(JsonLines::new(answer, doing))
+    }
+
+    /// Runs a command inside the sandbox of a service that runs. When the session is dropped, it is killed.
     ///
     /// # Errors
     /// See [`ClientError`]. That the command could not be started is told by the session.
@@ -169,12 +192,31 @@ impl Client {
         service: &ServiceName,
         request: &ExecRequest,
     ) -> Result<ExecSession, ClientError> {
-        let doing = "running a command in a service";
-        let target = format!("/{API_VERSION}/exec/{service}");
+        self.session(&format!("/exec/{service}"), request, "running a command in a service").await
+    }
+
+    /// Runs a one-off of a service: in a sandbox of its own that is like the service's, after what the service depends
+    /// on was brought up. When the session is dropped, it is killed.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. That it could not be started, or why what it depends on cannot be had, is told by the
+    /// session.
+    pub async fn run(&self, service: &ServiceName, request: &RunRequest) -> Result<ExecSession, ClientError> {
+        self.session(&format!("/run/{service}"), request, "running a one-off of a service").await
+    }
+
+    async fn session(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        doing: &'static str,
+    ) -> Result<ExecSession, ClientError> {
+        let target = format!("/{API_VERSION}{path}");
         let answer =
             http::send(&self.socket, Method::POST, &target, None, Some(EXEC_PROTOCOL), doing).await?;
         let upgraded = hyper::upgrade::on(answer.response).await.map_err(|e| ClientError::lost(doing, e))?;
-        ExecSession::start(upgraded, request).await
+        let request = serde_json::to_vec(request).map_err(|e| ClientError::protocol(doing, e))?;
+        ExecSession::start(upgraded, &request).await
     }
 
     /// Becomes the owner of the stack: when the returned value is dropped, or this process dies, the
@@ -198,8 +240,8 @@ impl Client {
         condition: WaitFor,
     ) -> Result<Waited, ClientError> {
         let (rows, since) = self.services_at().await?;
-        if let Some(unknown) = services.iter().find(|service| rows.iter().all(|row| row.name != **service))
-        {
+        let unknown = services.iter().find(|service| !rows.iter().any(|row| row.is_meant_by(service)));
+        if let Some(unknown) = unknown {
             // The answer to this has the words for it.
             self.why(unknown).await?;
         }

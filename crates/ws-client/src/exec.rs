@@ -1,4 +1,4 @@
-//! `exec`: the framed streams of a command that runs inside a service's sandbox.
+//! `exec` and `run`: the framed streams of a command that runs inside a service's sandbox.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use ws_model::wire::{ExecFrame, ExecRequest, ExecResult, FRAME_HEAD, MAX_FRAME};
+use ws_model::wire::{ExecFrame, ExecResult, FRAME_HEAD, MAX_FRAME};
 
 use crate::ClientError;
 
@@ -15,7 +15,7 @@ const DOING: &str = "running a command in a service";
 /// A command that runs inside a service's sandbox.
 ///
 /// The halves are independent, so that one task can feed and another one read. When both are dropped,
-/// the command's streams are closed (with a terminal: hung up).
+/// the command is killed, and its process group with it.
 #[derive(Debug)]
 pub struct ExecSession {
     /// To the command.
@@ -60,11 +60,11 @@ impl fmt::Debug for ExecStreams {
 }
 
 impl ExecSession {
-    pub(crate) async fn start(upgraded: Upgraded, request: &ExecRequest) -> Result<Self, ClientError> {
+    /// Begins with a request as JSON.
+    pub(crate) async fn start(upgraded: Upgraded, request: &[u8]) -> Result<Self, ClientError> {
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let mut stdin = ExecInput { io: write };
-        let request = serde_json::to_vec(request).map_err(|e| ClientError::protocol(DOING, e))?;
-        stdin.frame(ExecFrame::Start, &request).await?;
+        stdin.frame(ExecFrame::Start, request).await?;
         Ok(Self {
             stdin,
             streams: ExecStreams { io: read, buffer: BytesMut::with_capacity(16 << 10), ended: false },

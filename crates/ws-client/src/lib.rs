@@ -34,6 +34,6 @@ mod wait;
 pub use client::{Client, Hold};
 pub use error::ClientError;
 pub use exec::{ExecInput, ExecOutput, ExecSession, ExecStreams};
-pub use stream::{EventStream, JsonLines, LogLines};
+pub use stream::{EventStream, JsonLines, LogLines, StatsLines};
 pub use wait::{WaitFor, WaitOutcome, WaitState, Waited};
-pub use ws_model::wire::{EventQuery, LogQuery};
+pub use ws_model::wire::{EventQuery, LogQuery, StatsQuery};

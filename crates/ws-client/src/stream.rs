@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt};
 use hyper::body::{Body, Incoming};
 use serde::de::DeserializeOwned;
 use ws_model::Event;
-use ws_model::wire::LogLine;
+use ws_model::wire::{LogLine, StatsSample};
 
 use crate::ClientError;
 use crate::http::{Answer, Driver};
@@ -24,6 +24,9 @@ pub type EventStream = JsonLines<Event>;
 
 /// Lines of output, from [`Client::logs`](crate::Client::logs).
 pub type LogLines = JsonLines<LogLine>;
+
+/// What services use, from [`Client::stats`](crate::Client::stats).
+pub type StatsLines = JsonLines<StatsSample>;
 
 /// A stream of values; ends when the supervisor has no more, or ends.
 ///

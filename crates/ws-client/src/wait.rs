@@ -48,12 +48,16 @@ pub struct WaitState {
 
 impl WaitState {
     /// Begins with `rows`, the answer of [`Client::services_at`](crate::Client::services_at); the events
-    /// after its number are to follow. Waits for `services`; when there are none, for every service that
-    /// somebody asked for (all but the pending ones).
+    /// after its number are to follow. Waits for `services` (the name of one with replicas means all of them); when
+    /// there are none, for every service that somebody asked for (all but the pending ones and one-offs).
     #[must_use]
     pub fn new(rows: Vec<ServiceStatus>, services: &[ServiceName], condition: WaitFor) -> Self {
         let wanted = |row: &ServiceStatus| {
-            if services.is_empty() { row.phase != Phase::Pending } else { services.contains(&row.name) }
+            if services.is_empty() {
+                row.phase != Phase::Pending && !row.is_one_off()
+            } else {
+                services.iter().any(|service| row.is_meant_by(service))
+            }
         };
         Self { condition, rows: rows.into_iter().filter(wanted).map(|row| (row.name.clone(), row)).collect() }
     }

@@ -96,6 +96,27 @@ pub struct ServiceStatus {
     pub started_at: Option<Timestamp>,
 }
 
+impl ServiceStatus {
+    /// Whether it is a one-off of `POST /v1/run/{service}`.
+    #[must_use]
+    pub fn is_one_off(&self) -> bool {
+        is_one_off(&self.name, &self.service)
+    }
+
+    /// Whether `wanted` means it: its own name, or the name of the service that it is a replica of.
+    #[must_use]
+    pub fn is_meant_by(&self, wanted: &ServiceName) -> bool {
+        self.name == *wanted || (self.service == *wanted && !self.is_one_off())
+    }
+}
+
+/// Whether the unit `name` is a one-off of `service`: `api-run-1` of `api`.
+#[must_use]
+pub fn is_one_off(name: &ServiceName, service: &ServiceName) -> bool {
+    let number = name.as_str().strip_prefix(service.as_str()).and_then(|rest| rest.strip_prefix("-run-"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// `POST /v1/up`: start these services (all, when empty) and what they need.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
@@ -104,12 +125,24 @@ pub struct UpRequest {
     pub services: Vec<ServiceName>,
 }
 
-/// `POST /v1/stop`, `/v1/restart`, `/v1/kill`, `/v1/start`.
+/// `POST /v1/stop`, `/v1/restart`, `/v1/start`. The name of a service with replicas means all of them, everywhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct ServicesRequest {
     /// Which; empty: all.
     pub services: Vec<ServiceName>,
+}
+
+/// `POST /v1/kill`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct KillRequest {
+    /// Which; empty: all.
+    pub services: Vec<ServiceName>,
+    /// The signal, by its name (`HUP`, `SIGHUP`) or number. Absent or `KILL`: every process is killed and the service
+    /// is stopped. Any other one is only sent to the main process; what comes of it is decided as if it had ended by
+    /// itself.
+    pub signal: Option<String>,
 }
 
 /// The answer to every request that changes something: it was accepted, and what it brings about is told
@@ -165,7 +198,26 @@ pub struct ExecRequest {
     pub tty: bool,
 }
 
-/// The protocol that `POST /v1/exec/{service}` upgrades to.
+/// What `POST /v1/run/{service}` runs: a one-off of the service, in a sandbox like the service's and beside it, with
+/// its links and without its published ports, after what the service depends on was brought up. The connection is
+/// upgraded as that of `exec`, and this is the data of the client's first frame. When the client goes away, the one-off
+/// is killed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct RunRequest {
+    /// Program and arguments; absent: the service's own.
+    pub command: Option<Vec<String>>,
+    /// Added to the service's environment.
+    pub env: Vec<(String, String)>,
+    /// The directory; absent: the service's.
+    pub working_dir: Option<String>,
+    /// Whether it gets a terminal of its own.
+    pub tty: bool,
+    /// Whether what the service depends on is left as it is.
+    pub no_deps: bool,
+}
+
+/// The protocol that `POST /v1/exec/{service}` and `POST /v1/run/{service}` upgrade to.
 pub const EXEC_PROTOCOL: &str = "ws-exec";
 
 /// A frame of an upgraded `exec` connection: one byte of kind, four bytes of length (big endian), data.
@@ -182,7 +234,7 @@ pub enum ExecFrame {
     Exit = 3,
     /// To the terminal: columns and rows, two bytes each, big endian.
     Resize = 4,
-    /// To the supervisor, first: an [`ExecRequest`] as JSON.
+    /// To the supervisor, first: an [`ExecRequest`] or a [`RunRequest`] as JSON.
     Start = 5,
 }
 
@@ -281,12 +333,21 @@ pub enum LogStream {
 pub struct LogQuery {
     /// `service=`, once for each: of which services; empty: of all.
     pub services: Vec<ServiceName>,
-    /// `tail=`: at most this many of the newest lines that are there already, of each service.
+    /// `tail=`: at most this many of the newest lines that are there already, of each service; of those that the
+    /// other parameters leave.
     pub tail: Option<u64>,
+    /// `after=`: only lines with a greater number. A follower that lost its connection goes on with the number of its
+    /// last line.
+    pub after: Option<u64>,
     /// `since=`: only lines that arrived at this time or later.
     pub since: Option<Timestamp>,
-    /// `until=`: only lines that arrived at this time or earlier.
+    /// `until=`: only lines that arrived at this time or earlier. A follower ends then.
     pub until: Option<Timestamp>,
+    /// `grep=`: only lines in which this regular expression (in the syntax of Rust's `regex` crate) matches somewhere.
+    /// Markers of dropped lines come in any case.
+    pub grep: Option<String>,
+    /// `invert=true`: only lines in which `grep` does not match.
+    pub invert: bool,
     /// `follow=true`: go on with new lines until the supervisor ends.
     pub follow: bool,
 }
@@ -297,10 +358,21 @@ impl LogQuery {
     pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
         let services = self.services.iter().map(|service| ("service", service.to_string()));
         let tail = self.tail.map(|tail| ("tail", tail.to_string()));
+        let after = self.after.map(|after| ("after", after.to_string()));
         let since = self.since.map(|since| ("since", since.to_string()));
         let until = self.until.map(|until| ("until", until.to_string()));
+        let grep = self.grep.clone().map(|grep| ("grep", grep));
+        let invert = self.invert.then(|| ("invert", "true".to_owned()));
         let follow = self.follow.then(|| ("follow", "true".to_owned()));
-        services.chain(tail).chain(since).chain(until).chain(follow).collect()
+        services
+            .chain(tail)
+            .chain(after)
+            .chain(since)
+            .chain(until)
+            .chain(grep)
+            .chain(invert)
+            .chain(follow)
+            .collect()
     }
 
     /// From the pairs of a query string.
@@ -311,18 +383,95 @@ impl LogQuery {
         let mut query = Self::default();
         for (key, value) in pairs {
             match key {
-                "service" => query.services.push(
-                    ServiceName::new(value)
-                        .map_err(|e| format!("`service={value}` is not a service's name: {e}"))?,
-                ),
+                "service" => query.services.push(parse_service(value)?),
                 "tail" => {
                     query.tail =
                         Some(value.parse().map_err(|_| format!("`tail={value}` is not a number of lines"))?);
                 }
+                "after" => {
+                    query.after = Some(
+                        value.parse().map_err(|_| format!("`after={value}` is not the number of a line"))?,
+                    );
+                }
+                "grep" => query.grep = Some(value.to_owned()),
+                "invert" => query.invert = parse_bool(key, value)?,
                 "since" => query.since = Some(Timestamp::try_from(value.to_owned())?),
                 "until" => query.until = Some(Timestamp::try_from(value.to_owned())?),
                 "follow" => query.follow = parse_bool(key, value)?,
                 _ => return Err(format!("`{key}` is not a parameter of logs")),
+            }
+        }
+        Ok(query)
+    }
+}
+
+/// What a service used between two looks: a line of `GET /v1/stats` and of `ws stats --json`. The samples of one look
+/// have the same time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct StatsSample {
+    /// When it was taken.
+    pub at: Timestamp,
+    /// The service, as the file names it.
+    pub service: ServiceName,
+    /// Its own name.
+    pub name: ServiceName,
+    /// Memory in use, where it is accounted.
+    pub memory_bytes: Option<u64>,
+    /// The limit of its memory.
+    pub memory_limit_bytes: Option<u64>,
+    /// Processor time used since its sandbox was made, where it is accounted.
+    pub cpu_usec: Option<u64>,
+    /// Processor time used since the sample before, in percent of one processor.
+    pub cpu_percent: Option<f64>,
+    /// Processes and threads, where they are accounted.
+    pub pids: Option<u32>,
+}
+
+/// Which samples `GET /v1/stats` answers; its query string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatsQuery {
+    /// `service=`, once for each: of which services; empty: of all that use something.
+    pub services: Vec<ServiceName>,
+    /// `interval_ms=`: milliseconds between two looks, from 100 to 3,600,000.
+    pub interval_ms: u64,
+    /// `follow=true`: a look at once (without `cpu_percent`) and one after each interval, until the supervisor ends.
+    /// Else one look, at the end of one interval.
+    pub follow: bool,
+}
+
+impl Default for StatsQuery {
+    fn default() -> Self {
+        Self { services: Vec::new(), interval_ms: 1000, follow: false }
+    }
+}
+
+impl StatsQuery {
+    /// As the pairs of a query string, not yet escaped.
+    #[must_use]
+    pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
+        let services = self.services.iter().map(|service| ("service", service.to_string()));
+        let interval = std::iter::once(("interval_ms", self.interval_ms.to_string()));
+        let follow = self.follow.then(|| ("follow", "true".to_owned()));
+        services.chain(interval).chain(follow).collect()
+    }
+
+    /// From the pairs of a query string.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value is not of its type or out of bounds: what is wrong, as a sentence.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut query = Self::default();
+        for (key, value) in pairs {
+            match key {
+                "service" => query.services.push(parse_service(value)?),
+                "interval_ms" => {
+                    let interval = value.parse().ok().filter(|interval| (100..=3_600_000).contains(interval));
+                    query.interval_ms = interval.ok_or_else(|| {
+                        format!("`interval_ms={value}` is not a number of milliseconds from 100 to 3600000")
+                    })?;
+                }
+                "follow" => query.follow = parse_bool(key, value)?,
+                _ => return Err(format!("`{key}` is not a parameter of stats")),
             }
         }
         Ok(query)
@@ -366,6 +515,10 @@ impl EventQuery {
         }
         Ok(query)
     }
+}
+
+fn parse_service(value: &str) -> Result<ServiceName, String> {
+    ServiceName::new(value).map_err(|e| format!("`service={value}` is not a service's name: {e}"))
 }
 
 fn parse_bool(key: &str, value: &str) -> Result<bool, String> {
@@ -423,11 +576,17 @@ mod tests {
         let logs = LogQuery {
             services: vec![ServiceName::new("db").unwrap(), ServiceName::new("api").unwrap()],
             tail: Some(10),
+            after: Some(77),
+            grep: Some("^a+ b$".to_owned()),
+            invert: true,
             since: Some(Timestamp { unix_ms: 1_700_000_000_123 }),
             until: Some(Timestamp { unix_ms: 1_800_000_000_000 }),
             follow: true,
         };
         assert_eq!(LogQuery::from_pairs(pairs(&logs.to_pairs())), Ok(logs));
+        let stats =
+            StatsQuery { services: vec![ServiceName::new("db").unwrap()], interval_ms: 250, follow: true };
+        assert_eq!(StatsQuery::from_pairs(pairs(&stats.to_pairs())), Ok(stats));
         let events = EventQuery { since: 7, follow: true };
         assert_eq!(EventQuery::from_pairs(pairs(&events.to_pairs())), Ok(events));
         assert_eq!(
@@ -438,13 +597,31 @@ mod tests {
 
     #[test]
     fn bad_queries_say_what_is_wrong() {
-        for (key, value) in
-            [("service", "A"), ("tail", "-1"), ("since", "now"), ("follow", "perhaps"), ("grep", "x")]
-        {
+        for (key, value) in [
+            ("service", "A"),
+            ("tail", "-1"),
+            ("after", "x"),
+            ("since", "now"),
+            ("follow", "perhaps"),
+            ("color", "x"),
+        ] {
             let error = LogQuery::from_pairs([(key, value)]).unwrap_err();
-            assert!(error.contains(if key == "grep" { key } else { value }), "{error}");
+            assert!(error.contains(if key == "color" { key } else { value }), "{error}");
         }
         assert!(EventQuery::from_pairs([("since", "x")]).is_err());
+        for interval in ["0", "99", "3600001", "-1", "x"] {
+            let error = StatsQuery::from_pairs([("interval_ms", interval)]).unwrap_err();
+            assert!(error.contains(interval), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_mean_replicas_and_no_one_offs() {
+        let name = |name: &str| ServiceName::new(name).unwrap();
+        assert!(is_one_off(&name("api-run-12"), &name("api")));
+        for other in ["api", "api-1", "api-run-", "api-run-x", "db-run-1"] {
+            assert!(ServiceName::new(other).is_err() || !is_one_off(&name(other), &name("api")), "{other}");
+        }
     }
 
     #[test]
