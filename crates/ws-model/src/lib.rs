@@ -16,6 +16,7 @@ pub mod instance;
 pub mod name;
 pub mod problem;
 pub mod units;
+pub mod version;
 pub mod wire;
 pub mod workspace;
 
@@ -24,6 +25,7 @@ pub use instance::InstanceId;
 pub use name::{NameError, SecretName, ServiceName, VolumeName, WorkspaceName};
 pub use problem::{ConfigPath, Problem, Severity};
 pub use units::{ByteSize, MilliCpus, Subnet};
+pub use version::{Version, VersionRange};
 pub use workspace::{
     Build, CommandLine, Condition, Dependency, External, ExternalHost, HookCommand, Hooks, Level, Limits,
     Link, LinkPorts, LogRetention, Mount, MountSource, PortProto, Probe, ProbeKind, Protocol, Publish,

@@ -9,8 +9,8 @@ use regex::Regex;
 use ws_model::{Condition, ProbeKind, Protocol, Service, ServiceKind, ServiceName};
 
 use crate::codes;
+use crate::load::WorkspaceFile;
 use crate::lower::Draft;
-use crate::raw::FileRaw;
 use crate::raw::forms::MountFrom;
 use crate::report::{Report, error, shown, warning};
 use crate::source::Sources;
@@ -18,9 +18,24 @@ use crate::yaml::Span;
 
 type Models = BTreeMap<ServiceName, Service>;
 
+/// All files of the workspace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whole<'a> {
+    pub(crate) files: &'a [WorkspaceFile<'a>],
+    /// Whether no file is missing: only then is a name that is nowhere a mistake.
+    pub(crate) complete: bool,
+}
+
+impl Whole<'_> {
+    /// Whether everything that the files have under a key was read.
+    fn is_readable(&self, key: &str) -> bool {
+        self.complete && !self.files.iter().any(|file| file.raw.unread.contains(&key))
+    }
+}
+
 /// Runs them all. Dependencies on services that are left out are taken from the models.
 pub(crate) fn all(
-    file: &FileRaw,
+    whole: Whole<'_>,
     drafts: &[Draft<'_>],
     models: &mut Models,
     sources: &Sources,
@@ -29,11 +44,11 @@ pub(crate) fn all(
     let by_name: BTreeMap<&str, &Draft<'_>> =
         drafts.iter().map(|draft| (draft.name.value.as_str(), draft)).collect();
     for draft in drafts {
-        references(draft, &by_name, models, report);
+        references(draft, &by_name, whole, models, report);
     }
     published_ports(drafts, report);
-    volumes(file, drafts, report);
-    secrets(file, drafts, report);
+    volumes(whole, drafts, report);
+    secrets(whole, drafts, report);
     profiles(drafts, sources, report);
     let ports = PortsOfHost::of(models);
     for draft in drafts.iter().filter(|draft| draft.active) {
@@ -42,13 +57,19 @@ pub(crate) fn all(
 }
 
 /// Links and dependencies: that what they name is there.
-fn references(draft: &Draft<'_>, all: &BTreeMap<&str, &Draft<'_>>, models: &mut Models, report: &mut Report) {
+fn references(
+    draft: &Draft<'_>,
+    all: &BTreeMap<&str, &Draft<'_>>,
+    whole: Whole<'_>,
+    models: &mut Models,
+    report: &mut Report,
+) {
     let name = &draft.name.value;
     let mut dropped = BTreeSet::new();
     let links_inherited = draft.own.links.is_none();
     for (index, link) in draft.raw.links.iter().flat_map(|links| &links.value.0).enumerate() {
         let to = &link.value.to;
-        match resolve(draft, &to.value, to.span, links_inherited, all, report) {
+        match resolve(draft, &to.value, to.span, links_inherited, all, whole, report) {
             Resolved::Active(_) | Resolved::Unknown => {}
             Resolved::Myself => _ = dropped.insert(index),
             Resolved::Inactive(target) => inactive(draft, target, to.span, "links to", report),
@@ -63,7 +84,7 @@ fn references(draft: &Draft<'_>, all: &BTreeMap<&str, &Draft<'_>>, models: &mut 
     let dependencies_inherited = draft.own.depends_on.is_none();
     for (index, dependency) in draft.raw.depends_on.iter().flat_map(|all| &all.value.0).enumerate() {
         let on = &dependency.service;
-        match resolve(draft, &on.value, on.span, dependencies_inherited, all, report) {
+        match resolve(draft, &on.value, on.span, dependencies_inherited, all, whole, report) {
             Resolved::Unknown => {}
             Resolved::Myself => _ = dropped.insert(index),
             Resolved::Inactive(_) if !dependency.required => _ = dropped.insert(index),
@@ -102,6 +123,7 @@ fn resolve<'a>(
     span: Span,
     inherited: bool,
     all: &BTreeMap<&str, &'a Draft<'a>>,
+    whole: Whole<'_>,
     report: &mut Report,
 ) -> Resolved<'a> {
     if *to == from.name.value {
@@ -115,6 +137,7 @@ fn resolve<'a>(
     match all.get(to.as_str()) {
         Some(target) if target.active || !from.active => Resolved::Active(target),
         Some(target) => Resolved::Inactive(target),
+        None if !whole.complete => Resolved::Unknown,
         None => {
             let issue = error(codes::UNKNOWN_SERVICE, span, format!("there is no service `{to}`"));
             report.push_with(issue.label("not in `services`"), |issue| {
@@ -175,14 +198,15 @@ fn published_ports(drafts: &[Draft<'_>], report: &mut Report) {
     }
 }
 
-fn volumes(file: &FileRaw, drafts: &[Draft<'_>], report: &mut Report) {
-    let declared: BTreeMap<&str, _> = file
-        .volumes
+fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
+    let declared: BTreeMap<&str, _> = whole
+        .files
         .iter()
+        .flat_map(|file| &file.raw.volumes)
         .flat_map(|volumes| &volumes.value.0)
         .map(|(name, volume)| (name.value.as_str(), (name.span, &volume.value)))
         .collect();
-    let readable = !file.unread.contains(&"volumes");
+    let readable = whole.is_readable("volumes");
     let mut users: BTreeMap<&str, (&ServiceName, Span)> = BTreeMap::new();
     let mut used = BTreeSet::new();
     for draft in drafts {
@@ -232,14 +256,15 @@ fn volumes(file: &FileRaw, drafts: &[Draft<'_>], report: &mut Report) {
     }
 }
 
-fn secrets(file: &FileRaw, drafts: &[Draft<'_>], report: &mut Report) {
-    let declared: BTreeMap<&str, Span> = file
-        .secrets
+fn secrets(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
+    let declared: BTreeMap<&str, Span> = whole
+        .files
         .iter()
+        .flat_map(|file| &file.raw.secrets)
         .flat_map(|secrets| &secrets.value.0)
         .map(|(name, _)| (name.value.as_str(), name.span))
         .collect();
-    let readable = !file.unread.contains(&"secrets");
+    let readable = whole.is_readable("secrets");
     let mut used = BTreeSet::new();
     for draft in drafts {
         let mut seen: BTreeMap<&str, Span> = BTreeMap::new();

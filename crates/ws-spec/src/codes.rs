@@ -126,6 +126,18 @@ An entry of `volumes` is `source:target` or `source:target:ro`; one of `tmpfs` i
 A text has a NUL character. The kernel ends texts there, so no path, argument or variable can have one.";
     TOO_MANY = "WS0044", "\
 There are more problems than are shown. Mend these first.";
+    DUPLICATE_NAME = "WS0045", "\
+Two files of the workspace have something of the same kind and name. Names are those of the whole workspace, and \
+neither file overrides the other: rename one, or leave one out.";
+    INCLUDE_UNREADABLE = "WS0046", "\
+A file that `include` names cannot be read: it does not exist, is not readable, or is not UTF-8. Its path is \
+relative to the directory of the file that includes it.";
+    INCLUDE_CYCLE = "WS0047", "\
+Files include each other in a circle. What two files both need belongs into a third one, which both may include: it \
+is read once.";
+    FIRST_FILE_ONLY = "WS0048", "\
+`name`, `enforcement` and `network` are of the workspace as a whole, so only its first file has them, not one that \
+it includes.";
     NAMES_WITHOUT_LINK = "WS0050", "\
 The value of an environment variable names another service, and the service has no link to it: the connection \
 will be refused. Add the link, or ignore the warning if the value is not an address.";

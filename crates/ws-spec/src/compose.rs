@@ -78,7 +78,6 @@ fn workspace(key: &str) -> Option<&'static str> {
         }
         "configs" => "leave it out: services see the project read-only; `reads` shows them more",
         "secret" => "did you mean `secrets`?",
-        "include" => "this version of ws reads one file",
         "builds" => "this version of ws has a `build` in each service only",
         "limits" => {
             "limits of the whole workspace are not in this version of ws; `defaults: { limits: … }` sets them for each service"

@@ -27,7 +27,6 @@ mod spans;
 mod vars;
 mod yaml;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -58,11 +57,11 @@ pub struct Parsed {
 #[must_use]
 pub fn parse(sources: &Sources) -> Parsed {
     let file = SourceFile::new(&sources.file, &String::from_utf8_lossy(sources.text.as_bytes()));
-    let mut report = Report::new(file.clone());
+    let mut report = Report::new(file);
     let loaded = load::load(sources, &mut report);
-    let tree = loaded.as_ref().map_or_else(Arc::default, |loaded| loaded.tree.clone());
+    let trees = loaded.iter().flat_map(|loaded| &loaded.files).map(|file| file.tree.clone()).collect();
+    let mut spans = SpanMap::new(report.files.clone(), trees);
     let lowered = loaded.and_then(|loaded| lower::lower(loaded, sources, &mut report));
-    let mut spans = SpanMap::new(file, tree);
     let workspace = lowered.map(|lowered| {
         spans.environment = Arc::new(lowered.origins);
         lowered.workspace
@@ -70,32 +69,31 @@ pub fn parse(sources: &Sources) -> Parsed {
     Parsed { workspace: workspace.filter(|_| !report.has_errors()), spans, diagnostics: report.finish() }
 }
 
-/// Which further files must be read into [`Sources::files`] before [`parse`]. Tolerates a broken file.
+/// Which further files must be read into [`Sources::files`] before [`parse`]: env files and included workspace files.
+/// Tolerates a broken file.
 ///
-/// The name of one file can depend on a variable that another one sets: call it again after reading,
-/// until it returns nothing.
+/// A file can name others, and the name of one can depend on a variable that another one sets: call it again after
+/// reading, until it returns nothing.
 #[must_use]
 pub fn files_needed(sources: &Sources) -> Vec<PathBuf> {
     // Most files name none, and need not be read twice.
-    let names_one = sources.text.as_bytes().windows(8).any(|window| window == b"env_file");
-    if !names_one {
+    let text = sources.text.as_bytes();
+    let names = |word: &str| text.windows(word.len()).any(|window| window == word.as_bytes());
+    if !names("env_file") && !names("include") {
         return Vec::new();
     }
     let mut silent = Report::new(SourceFile::new(&sources.file, ""));
     let Some(loaded) = load::load(sources, &mut silent) else { return Vec::new() };
-    let mut needed = BTreeSet::new();
-    needed.extend(
-        loaded.file.env_file.iter().flat_map(|files| &files.value.0).map(|file| file.value.path.clone()),
-    );
-    let defaults = loaded.file.defaults.as_ref().map(|defaults| &defaults.value);
-    let services = loaded.file.services.iter().flat_map(|services| &services.value.0);
-    let active = services
-        .map(|(_, service)| &service.value)
-        .filter(|service| lower::is_active(service, defaults, &sources.profiles));
-    for service in active.chain(defaults) {
-        needed.extend(
-            service.env_file.iter().flat_map(|files| &files.value.0).map(|file| file.value.path.clone()),
-        );
+    let mut needed = loaded.missing;
+    for file in &loaded.files {
+        let defaults = file.raw.defaults.as_ref().map(|defaults| &defaults.value);
+        let services = file.raw.services.iter().flat_map(|services| &services.value.0);
+        let active = services
+            .map(|(_, service)| &service.value)
+            .filter(|service| lower::is_active(service, defaults, &sources.profiles));
+        let of_services = active.chain(defaults).filter_map(|service| service.env_file.as_ref());
+        let named = file.raw.env_file.iter().chain(of_services).flat_map(|files| &files.value.0);
+        needed.extend(named.map(|file| file.value.path.clone()));
     }
     needed.into_iter().filter(|path| !sources.files.contains_key(path)).collect()
 }

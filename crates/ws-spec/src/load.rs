@@ -1,48 +1,186 @@
-//! From the sources to the raw file: text, tree, variables.
+//! From the sources to the raw files: texts, trees, variables, and the files that they include.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::codes;
 use crate::dotenv;
 use crate::raw::FileRaw;
-use crate::raw::forms::EnvFileRaw;
-use crate::raw::read::{Cx, OneOrMany, Read};
-use crate::report::{Issue, Report, SourceFile, error, nearest_exact, shown, warning};
+use crate::raw::forms::{EnvFileRaw, IncludeRaw};
+use crate::raw::read::{At, Cx, OneOrMany, Read};
+use crate::report::{Issue, Report, SourceFile, SourceMap, error, nearest_exact, shown, warning};
 use crate::source::Sources;
 use crate::vars::{self, Variables};
 use crate::yaml::{self, Node, Span, Value};
 
-/// A file that was read as far as it can be.
+/// The most workspace files.
+const MAX_FILES: usize = 256;
+/// How deep files may include each other.
+const MAX_INCLUDE_DEPTH: usize = 16;
+/// The most bytes of env files that are read: a file counts again for each workspace file that names it, because its
+/// variables may then have other values.
+const MAX_ENV_BYTES: usize = 64 * 1024 * 1024;
+
+/// The workspace files, read as far as they can be.
 #[derive(Debug)]
 pub(crate) struct Loaded<'s> {
-    pub(crate) tree: Arc<Node>,
-    pub(crate) file: FileRaw,
-    pub(crate) variables: Variables<'s>,
+    /// The workspace file, and what it includes, each file once and behind the one that names it first. Never empty.
+    pub(crate) files: Vec<WorkspaceFile<'s>>,
     pub(crate) env_files: EnvFiles<'s>,
+    /// Whether every file that is included could be read: only then is a name that is nowhere a mistake.
+    pub(crate) complete: bool,
+    /// The files that are included and not among the sources.
+    pub(crate) missing: BTreeSet<PathBuf>,
 }
 
-/// Reads the text into the raw file. `None`: there is nothing to go on with, and the report says why.
+/// A workspace file.
+#[derive(Debug)]
+pub(crate) struct WorkspaceFile<'s> {
+    pub(crate) path: PathBuf,
+    /// What its paths are relative to.
+    pub(crate) dir: PathBuf,
+    pub(crate) tree: Arc<Node>,
+    pub(crate) raw: FileRaw,
+    pub(crate) variables: Variables<'s>,
+}
+
+/// Reads the texts into raw files. `None`: there is nothing to go on with, and the report says why.
 pub(crate) fn load<'s>(sources: &'s Sources, report: &mut Report) -> Option<Loaded<'s>> {
-    let text = check_text(sources, report)?;
-    let (tree, faults) = yaml::read(text);
-    for fault in faults {
-        report.push(yaml_issue(fault, text));
-    }
-    let mut tree = tree?;
-    if !matches!(tree.value, Value::Map(_)) {
-        report.push(not_a_workspace(&tree));
-        return None;
-    }
-    let mut env_files = EnvFiles { sources, budget: vars::MAX_EXPANSION, read: BTreeMap::new() };
-    let variables = variables(&tree, &mut env_files, report);
-    replace_variables(&mut tree, &variables, &mut env_files.budget, report);
-    let file = FileRaw::read(&tree, &mut Cx::new(report, &sources.root, &sources.home))?;
-    Some(Loaded { tree: Arc::new(tree), file, variables, env_files })
+    let text = check_utf8(sources, report)?;
+    let env_files =
+        EnvFiles { sources, budget: vars::MAX_EXPANSION, bytes: MAX_ENV_BYTES, read: BTreeMap::new() };
+    let loaded = Loaded { files: Vec::new(), env_files, complete: true, missing: BTreeSet::new() };
+    let mut loader = Loader {
+        sources,
+        loaded,
+        spent: yaml::Size::default(),
+        bytes: 0,
+        open: Vec::new(),
+        begun: BTreeSet::new(),
+        report,
+    };
+    loader.file(&sources.file, &sources.root, text, 0)?;
+    Some(loader.loaded)
 }
 
-fn check_text<'s>(sources: &'s Sources, report: &mut Report) -> Option<&'s str> {
+struct Loader<'s, 'r> {
+    sources: &'s Sources,
+    loaded: Loaded<'s>,
+    /// What the trees cost so far.
+    spent: yaml::Size,
+    /// Bytes of the texts so far.
+    bytes: usize,
+    /// The files on the way to the one that is being read.
+    open: Vec<PathBuf>,
+    /// Every file that was begun.
+    begun: BTreeSet<PathBuf>,
+    report: &'r mut Report,
+}
+
+impl Loader<'_, '_> {
+    /// Reads one file, and those that it includes. `None`: there is nothing in it to go on with.
+    fn file(&mut self, path: &Path, dir: &Path, text: &str, base: usize) -> Option<()> {
+        self.bytes += text.len();
+        check_characters(text, base, self.report)?;
+        let (tree, faults) = yaml::read(text, base, &mut self.spent);
+        for fault in faults {
+            let issue = yaml_issue(fault, &self.report.files);
+            self.report.push(issue);
+        }
+        let mut tree = tree?;
+        if !matches!(tree.value, Value::Map(_)) {
+            self.report.push(not_a_workspace(&tree, base));
+            return None;
+        }
+        let number = self.loaded.files.len();
+        let env_files = &mut self.loaded.env_files;
+        let variables = variables(&tree, number, dir, env_files, self.report);
+        replace_variables(&mut tree, &variables, &mut env_files.budget, self.report);
+        let raw = FileRaw::read(&tree, &mut Cx::new(self.report, dir, &self.sources.home))?;
+        let includes = raw.include.as_ref().map(|include| include.value.0.clone()).unwrap_or_default();
+        self.loaded.files.push(WorkspaceFile {
+            path: path.to_owned(),
+            dir: dir.to_owned(),
+            tree: Arc::new(tree),
+            raw,
+            variables,
+        });
+        self.begun.insert(path.to_owned());
+        self.open.push(path.to_owned());
+        for include in &includes {
+            if self.include(include).is_none() {
+                self.loaded.complete = false;
+            }
+        }
+        self.open.pop();
+        Some(())
+    }
+
+    /// Reads a file that the open one includes. `None`: not all of it could be read, and the report says why.
+    fn include(&mut self, include: &At<IncludeRaw>) -> Option<()> {
+        let path = &include.value.0;
+        let name = shown(&crate::spans::relative(path, &self.sources.root));
+        if let Some(first) = self.open.iter().position(|open| open == path) {
+            let issue = error(
+                codes::INCLUDE_CYCLE,
+                include.span,
+                format!("`{name}` is included by what it includes"),
+            );
+            let way = self.open[first..].iter().chain([path]);
+            let way: Vec<_> =
+                way.map(|file| shown(&crate::spans::relative(file, &self.sources.root))).collect();
+            self.report.push(if way.len() > 2 {
+                issue.label(way.join(" → "))
+            } else {
+                issue.label("the file itself")
+            });
+            return None;
+        }
+        // Two files may both need a third one: it is read once.
+        if self.begun.contains(path) {
+            return Some(());
+        }
+        let too_costly = |message: String| error(codes::TOO_COSTLY, include.span, message);
+        if self.open.len() > MAX_INCLUDE_DEPTH {
+            self.report
+                .push(too_costly(format!("files include each other more than {MAX_INCLUDE_DEPTH} deep")));
+            return None;
+        }
+        if self.begun.len() >= MAX_FILES {
+            self.report.push(too_costly(format!("the workspace has more than {MAX_FILES} files")));
+            return None;
+        }
+        let sources = self.sources;
+        let found = sources.files.get(path);
+        if found.is_none() {
+            self.loaded.missing.insert(path.clone());
+        }
+        let Some(text) = found.and_then(Option::as_deref) else {
+            let issue = error(codes::INCLUDE_UNREADABLE, include.span, format!("`{name}` cannot be read"));
+            let is_file = path.extension().is_some_and(|it| it == "yaml" || it == "yml");
+            self.report.push(if is_file {
+                issue.help("make it, or leave it out of `include`")
+            } else {
+                issue.help(format!("name the file, not its directory: `{name}/workspace.yaml`"))
+            });
+            return None;
+        };
+        if self.bytes + text.len() > yaml::MAX_BYTES {
+            let most = yaml::MAX_BYTES;
+            self.report
+                .push(too_costly(format!("the files of the workspace have more than {most} bytes together")));
+            return None;
+        }
+        let base = self.report.files.add(SourceFile::new(path, text));
+        let dir = path.parent().unwrap_or(path);
+        self.begun.insert(path.clone());
+        self.file(path, dir, text, base)?;
+        Some(())
+    }
+}
+
+fn check_utf8<'s>(sources: &'s Sources, report: &mut Report) -> Option<&'s str> {
     let bytes = sources.text.as_bytes();
     if bytes.len() > yaml::MAX_BYTES {
         let message =
@@ -50,38 +188,39 @@ fn check_text<'s>(sources: &'s Sources, report: &mut Report) -> Option<&'s str> 
         report.push(error(codes::TOO_COSTLY, Span::default(), message));
         return None;
     }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Some(text),
         Err(problem) => {
             let at = problem.valid_up_to();
             let message = format!("the file is not UTF-8: byte {at} is 0x{:02x}", bytes[at]);
             report.push(error(codes::NOT_TEXT, Span::new(at, at), message).help("save it as UTF-8"));
-            return None;
+            None
         }
-    };
-    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}');
-    if let Some((at, c)) = text.char_indices().find(|(_, c)| control(*c)) {
-        let name = if c == '\0' {
-            "a NUL character".to_owned()
-        } else {
-            format!("the control character U+{:04X}", u32::from(c))
-        };
-        let issue =
-            error(codes::NOT_TEXT, Span::new(at, at + c.len_utf8()), format!("the file has {name} in it"));
-        report.push(if c == '\0' {
-            issue.help("save the file as UTF-8: a NUL is often the sign of UTF-16")
-        } else {
-            issue.help(format!("in double quotes, write it as an escape: `\"\\x{:02x}\"`", u32::from(c)))
-        });
-        return None;
     }
-    Some(text)
 }
 
-fn yaml_issue(fault: yaml::Fault, text: &str) -> Issue {
+fn check_characters(text: &str, base: usize, report: &mut Report) -> Option<()> {
+    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}');
+    let Some((at, c)) = text.char_indices().find(|(_, c)| control(*c)) else { return Some(()) };
+    let name = if c == '\0' {
+        "a NUL character".to_owned()
+    } else {
+        format!("the control character U+{:04X}", u32::from(c))
+    };
+    let span = Span::new(base + at, base + at + c.len_utf8());
+    let issue = error(codes::NOT_TEXT, span, format!("the file has {name} in it"));
+    report.push(if c == '\0' {
+        issue.help("save the file as UTF-8: a NUL is often the sign of UTF-16")
+    } else {
+        issue.help(format!("in double quotes, write it as an escape: `\"\\x{:02x}\"`", u32::from(c)))
+    });
+    None
+}
+
+fn yaml_issue(fault: yaml::Fault, files: &SourceMap) -> Issue {
     match fault {
         yaml::Fault::Syntax { span, message } => {
-            let help = syntax_help(&message, line_of(text, span));
+            let help = syntax_help(&message, files.line(span));
             let issue = error(codes::SYNTAX, span, "the file is not YAML").label(message);
             match help {
                 Some(help) => issue.help(help),
@@ -101,13 +240,6 @@ fn yaml_issue(fault: yaml::Fault, text: &str) -> Issue {
     }
 }
 
-fn line_of(text: &str, span: Span) -> &str {
-    let (before, after) = text.split_at_checked(span.start as usize).unwrap_or((text, ""));
-    let start = before.rfind('\n').map_or(0, |at| at + 1);
-    let end = before.len() + after.find('\n').unwrap_or(after.len());
-    &text[start..end]
-}
-
 /// What is behind the faults that people make most.
 fn syntax_help(message: &str, line: &str) -> Option<&'static str> {
     if message.contains("mapping values") {
@@ -125,17 +257,23 @@ fn syntax_help(message: &str, line: &str) -> Option<&'static str> {
     None
 }
 
-fn not_a_workspace(tree: &Node) -> Issue {
+fn not_a_workspace(tree: &Node, base: usize) -> Issue {
     let (message, span) = match tree.value {
-        Value::Null => ("the file is empty", Span::default()),
+        Value::Null => ("the file is empty", Span::new(base, base)),
         _ => ("a workspace is a mapping", crate::raw::read::place_of(tree)),
     };
     error(codes::MISSING_KEY, span, message).help("it starts with `services:`, and a service has a `command`")
 }
 
 /// The variables for `${…}`: the environment, `--env-file` (a later one wins), `env_file` of the file
-/// (a later one wins), `.env`.
-fn variables<'s>(tree: &Node, env_files: &mut EnvFiles<'s>, report: &mut Report) -> Variables<'s> {
+/// (a later one wins), `.env` next to the workspace file.
+fn variables<'s>(
+    tree: &Node,
+    number: usize,
+    dir: &Path,
+    env_files: &mut EnvFiles<'s>,
+    report: &mut Report,
+) -> Variables<'s> {
     let sources = env_files.sources;
     let mut above = Variables::new(&sources.environment);
     for (path, text) in sources.cli_env_files.iter().rev() {
@@ -152,8 +290,8 @@ fn variables<'s>(tree: &Node, env_files: &mut EnvFiles<'s>, report: &mut Report)
     if let Some((path, entries)) = &dot_env {
         for_paths.add_below(path, entries.clone());
     }
-    for path in workspace_env_files(tree, &for_paths, sources).iter().rev() {
-        if let Some(entries) = env_files.get(path, &all.clone(), report) {
+    for path in workspace_env_files(tree, &for_paths, sources, dir).iter().rev() {
+        if let Some(entries) = env_files.get(number, path, &all.clone(), report) {
             all.add_below(path, entries.iter().cloned());
         }
     }
@@ -163,13 +301,18 @@ fn variables<'s>(tree: &Node, env_files: &mut EnvFiles<'s>, report: &mut Report)
     all
 }
 
-/// The paths in `env_file` of the workspace. What is wrong with them is told when the file is read.
-pub(crate) fn workspace_env_files(tree: &Node, variables: &Variables<'_>, sources: &Sources) -> Vec<PathBuf> {
+/// The paths in `env_file` of a workspace file. What is wrong with them is told when the file is read.
+fn workspace_env_files(
+    tree: &Node,
+    variables: &Variables<'_>,
+    sources: &Sources,
+    dir: &Path,
+) -> Vec<PathBuf> {
     let Some(entry) = tree.get("env_file") else { return Vec::new() };
     let mut node = entry.value.clone();
     let mut silent = Report::new(SourceFile::new(&sources.file, ""));
     replace_variables(&mut node, variables, &mut vars::MAX_EXPANSION.clone(), &mut silent);
-    let mut cx = Cx::new(&mut silent, &sources.root, &sources.home);
+    let mut cx = Cx::new(&mut silent, dir, &sources.home);
     let files = OneOrMany::<EnvFileRaw>::read(&node, &mut cx);
     files.into_iter().flat_map(|files| files.0).map(|file| file.value.path).collect()
 }
@@ -263,29 +406,44 @@ enum Weight {
     Warning,
 }
 
-/// The env files that the workspace names, each parsed once.
+/// The env files that the workspace files name, each parsed once for each of them.
 #[derive(Debug)]
 pub(crate) struct EnvFiles<'s> {
     sources: &'s Sources,
     /// What is left of the bytes that variables may make.
     budget: usize,
-    read: BTreeMap<PathBuf, Arc<[dotenv::Entry]>>,
+    /// What is left of [`MAX_ENV_BYTES`].
+    bytes: usize,
+    read: BTreeMap<(usize, PathBuf), Arc<[dotenv::Entry]>>,
 }
 
 impl EnvFiles<'_> {
-    /// What a file sets; `None` when it could not be read.
+    /// What a file sets for the workspace file of this number; `None` when it could not be read.
     pub(crate) fn get(
         &mut self,
+        number: usize,
         path: &Path,
         variables: &Variables<'_>,
         report: &mut Report,
     ) -> Option<Arc<[dotenv::Entry]>> {
-        if let Some(known) = self.read.get(path) {
+        let key = (number, path.to_owned());
+        if let Some(known) = self.read.get(&key) {
             return Some(known.clone());
         }
         let text = self.sources.files.get(path)?.as_ref()?;
-        let entries: Arc<[_]> = self.parse(path, text, variables, Weight::Error, report).into();
-        self.read.insert(path.to_owned(), entries.clone());
+        let entries: Arc<[_]> = match self.bytes.checked_sub(text.len()) {
+            Some(left) => {
+                self.bytes = left;
+                self.parse(path, text, variables, Weight::Error, report).into()
+            }
+            None => {
+                let message = format!("the env files have more than {MAX_ENV_BYTES} bytes together");
+                let start = SourceFile::new(path, "").place(0..0);
+                report.push(error(codes::TOO_COSTLY, Span::default(), message).elsewhere(start));
+                Arc::default()
+            }
+        };
+        self.read.insert(key, entries.clone());
         Some(entries)
     }
 

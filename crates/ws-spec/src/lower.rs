@@ -13,7 +13,7 @@ use ws_model::{
 
 use crate::codes;
 use crate::command::{self, CommandFault};
-use crate::load::Loaded;
+use crate::load::{EnvFiles, Loaded, WorkspaceFile};
 use crate::raw::forms::{
     CommandRaw, EnvFileRaw, EnvironmentRaw, MountFrom, PROBE_INTERVAL, PROBE_TIMEOUT, PROBE_WITHIN,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Draft<'f> {
     pub(crate) own: &'f ServiceRaw,
     /// With `defaults` merged under it.
     pub(crate) raw: ServiceRaw,
+    /// The directory of its file.
+    pub(crate) dir: &'f Path,
     pub(crate) kind: ServiceKind,
     /// Whether its profiles switch it on.
     pub(crate) active: bool,
@@ -69,36 +71,38 @@ pub(crate) struct Lowered {
     pub(crate) origins: BTreeMap<(ServiceName, String), VariableOrigin>,
 }
 
-/// Turns the raw file into a workspace. `None`: so much is wrong that the rest would be guessed.
-pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Report) -> Option<Lowered> {
-    let file = std::mem::take(&mut loaded.file);
-    let Some(services) = &file.services else {
-        // A `services` that could not be read was reported.
-        if !file.unread.contains(&"services") {
-            let issue = error(codes::MISSING_KEY, Span::default(), "the workspace has no `services`");
-            report.push(issue.help("write `services: { api: { command: ./api } }`"));
-        }
-        return None;
-    };
-    check_amount(&loaded.tree, services.value.0.len(), services.key, report)?;
-    let defaults = file.defaults.as_ref().map(|defaults| &defaults.value);
-    let mut budget = Budget { variables: MAX_MERGED, patterns: BTreeMap::new(), large_patterns: 0 };
-    let mut drafts = Vec::with_capacity(services.value.0.len());
-    for (name, own) in &services.value.0 {
-        drafts.push(draft(name, &own.value, defaults, &mut loaded, sources, &mut budget, report)?);
+/// Turns the raw files into a workspace. `None`: so much is wrong that the rest would be guessed.
+pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) -> Option<Lowered> {
+    let Loaded { files, mut env_files, complete, missing: _ } = loaded;
+    check_services_are_there(&files, complete, report)?;
+    check_amount(&files, report)?;
+    for file in files.iter().skip(1) {
+        check_included(&file.raw, report);
     }
-    if drafts.is_empty() {
-        report.push(error(codes::MISSING_KEY, services.key, "the workspace has no services"));
+    let mut budget = Budget { variables: MAX_MERGED, patterns: BTreeMap::new(), large_patterns: 0 };
+    let mut drafts = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        for (name, own) in file.raw.services.iter().flat_map(|services| &services.value.0) {
+            let home = Home { number, file, env_files: &mut env_files };
+            drafts.push(draft(name, &own.value, home, sources, &mut budget, report)?);
+        }
+    }
+    let services = drafts.iter().map(|draft| (&draft.name.value, draft.name.span));
+    if !unique(services, "services", report) {
+        return None;
     }
 
     let mut secrets = BTreeMap::new();
-    for (name, secret) in file.secrets.iter().flat_map(|secrets| &secrets.value.0) {
+    let declared = || files.iter().flat_map(|file| &file.raw.secrets).flat_map(|secrets| &secrets.value.0);
+    unique(declared().map(|(name, _)| (&name.value, name.span)), "secrets", report);
+    for (name, secret) in declared() {
         if let Some(source) = secret_source(name.span, &secret.value, report) {
             secrets.insert(name.value.clone(), source);
         }
     }
-    let volumes = file.volumes.iter().flat_map(|volumes| &volumes.value.0);
-    let volumes = volumes.map(|(name, volume)| {
+    let declared = || files.iter().flat_map(|file| &file.raw.volumes).flat_map(|volumes| &volumes.value.0);
+    unique(declared().map(|(name, _)| (&name.value, name.span)), "volumes", report);
+    let volumes = declared().map(|(name, volume)| {
         (
             name.value.clone(),
             VolumeDecl { shared: volume.value.shared.as_ref().is_some_and(|shared| shared.value) },
@@ -106,17 +110,18 @@ pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Repo
     });
     let volumes: BTreeMap<_, _> = volumes.collect();
 
-    let named = file.env_file.iter().flat_map(|files| &files.value.0).map(|file| &file.value);
+    let named = || files.iter().flat_map(|file| &file.raw.env_file).flat_map(|files| &files.value.0);
     let active_files = drafts.iter().filter(|draft| draft.active).flat_map(env_files_of);
-    let mut hidden: BTreeSet<PathBuf> = named.chain(active_files).map(|file| file.path.clone()).collect();
+    let mut hidden: BTreeSet<PathBuf> =
+        named().map(|file| &file.value).chain(active_files).map(|file| file.path.clone()).collect();
     hidden.extend(sources.dot_env.iter().chain(&sources.cli_env_files).map(|(path, _)| path.clone()));
     hidden.extend(secrets.values().filter_map(|source| match source {
         SecretSource::File(path) => Some(path.clone()),
         SecretSource::Environment(_) => None,
     }));
     let policy_inputs: BTreeSet<PathBuf> =
-        std::iter::once(sources.file.clone()).chain(hidden.iter().cloned()).collect();
-    check_env_files(file.env_file.iter().flat_map(|files| &files.value.0), sources, report);
+        files.iter().map(|file| &file.path).chain(&hidden).cloned().collect();
+    check_env_files(named(), sources, report);
 
     let rights =
         Rights { hidden: &hidden, policy_inputs: &policy_inputs, file: &sources.file, root: &sources.root };
@@ -133,17 +138,19 @@ pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Repo
             models.extend(model.map(|model| (draft.name.value.clone(), model)));
         }
     }
-    crate::check::all(&file, &drafts, &mut models, sources, report);
+    let whole = crate::check::Whole { files: &files, complete };
+    crate::check::all(whole, &drafts, &mut models, sources, report);
 
+    let first = &files[0].raw;
     let workspace = Workspace {
         external: BTreeMap::new(),
         requires: Vec::new(),
-        name: workspace_name(&file, sources),
+        name: workspace_name(first, sources),
         root: sources.root.clone(),
         policy_inputs: policy_inputs.into_iter().collect(),
         hidden: hidden.into_iter().collect(),
-        enforcement: file.enforcement.as_ref().map(|level| level.value.0),
-        subnet: file
+        enforcement: first.enforcement.as_ref().map(|level| level.value.0),
+        subnet: first
             .network
             .as_ref()
             .and_then(|network| network.value.subnet.as_ref())
@@ -153,6 +160,68 @@ pub(crate) fn lower(mut loaded: Loaded<'_>, sources: &Sources, report: &mut Repo
         services: models,
     };
     Some(Lowered { workspace, origins })
+}
+
+/// Refuses a workspace without a service.
+fn check_services_are_there(files: &[WorkspaceFile<'_>], complete: bool, report: &mut Report) -> Option<()> {
+    let mut written = files.iter().filter_map(|file| file.raw.services.as_ref());
+    let unread = files.iter().any(|file| file.raw.unread.contains(&"services"));
+    if unread || !complete || written.clone().any(|services| !services.value.0.is_empty()) {
+        // One that could not be read was reported.
+        return written.next().map(|_| ());
+    }
+    match written.next() {
+        Some(services) => {
+            report.push(error(codes::MISSING_KEY, services.key, "the workspace has no services"));
+            Some(())
+        }
+        None => {
+            let issue = error(codes::MISSING_KEY, Span::default(), "the workspace has no `services`");
+            report.push(issue.help("write `services: { api: { command: ./api } }`"));
+            None
+        }
+    }
+}
+
+/// Reports what only the first file can have.
+fn check_included(file: &crate::raw::FileRaw, report: &mut Report) {
+    let keys = [
+        ("name", file.name.as_ref().map(|at| at.key)),
+        ("enforcement", file.enforcement.as_ref().map(|at| at.key)),
+        ("network", file.network.as_ref().map(|at| at.key)),
+    ];
+    for (key, span) in keys {
+        let Some(span) = span else { continue };
+        let issue = error(codes::FIRST_FILE_ONLY, span, format!("an included file cannot have `{key}`"));
+        report.push(
+            issue.label("it is of the whole workspace").help(format!("move `{key}` to the first file")),
+        );
+    }
+}
+
+/// Reports names that two files have. Says whether there were none.
+fn unique<'n, N: Ord + std::fmt::Display + 'n>(
+    names: impl Iterator<Item = (&'n N, Span)>,
+    what: &str,
+    report: &mut Report,
+) -> bool {
+    let mut seen = BTreeMap::new();
+    let mut good = true;
+    for (name, span) in names {
+        if let Some(first) = seen.get(name) {
+            let message = format!("`{name}` is in `{what}` of two files");
+            report.push(
+                error(codes::DUPLICATE_NAME, span, message)
+                    .label("again here")
+                    .related(*first, "first here")
+                    .help("rename one of them: names are those of the whole workspace"),
+            );
+            good = false;
+        } else {
+            seen.insert(name, span);
+        }
+    }
+    good
 }
 
 /// What the whole run may still spend.
@@ -172,18 +241,26 @@ fn workspace_name(file: &crate::raw::FileRaw, sources: &Sources) -> WorkspaceNam
     from_directory.unwrap_or_else(|_| WorkspaceName::new("workspace").expect("`workspace` is a name"))
 }
 
-/// Refuses a file that is small and means something huge.
-fn check_amount(tree: &Node, services: usize, at: Span, report: &mut Report) -> Option<()> {
-    if services > MAX_SERVICES {
-        let message = format!("the workspace has {services} services, and {MAX_SERVICES} is the most");
-        report.push(error(codes::TOO_COSTLY, at, message));
-        return None;
-    }
-    let defaults = tree.get("defaults").map_or(0, |entry| count(&entry.value));
-    if defaults.saturating_mul(services) > MAX_MERGED {
-        let message = format!("{defaults} values of `defaults` for each of {services} services are too many");
-        report.push(error(codes::TOO_COSTLY, at, message));
-        return None;
+/// Refuses files that are small and mean something huge.
+fn check_amount(files: &[WorkspaceFile<'_>], report: &mut Report) -> Option<()> {
+    let (mut all, mut merged) = (0, 0_usize);
+    for file in files {
+        let Some(written) = &file.raw.services else { continue };
+        let services = written.value.0.len();
+        all += services;
+        if all > MAX_SERVICES {
+            let message = format!("the workspace has {all} services, and {MAX_SERVICES} is the most");
+            report.push(error(codes::TOO_COSTLY, written.key, message));
+            return None;
+        }
+        let defaults = file.tree.get("defaults").map_or(0, |entry| count(&entry.value));
+        merged = merged.saturating_add(defaults.saturating_mul(services));
+        if merged > MAX_MERGED {
+            let message =
+                format!("{defaults} values of `defaults` for each of {services} services are too many");
+            report.push(error(codes::TOO_COSTLY, written.key, message));
+            return None;
+        }
     }
     Some(())
 }
@@ -205,15 +282,22 @@ pub(crate) fn is_active(own: &ServiceRaw, defaults: Option<&ServiceRaw>, chosen:
         || names.any(|name| chosen.iter().any(|chosen| chosen == "*" || chosen == name))
 }
 
+/// The file of a service, with its number, and the env files of all.
+struct Home<'f, 'e, 's> {
+    number: usize,
+    file: &'f WorkspaceFile<'s>,
+    env_files: &'e mut EnvFiles<'s>,
+}
+
 fn draft<'f>(
     name: &'f At<ServiceName>,
     own: &'f ServiceRaw,
-    defaults: Option<&ServiceRaw>,
-    loaded: &mut Loaded<'_>,
+    home: Home<'f, '_, '_>,
     sources: &Sources,
     budget: &mut Budget,
     report: &mut Report,
 ) -> Option<Draft<'f>> {
+    let defaults = home.file.raw.defaults.as_ref().map(|defaults| &defaults.value);
     let raw = match defaults {
         Some(defaults) => with_defaults(own, defaults),
         None => own.clone(),
@@ -224,9 +308,10 @@ fn draft<'f>(
         let issue = error(codes::BAD_NAME, name.span, "`localhost` cannot be the name of a service");
         report.push(issue.label("it is every service's name for itself"));
     }
-    let mut draft = Draft { name, own, raw, kind, active, environment: BTreeMap::new() };
+    let dir = home.file.dir.as_path();
+    let mut draft = Draft { name, own, raw, dir, kind, active, environment: BTreeMap::new() };
     if active {
-        environment(&mut draft, defaults, loaded, sources, budget, report)?;
+        environment(&mut draft, defaults, home, sources, budget, report)?;
     }
     Some(draft)
 }
@@ -291,7 +376,7 @@ fn check_env_files<'a>(
 fn environment(
     draft: &mut Draft<'_>,
     defaults: Option<&ServiceRaw>,
-    loaded: &mut Loaded<'_>,
+    home: Home<'_, '_, '_>,
     sources: &Sources,
     budget: &mut Budget,
     report: &mut Report,
@@ -308,7 +393,8 @@ fn environment(
     for (files, variables) in layers {
         for file in files.iter().flat_map(|files| &files.value.0) {
             let path = &file.value.path;
-            let Some(entries) = loaded.env_files.get(path, &loaded.variables, report) else { continue };
+            let entries = home.env_files.get(home.number, path, &home.file.variables, report);
+            let Some(entries) = entries else { continue };
             spend(budget, entries.len(), file.span, report)?;
             for entry in entries.iter() {
                 let origin = Some(VariableOrigin::File(path.clone(), entry.line));
@@ -536,8 +622,9 @@ fn service(
         kind: draft.kind,
         command: command?,
         build,
-        working_dir: raw.working_dir.as_ref().map_or_else(|| sources.root.clone(), |dir| dir.value.0.clone()),
-        working_dir_declared: raw.working_dir.is_some(),
+        working_dir: raw.working_dir.as_ref().map_or_else(|| draft.dir.to_owned(), |dir| dir.value.0.clone()),
+        // That of an included file is as good as declared: it holds this file, so it is not writable.
+        working_dir_declared: raw.working_dir.is_some() || draft.dir != sources.root,
         writable: writable.into_iter().map(|(path, _)| path).collect(),
         reads: reads.into_iter().map(|(path, _)| path).collect(),
         environment: draft
@@ -830,7 +917,7 @@ fn limits(raw: &ServiceRaw, report: &mut Report) -> Limits {
             let issue =
                 error(codes::OUT_OF_RANGE, size.span, format!("{} bytes of {what} are too few", bytes.0));
             let issue = issue.label(format!("at least {least}"));
-            let written = report.file.text.get(size.span.range()).unwrap_or_default();
+            let written = report.files.text(size.span).unwrap_or_default();
             let has_no_unit = bytes.0 > 0 && written.bytes().all(|byte| byte.is_ascii_digit());
             report.push(if has_no_unit {
                 let better = format!("{}M", bytes.0);

@@ -64,6 +64,58 @@ impl SourceFile {
     }
 }
 
+/// The workspace files, one behind the other, with a gap of one between them: a [`Span`] is a stretch of them all,
+/// and its start says of which.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceMap {
+    /// Never empty, ascending: where each starts.
+    files: Vec<(usize, SourceFile)>,
+}
+
+impl SourceMap {
+    pub(crate) fn new(first: SourceFile) -> Self {
+        Self { files: vec![(0, first)] }
+    }
+
+    /// Adds a file, and says where it starts.
+    pub(crate) fn add(&mut self, file: SourceFile) -> usize {
+        let base = self.files.last().map_or(0, |(start, file)| start + file.text.len() + 1);
+        self.files.push((base, file));
+        base
+    }
+
+    fn at(&self, offset: usize) -> (usize, &SourceFile) {
+        let index = self.files.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
+        let (start, file) = &self.files[index];
+        (*start, file)
+    }
+
+    /// The workspace file itself.
+    pub(crate) fn first(&self) -> &SourceFile {
+        &self.files[0].1
+    }
+
+    pub(crate) fn place(&self, span: Span) -> Place {
+        let range = span.range();
+        let (start, file) = self.at(range.start);
+        file.place(range.start - start..range.end - start)
+    }
+
+    /// The line in which a span starts.
+    pub(crate) fn line(&self, span: Span) -> &str {
+        let (start, file) = self.at(span.range().start);
+        let (line, _) = file.position(span.range().start - start);
+        file.text.get(file.window(line, line)).unwrap_or_default()
+    }
+
+    /// What is written there.
+    pub(crate) fn text(&self, span: Span) -> Option<&str> {
+        let range = span.range();
+        let (start, file) = self.at(range.start);
+        file.text.get(range.start - start..range.end - start)
+    }
+}
+
 /// A problem that is being described: place in the workspace file first, [`Report::push`] last.
 #[derive(Debug)]
 pub(crate) struct Issue {
@@ -197,7 +249,7 @@ pub(crate) fn shown(text: &str) -> String {
 /// The problems of one run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) file: SourceFile,
+    pub(crate) files: SourceMap,
     diagnostics: Vec<Diagnostic>,
     /// An anchor's content is read once for each of its aliases, `defaults` for each service: what is
     /// wrong there is told once.
@@ -207,7 +259,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(file: SourceFile) -> Self {
-        Self { file, diagnostics: Vec::new(), seen: BTreeSet::new(), dropped: 0 }
+        Self { files: SourceMap::new(file), diagnostics: Vec::new(), seen: BTreeSet::new(), dropped: 0 }
     }
 
     pub(crate) fn push(&mut self, issue: Issue) {
@@ -221,14 +273,14 @@ impl Report {
             return;
         }
         let place = match &issue.at {
-            At::Workspace(span) => self.file.place(span.range()),
+            At::Workspace(span) => self.files.place(*span),
             At::Elsewhere(place) => place.clone(),
         };
         if !self.seen.insert((issue.code, place.clone(), issue.message.clone())) {
             return;
         }
         let issue = finish(issue);
-        let place_of = |span: Span| self.file.place(span.range());
+        let place_of = |span: Span| self.files.place(span);
         self.diagnostics.push(Diagnostic {
             code: issue.code,
             severity: issue.severity,
@@ -247,8 +299,9 @@ impl Report {
 
     /// All of them, in the order of their places.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+        let first = self.files.first();
         self.diagnostics.sort_by(|a, b| {
-            let other_file = |d: &Diagnostic| d.place.file != self.file.path;
+            let other_file = |d: &Diagnostic| d.place.file != first.path;
             (other_file(a), &a.place, a.code).cmp(&(other_file(b), &b.place, b.code))
         });
         if self.dropped > 0 {
@@ -256,7 +309,7 @@ impl Report {
                 code: codes::TOO_MANY,
                 severity: Severity::Error,
                 message: format!("{} more problems are not shown", self.dropped),
-                place: self.file.place(0..0),
+                place: self.files.place(Span::default()),
                 label: String::new(),
                 related: Vec::new(),
                 help: Vec::new(),
@@ -289,6 +342,28 @@ mod tests {
         assert_eq!((place.line, place.column, place.end_line, place.end_column), (2, 4, 2, 5));
         let end = file.place(500..900);
         assert_eq!((end.line, end.column), (3, 1));
+    }
+
+    #[test]
+    fn a_span_says_of_which_file_it_is() {
+        let mut files = SourceMap::new(SourceFile::new(Path::new("/a"), "ab"));
+        let second = files.add(SourceFile::new(Path::new("/b"), ""));
+        let third = files.add(SourceFile::new(Path::new("/c"), "x: y\n"));
+        for (span, file, text) in [
+            (Span::new(1, 2), "/a", Some("b")),
+            (Span::new(2, 2), "/a", Some("")),
+            (Span::new(second, second), "/b", Some("")),
+            (Span::new(third, third + 1), "/c", Some("x")),
+            (Span::new(third + 5, third + 5), "/c", Some("")),
+            (Span::new(third - 1, third + 1), "/b", None),
+        ] {
+            assert_eq!(
+                (files.place(span).file.as_path(), files.text(span)),
+                (Path::new(file), text),
+                "{span:?}"
+            );
+        }
+        assert_eq!((files.place(Span::new(third + 3, third + 4)).line, files.first().text.len()), (1, 2));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use ws_model::problem::Segment;
 use ws_model::{ConfigPath, Problem, ServiceName};
 
 use crate::diag::{Diagnostic, Fix, Place};
-use crate::report::SourceFile;
+use crate::report::SourceMap;
 use crate::vars::Source;
 use crate::yaml::{Node, Span, Value};
 
@@ -17,8 +17,9 @@ use crate::yaml::{Node, Span, Value};
 /// A value that a service has from `defaults` is found there.
 #[derive(Debug, Clone)]
 pub struct SpanMap {
-    file: SourceFile,
-    tree: Arc<Node>,
+    files: SourceMap,
+    /// One for each file.
+    trees: Vec<Arc<Node>>,
     pub(crate) environment: Arc<BTreeMap<(ServiceName, String), VariableOrigin>>,
 }
 
@@ -41,28 +42,28 @@ struct Found<'a> {
 }
 
 impl SpanMap {
-    pub(crate) fn new(file: SourceFile, tree: Arc<Node>) -> Self {
-        Self { file, tree, environment: Arc::default() }
+    pub(crate) fn new(files: SourceMap, trees: Vec<Arc<Node>>) -> Self {
+        Self { files, trees, environment: Arc::default() }
     }
 
     /// The place of a value; of its nearest ancestor where it is not written down.
     #[must_use]
     pub fn locate(&self, at: &ConfigPath) -> Place {
-        let found = self.find(at.segments());
-        self.file.place(value_span(&found).range())
+        self.files.place(self.find(at.segments()).map_or(Span::default(), |found| value_span(&found)))
     }
 
     /// The place of a key; of its nearest ancestor where it is not written down.
     #[must_use]
     pub fn locate_key(&self, at: &ConfigPath) -> Place {
         let found = self.find(at.segments());
-        self.file.place(found.key.unwrap_or_else(|| value_span(&found)).range())
+        let span = found.map_or(Span::default(), |found| found.key.unwrap_or_else(|| value_span(&found)));
+        self.files.place(span)
     }
 
     /// Whether a value is written down, in the service or in `defaults`.
     #[must_use]
     pub fn is_written(&self, at: &ConfigPath) -> bool {
-        self.find(at.segments()).steps == at.segments().len()
+        self.find(at.segments()).is_some_and(|found| found.steps == at.segments().len())
     }
 
     /// Where a value came from, in words: `workspace.yaml:12`, `workspace.yaml:3 (LOG from .env:2)`,
@@ -79,20 +80,16 @@ impl SpanMap {
             return match origin {
                 VariableOrigin::File(path, line) => format!("{}:{line}", relative(path, root)),
                 VariableOrigin::Environment => {
-                    format!(
-                        "{}:{} (from the environment)",
-                        relative(&self.file.path, root),
-                        self.locate(at).line
-                    )
+                    let place = self.locate(at);
+                    format!("{}:{} (from the environment)", relative(&place.file, root), place.line)
                 }
             };
         }
-        let found = self.find(segments);
-        if found.steps < segments.len() {
+        let Some(found) = self.find(segments).filter(|found| found.steps == segments.len()) else {
             return "default".to_owned();
-        }
-        let line = self.file.place(value_span(&found).range()).line;
-        let mut out = format!("{}:{line}", relative(&self.file.path, root));
+        };
+        let place = self.files.place(value_span(&found));
+        let mut out = format!("{}:{}", relative(&place.file, root), place.line);
         let mut uses = Vec::new();
         variables(found.node, &mut uses);
         if !uses.is_empty() {
@@ -110,23 +107,30 @@ impl SpanMap {
         out
     }
 
-    fn find(&self, segments: &[Segment]) -> Found<'_> {
-        let own = walk(&self.tree, segments);
-        let inherited = match segments {
-            [Segment::Key(services), _, rest @ ..]
-                if services == "services" && own.steps < segments.len() && own.steps >= 2 =>
-            {
-                let defaults = self.tree.get("defaults");
-                defaults.map(|defaults| (walk(&defaults.value, rest), rest.len()))
-            }
-            _ => None,
-        };
-        match inherited {
-            Some((found, _)) if found.steps > 0 && found.steps + 2 > own.steps => {
-                Found { steps: found.steps + 2, ..found }
-            }
-            _ => own,
+    /// What stands nearest to a path, in whichever file; `None` when nothing was read.
+    fn find(&self, segments: &[Segment]) -> Option<Found<'_>> {
+        let all = self.trees.iter().map(|tree| find_in(tree, segments));
+        // The first of the deepest: a name is in one file, and what is nowhere is shown in the first.
+        all.reduce(|best, other| if other.steps > best.steps { other } else { best })
+    }
+}
+
+/// What stands nearest to a path in one file, where `defaults` stand in for a service.
+fn find_in<'t>(tree: &'t Node, segments: &[Segment]) -> Found<'t> {
+    let own = walk(tree, segments);
+    let inherited = match segments {
+        [Segment::Key(services), _, rest @ ..]
+            if services == "services" && own.steps < segments.len() && own.steps >= 2 =>
+        {
+            tree.get("defaults").map(|defaults| walk(&defaults.value, rest))
         }
+        _ => None,
+    };
+    match inherited {
+        Some(found) if found.steps > 0 && found.steps + 2 > own.steps => {
+            Found { steps: found.steps + 2, ..found }
+        }
+        _ => own,
     }
 }
 

@@ -21,7 +21,7 @@ const MAX_NODES: usize = 200_000;
 /// Bytes of all values, after aliases are followed.
 const MAX_SCALAR_BYTES: usize = 4 * 1024 * 1024;
 
-/// A stretch of the workspace file, in bytes.
+/// A stretch of the workspace files, in bytes: they count as one text, one behind the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Span {
     pub(crate) start: u32,
@@ -108,29 +108,33 @@ pub(crate) enum Fault {
     BadKey { span: Span },
 }
 
-/// Reads a text. The tree is absent when the text is not YAML; the faults are those that were found.
-pub(crate) fn read(text: &str) -> (Option<Node>, Vec<Fault>) {
+/// Reads a text that starts at `base` of all texts. The tree is absent when the text is not YAML; the faults are
+/// those that were found. What the tree costs is added to what was `spent` on others.
+pub(crate) fn read(text: &str, base: usize, spent: &mut Size) -> (Option<Node>, Vec<Fault>) {
     // The library nests as deep as we do and one more, so that it is we who say that it is too deep.
     let mut options = Options::default();
     options.flow_nesting_limit = MAX_DEPTH + 1;
     options.block_nesting_limit = MAX_DEPTH + 1;
     let mut composer = Composer {
         text,
+        base,
         parser: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
-        spent: Size::default(),
+        spent: *spent,
         depth: 0,
         faults: Vec::new(),
     };
-    match composer.document() {
+    let document = composer.document();
+    *spent = composer.spent;
+    match document {
         Ok(tree) => (Some(tree), composer.faults),
         Err(fault) => (None, vec![fault]),
     }
 }
 
-/// What a node costs.
+/// What nodes cost.
 #[derive(Debug, Clone, Copy, Default)]
-struct Size {
+pub(crate) struct Size {
     nodes: usize,
     bytes: usize,
 }
@@ -140,6 +144,8 @@ struct Size {
 /// On events and not by serde: that keeps the notation of scalars (`1.10`, quotes) and costs a third.
 struct Composer<'t> {
     text: &'t str,
+    /// Where the text starts among all texts.
+    base: usize,
     parser: Parser<'t, StrInput<'t>>,
     /// The values that have anchors, with what each of their aliases costs. An anchor whose value is
     /// not complete is not in it.
@@ -303,7 +309,8 @@ impl<'t> Composer<'t> {
                 } else {
                     span
                 };
-                let verbatim = self.text.get(inner.range()) == Some(&*value);
+                let written = inner.start as usize - self.base..inner.end as usize - self.base;
+                let verbatim = self.text.get(written) == Some(&*value);
                 let text = Text { text: value.into_owned(), verbatim, variables: Vec::new() };
                 return Ok(Node { value: Value::Text(text), span: if verbatim { inner } else { span } });
             }
@@ -344,18 +351,26 @@ impl<'t> Composer<'t> {
         let (start, end) = (range.start.min(self.text.len()), range.end.min(self.text.len()));
         // Block scalars and the like include the line's end.
         let text = self.text.get(start..end).unwrap_or_default();
-        Span::new(start, start + text.trim_end().len())
+        self.at(start, start + text.trim_end().len())
+    }
+
+    /// A stretch of this text.
+    fn at(&self, start: usize, end: usize) -> Span {
+        Span::new(self.base + start, self.base + end)
     }
 
     fn end(&self) -> Span {
-        Span::new(self.text.len(), self.text.len())
+        self.at(self.text.len(), self.text.len())
     }
 
     fn scan_fault(&self, error: &ScanError) -> Fault {
         let marker = error.marker();
         let span = match marker.byte_offset().and_then(|at| self.text.get(at..).map(|rest| (at, rest))) {
-            Some((at, rest)) => Span::new(at, at + rest.chars().next().map_or(0, char::len_utf8)),
-            None => line_and_column(marker.line(), marker.col(), self.text),
+            Some((at, rest)) => self.at(at, at + rest.chars().next().map_or(0, char::len_utf8)),
+            None => {
+                let range = line_and_column(marker.line(), marker.col(), self.text);
+                self.at(range.start, range.end)
+            }
         };
         match error.kind() {
             ErrorKind::RecursionLimitExceeded => too_deep(span),
@@ -486,12 +501,12 @@ fn is_number(text: &str) -> bool {
 }
 
 /// The character at a line and a column, both as the scanner counts: lines from 1, columns from 0.
-fn line_and_column(line: usize, column: usize, source: &str) -> Span {
+fn line_and_column(line: usize, column: usize, source: &str) -> std::ops::Range<usize> {
     let before: usize = source.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     let text = source[before..].split('\n').next().unwrap_or_default();
     match text.char_indices().nth(column) {
-        Some((at, c)) => Span::new(before + at, before + at + c.len_utf8()),
-        None => Span::new(before + text.len(), before + text.len()),
+        Some((at, c)) => before + at..before + at + c.len_utf8(),
+        None => before + text.len()..before + text.len(),
     }
 }
 
@@ -504,6 +519,10 @@ fn without_place(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read_one(text: &str) -> (Option<Node>, Vec<Fault>) {
+        read(text, 0, &mut Size::default())
+    }
 
     fn show(node: &Node, source: &str, depth: usize, out: &mut String) {
         use std::fmt::Write as _;
@@ -532,7 +551,7 @@ mod tests {
     }
 
     fn drawn(source: &str) -> String {
-        let (node, faults) = read(source);
+        let (node, faults) = read_one(source);
         assert!(faults.is_empty(), "{faults:?}");
         let mut out = String::new();
         show(&node.unwrap(), source, 0, &mut out);
@@ -586,6 +605,31 @@ c "c": map 31
     }
 
     #[test]
+    fn places_of_a_text_behind_others_are_moved() {
+        for source in
+            ["a: [1.10, 'x', \"u\\n\"]\nb: |\n  l\n", "a: [1\n", "a: b: c\n", "ä:\n  - *x\n", "a: 1\na: 2\n"]
+        {
+            let (here, faults) = read_one(source);
+            let (there, moved) = read(source, 100, &mut Size::default());
+            let text = |node: Option<Node>| format!("{node:?}");
+            let start = |fault: &Fault| match fault {
+                Fault::Syntax { span, .. } | Fault::Budget { span, .. } | Fault::BadKey { span } => {
+                    span.start
+                }
+                Fault::DuplicateKey { second, .. } => second.start,
+            };
+            let expected: Vec<u32> = faults.iter().map(|fault| start(fault) + 100).collect();
+            assert_eq!(moved.iter().map(start).collect::<Vec<_>>(), expected, "{source}");
+            let number = regex::Regex::new("(start|end): ([0-9]+)").unwrap();
+            let there = text(there);
+            let back = number.replace_all(&there, |found: &regex::Captures<'_>| {
+                format!("{}: {}", &found[1], found[2].parse::<u32>().unwrap() - 100)
+            });
+            assert_eq!(back, text(here), "{source}");
+        }
+    }
+
+    #[test]
     fn faults_have_places() {
         for (source, at, message) in [
             ("a: [1\n", 3, "unclosed bracket"),
@@ -597,7 +641,7 @@ c "c": map 31
             ("a: \"x\n", 3, "unclosed quote"),
             ("<<: 1\n", 4, "`<<` takes"),
         ] {
-            match &read(source) {
+            match &read_one(source) {
                 (None, faults) => match &faults[..] {
                     [Fault::Syntax { span, message: said }] => {
                         assert_eq!(span.start, at, "{source:?}: {said}");
@@ -652,7 +696,7 @@ c "c": map 31
             reject_unsupported_tags: true,
         };
         let theirs = serde_yaml::from_str_with_options::<serde_json::Value>(text, options);
-        let (ours, faults) = read(text);
+        let (ours, faults) = read_one(text);
         let (Ok(theirs), Some(ours), true) = (theirs, ours, faults.is_empty()) else { return false };
         assert_eq!(with_floats(as_json(&ours)), with_floats(theirs), "{text}");
         true

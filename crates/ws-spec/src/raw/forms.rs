@@ -305,6 +305,41 @@ impl JsonSchema for EnvFileRaw {
 }
 
 // ---------------------------------------------------------------------------------------------------
+// include
+
+/// A further workspace file. Absolute.
+#[derive(Debug, Clone)]
+pub(crate) struct IncludeRaw(pub(crate) PathBuf);
+
+impl Read for IncludeRaw {
+    fn read(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
+        if let Value::Map(_) = node.value {
+            let issue = cx.wrong_type(node, "paths of workspace files");
+            cx.push(issue.help(
+                "write `include: [path/workspace.yaml]`: paths in it are relative to itself, and its own `env_file` \
+                 names its env files",
+            ));
+            return None;
+        }
+        let path = text(node, cx, "paths of workspace files")?;
+        host_path(path, node, cx).map(Self)
+    }
+}
+impl Merge for IncludeRaw {}
+
+impl JsonSchema for IncludeRaw {
+    fn schema_name() -> Cow<'static, str> {
+        "Include".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<HostPath>()
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------
 // depends_on
 
 /// What must be there first.

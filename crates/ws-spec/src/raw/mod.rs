@@ -10,8 +10,8 @@ pub(crate) mod scalar;
 use ws_model::{SecretName, ServiceName, VolumeName, WorkspaceName};
 
 use forms::{
-    CommandRaw, DependsOn, EnvFileRaw, EnvironmentRaw, KindWord, LevelWord, LinkRaw, MountRaw, ProbePort,
-    ProbeUrl, ProfileName, RestartWord, SecretUseRaw, SignalRaw, TmpfsRaw,
+    CommandRaw, DependsOn, EnvFileRaw, EnvironmentRaw, IncludeRaw, KindWord, LevelWord, LinkRaw, MountRaw,
+    ProbePort, ProbeUrl, ProfileName, RestartWord, SecretUseRaw, SignalRaw, TmpfsRaw,
 };
 use read::{HostPath, List, Map, OneOrMany, long_only, record};
 use scalar::{Backoff, Cpus, Network, Port, PublishRaw, Size, Time};
@@ -31,6 +31,11 @@ record! {
         /// The least level of isolation to accept; `ws up` refuses to start on a machine that offers
         /// less. Without it: the least level at which everything that this file declares is enforced.
         enforcement: LevelWord,
+        /// Further workspace files that belong to this workspace: `[services/api/workspace.yaml]`. In each of them,
+        /// paths are relative to its own directory, which is also where its services run unless they say otherwise,
+        /// and `defaults` and `env_file` are for itself. A name can be in one of the files only, and `name`,
+        /// `enforcement` and `network` in the first one only.
+        include: OneOrMany<IncludeRaw>,
         /// The private network of the workspace.
         network: NetworkRaw,
         /// Env files with variables for `${…}` in this file, a later one wins. They are never handed to

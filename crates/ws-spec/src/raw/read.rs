@@ -215,7 +215,7 @@ pub(crate) fn integer(
 /// The span with the quotes around it, where there are some: a change of the type replaces them too.
 pub(crate) fn with_quotes(span: Span, cx: &Cx<'_>) -> Span {
     let wider = span.start.checked_sub(1).map(|start| Span { start, end: span.end + 1 });
-    let quoted = wider.and_then(|wider| cx.report.file.text.get(wider.range()));
+    let quoted = wider.and_then(|wider| cx.report.files.text(wider));
     match (wider, quoted.and_then(|text| text.chars().next())) {
         (Some(wider), Some(quote @ ('"' | '\''))) if quoted.is_some_and(|text| text.ends_with(quote)) => {
             wider
@@ -455,7 +455,7 @@ impl<T: Read> Read for List<T> {
         let Value::Seq(items) = &node.value else {
             let mut issue = cx.wrong_type(node, "a list");
             let whole = with_quotes(node.span, cx);
-            let written = cx.report.file.text.get(whole.range()).unwrap_or_default();
+            let written = cx.report.files.text(whole).unwrap_or_default();
             // A comma or bracket without quotes would mean something else in a list.
             let as_entry =
                 whole != node.span || !written.contains([',', '[', ']', '{', '}', '#', '\n', '&', '*', '!']);
