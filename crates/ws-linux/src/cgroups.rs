@@ -22,6 +22,8 @@ use ws_sys::cgroup::{self, Controller, Group, Layout, Limits, Tree};
 /// How many processes a build may have: the default of a service, since a service's own limits never
 /// apply to its build.
 const BUILD_PIDS: u32 = 4096;
+/// Launchers of a service among the processes of ours.
+const LAUNCHERS: u64 = 1;
 /// How long the kernel may take from its notice of an OOM to the count of what it killed.
 const OOM_COUNTED_WITHIN: Duration = Duration::from_secs(2);
 /// How often the count is looked at meanwhile.
@@ -79,6 +81,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Cgroups {
     tree: Tree,
+    owner: Option<u32>,
+    own_processes: u32,
     services: BTreeMap<ServiceName, Arc<ServiceGroup>>,
 }
 
@@ -105,29 +109,13 @@ impl Cgroups {
     ) -> Result<Self, Error> {
         let of_instance = |source| Error::Instance { instance: instance.clone(), source };
         let tree = Tree::create(&config.layout, &directory(instance)).map_err(of_instance)?;
-        let mut cgroups = Self { tree, services: BTreeMap::new() };
+        let (owner, own_processes) = (config.owner, config.own_processes);
+        let mut cgroups = Self { tree, owner, own_processes, services: BTreeMap::new() };
         let fill = || -> Result<(), Error> {
             if let Some(uid) = config.owner {
                 cgroups.tree.delegate_to(uid).map_err(of_instance)?;
             }
-            for (name, limits) in services {
-                let of_service = |source| Error::Service { service: name.clone(), source };
-                let group = cgroups.tree.add(name.as_str()).map_err(of_service)?;
-                if let Some(uid) = config.owner {
-                    group.delegate_to(uid).map_err(of_service)?;
-                }
-                let own = u64::from(config.own_processes);
-                let group = ServiceGroup {
-                    name: name.clone(),
-                    group,
-                    main: main_limits(limits, own),
-                    build: Limits { pids: Some(u64::from(BUILD_PIDS) + own), ..Limits::default() },
-                    oom_before: AtomicU64::new(0),
-                };
-                group.enter(Step::Main)?;
-                cgroups.services.insert(name.clone(), Arc::new(group));
-            }
-            Ok(())
+            services.into_iter().try_for_each(|(name, limits)| cgroups.add(name, limits).map(drop))
         };
         match fill() {
             Ok(()) => Ok(cgroups),
@@ -138,6 +126,43 @@ impl Cgroups {
                 Err(error)
             }
         }
+    }
+
+    /// Makes the directories of a service and sets its limits.
+    ///
+    /// # Errors
+    /// When there is such a service, or a usable controller refuses. Nothing of it is left then.
+    pub fn add(&mut self, name: &ServiceName, limits: &LimitsPlan) -> Result<Arc<ServiceGroup>, Error> {
+        let of_service = |source| Error::Service { service: name.clone(), source };
+        let group = self.tree.add(name.as_str()).map_err(of_service)?;
+        let own = u64::from(self.own_processes);
+        let group = ServiceGroup {
+            name: name.clone(),
+            main: main_limits(limits, own),
+            build: Limits { pids: Some(u64::from(BUILD_PIDS) + own), ..Limits::default() },
+            ours: if group.counts_launchers() { own } else { own.saturating_sub(LAUNCHERS) },
+            oom_before: AtomicU64::new(0),
+            group,
+        };
+        let delegate = || self.owner.map_or(Ok(()), |uid| group.group.delegate_to(uid)).map_err(of_service);
+        match delegate().and_then(|()| group.enter(Step::Main)) {
+            Ok(()) => {
+                let group = Arc::new(group);
+                self.services.insert(name.clone(), Arc::clone(&group));
+                Ok(group)
+            }
+            Err(error) => {
+                for left in group.remove(Duration::from_secs(1)) {
+                    tracing::warn!(error = %left, "a control group was left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets go of a service: its group is for the caller to [`remove`](ServiceGroup::remove), which takes a moment.
+    pub fn take(&mut self, name: &ServiceName) -> Option<Arc<ServiceGroup>> {
+        self.services.remove(name)
     }
 
     /// The group of a service of the plan.
@@ -195,7 +220,7 @@ impl Cgroups {
     pub fn usage(&self) -> BTreeMap<ServiceName, Usage> {
         let usage = |group: &ServiceGroup| {
             let cgroup::Usage { memory_bytes, cpu_usec } = group.group.usage();
-            Usage { memory_bytes, cpu_usec, pids: None }
+            Usage { memory_bytes, cpu_usec, pids: group.pids() }
         };
         self.services.iter().map(|(name, group)| (name.clone(), usage(group))).collect()
     }
@@ -223,6 +248,8 @@ pub struct ServiceGroup {
     group: Group,
     main: Limits,
     build: Limits,
+    /// Processes of ours that the kernel counts in the group while a run is there.
+    ours: u64,
     /// How many processes the kernel had killed for their memory when the present run began.
     oom_before: AtomicU64,
 }
@@ -240,6 +267,20 @@ impl ServiceGroup {
         self.group.set(limits).map_err(|source| Error::Limit { service: self.name.clone(), source })?;
         self.oom_before.store(self.oom_kills(), Ordering::Release);
         Ok(())
+    }
+
+    /// Processes and threads of the service itself; `None` where they are not counted.
+    #[must_use]
+    pub fn pids(&self) -> Option<u32> {
+        let all = self.group.pids().ok().flatten()?;
+        Some(u32::try_from(all.saturating_sub(self.ours)).unwrap_or(u32::MAX))
+    }
+
+    /// Removes the group's directories, waiting for processes that are about to end for `within` in all; gives what
+    /// could not be removed as sentences. Blocks; can be called again.
+    #[must_use]
+    pub fn remove(&self, within: Duration) -> Vec<String> {
+        self.group.remove(within).iter().map(phrase).collect()
     }
 
     /// How many processes the kernel has killed for lack of memory since the group was made.
@@ -555,6 +596,23 @@ mod tests {
         assert_eq!(cgroup::find(&fixture.config.layout, &directory(&instance)), Vec::<PathBuf>::new());
     }
 
+    #[test]
+    fn a_service_comes_and_goes() {
+        let Some(mut fixture) = Fixture::new(plain()) else { return };
+        let late = name("late");
+        for _ in 0..3 {
+            let group = fixture.cgroups.add(&late, &plain()).unwrap();
+            assert_eq!(group.group().limits().pids, Some(102));
+            let again = fixture.cgroups.add(&late, &plain()).unwrap_err();
+            assert!(matches!(again, Error::Service { .. }), "{again:?}");
+            assert!(group.dir_fd().unwrap().is_some(), "the first one is untouched");
+            let taken = fixture.cgroups.take(&late).unwrap();
+            assert_eq!(taken.remove(LONG), Vec::<String>::new());
+            assert!(taken.group().directories().iter().all(|dir| !dir.exists()));
+            assert!(fixture.cgroups.service(&late).is_none() && fixture.cgroups.take(&late).is_none());
+        }
+    }
+
     #[tokio::test]
     async fn lack_of_memory_ends_the_whole_service_and_is_told_of_this_run_only() {
         let limits = LimitsPlan { memory: Some(ByteSize::mib(32)), ..plain() };
@@ -581,10 +639,15 @@ mod tests {
     async fn it_is_told_when_a_service_is_empty_and_when_it_stays() {
         let Some(fixture) = Fixture::new(plain()) else { return };
         assert!(fixture.api().emptied(Duration::ZERO).await.unwrap());
-        let mut child = run_in(fixture.api(), "exec sleep 1000");
+        assert_eq!(fixture.api().pids(), Some(0), "what is ours is not counted");
+        let mut child = run_in(fixture.api(), "sleep 1000 & sleep 1000 & sleep 1000 & wait");
+        let whole = fixture.api().ours;
+        until(|| fixture.api().group().pids().unwrap() == Some(4)).await;
+        assert_eq!(fixture.api().pids(), Some(u32::try_from(4 - whole).unwrap()));
         assert!(!fixture.api().emptied(Duration::from_millis(20)).await.unwrap());
         let usage = fixture.cgroups.usage();
         assert!(usage[&name("api")].memory_bytes.is_some_and(|bytes| bytes > 0), "{usage:?}");
+        assert_eq!((usage[&name("api")].pids, usage[&name("db")].pids), (fixture.api().pids(), Some(0)));
         fixture.api().kill().unwrap();
         assert!(soon(fixture.api().emptied(LONG)).await.unwrap());
         assert_eq!(child.wait().unwrap().signal(), Some(9));

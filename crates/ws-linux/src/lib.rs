@@ -4,8 +4,10 @@
 //! how a service starts, [`host`] for how effects become requests to it.
 
 pub mod cgroups;
+pub mod external;
 pub mod host;
 pub mod net;
+pub mod notify;
 pub mod observe;
 pub mod peer;
 pub mod probes;

@@ -29,10 +29,16 @@
 //!
 //! Rules are loaded before interfaces exist, so nothing passes in between.
 //!
+//! What is elsewhere ([`Plan::external`]) has an address of the router, on its loopback. A link leads there as to a
+//! service; whoever listens there passes connections on ([`crate::external`]).
+//!
+//! Services join and leave at any time ([`Network::add`], [`Network::remove`]): elements of the sets come and go,
+//! the rules stay, with the connections and counters of everybody else.
+//!
 //! Works in namespaces that others made, by sockets that others made in them ([`SocketSource`]): rootless, the
 //! supervisor cannot enter its own workspace's namespaces, but it may speak on such a socket, because the
-//! namespaces belong to a user namespace that it owns. Never touches the host's network. Nothing is undone:
-//! all ends with the namespaces. The system settings that this relies on ([`SYSCTLS_ROUTER`],
+//! namespaces belong to a user namespace that it owns. Never touches the host's network. At the end nothing is
+//! undone: all ends with the namespaces. The system settings that this relies on ([`SYSCTLS_ROUTER`],
 //! [`SYSCTLS_SERVICE`]) are written by whoever makes the namespaces, in them, before [`set_up`].
 //!
 //! Who encodes what: the bridge with its address and routes is made with `rtnetlink`; the links to the
@@ -48,8 +54,8 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use ws_core::plan::Plan;
-use ws_model::ServiceName;
+use ws_core::plan::{Plan, ServicePlan};
+use ws_model::{ServiceName, Subnet};
 use ws_sys::netlink::{self, Socket};
 use ws_sys::nft::{self, InterfaceName, Transaction};
 
@@ -236,6 +242,9 @@ pub enum NetError {
     /// A service's number is so large that there is no bridge for it.
     #[error("`{0}` is beyond the {limit} services that one workspace can connect", limit = links::MOST_SERVICES)]
     TooMany(ServiceName),
+    /// A service that joins has the name, number or address of one that is there.
+    #[error("the network of the workspace has a service with the name, the number or the address of `{0}`")]
+    Taken(ServiceName),
     /// A service of the plan is not in the network.
     #[error("`{0}` is not in the network of the workspace")]
     Unknown(ServiceName),
@@ -254,18 +263,50 @@ struct Member<'a> {
     namespace: BorrowedFd<'a>,
 }
 
+impl<'a> Member<'a> {
+    fn new(service: &'a ServicePlan, namespace: BorrowedFd<'a>) -> Result<Self, NetError> {
+        if service.index >= links::MOST_SERVICES {
+            return Err(NetError::TooMany(service.name.clone()));
+        }
+        let (index, address, mac) = (service.index, service.address, service.mac);
+        Ok(Self { name: &service.name, index, address, mac, namespace })
+    }
+
+    fn port(&self) -> rules::Port {
+        port(self.index, self.mac, self.address)
+    }
+}
+
+fn port(index: u32, mac: [u8; 6], address: Ipv4Addr) -> rules::Port {
+    let name = InterfaceName::new(&links::port_name(index)).expect("a letter and a number");
+    rules::Port { name, mac, address }
+}
+
+/// A service that is connected.
+#[derive(Debug)]
+struct Joined {
+    index: u32,
+    address: Ipv4Addr,
+    mac: [u8; 6],
+    /// Whether the router has its rules: not any more when it leaves.
+    known: bool,
+    /// What is loaded in its namespace.
+    links: BTreeSet<Flow>,
+}
+
 /// The network of a workspace. Dropping it changes nothing: the network lives as long as its namespaces.
 #[derive(Debug)]
 pub struct Network {
-    gateway: Ipv4Addr,
+    subnet: Subnet,
+    gateway_mac: [u8; 6],
     /// In the router's namespace.
     rules: Socket,
+    /// The bridges that there are.
+    bridges: BTreeSet<u32>,
     /// Everybody who is connected.
-    addresses: BTreeMap<ServiceName, Ipv4Addr>,
+    members: BTreeMap<ServiceName, Joined>,
     /// What is loaded in the router.
     in_router: BTreeSet<Flow>,
-    /// What is loaded in each service's namespace.
-    in_services: BTreeMap<ServiceName, BTreeSet<Flow>>,
 }
 
 /// Makes the network of `plan`: rules first, then the bridge, then every service's link to it.
@@ -285,53 +326,131 @@ pub fn set_up(
     let mut members = Vec::with_capacity(plan.services.len());
     for (name, service) in &plan.services {
         let namespace = namespaces.get(name).ok_or_else(|| NetError::NoNamespace(name.clone()))?.as_fd();
-        if service.index >= links::MOST_SERVICES {
-            return Err(NetError::TooMany(name.clone()));
-        }
-        let (index, address, mac) = (service.index, service.address, service.mac);
-        members.push(Member { name, index, address, mac, namespace });
+        members.push(Member::new(service, namespace)?);
     }
-    let gateway = plan.subnet.gateway();
-    let gateway_mac = links::gateway_mac(gateway, &members);
+    let gateway_mac = links::gateway_mac(plan.subnet.gateway(), &members);
     let wanted = wanted(plan);
 
     let mut rules = rules_socket(sockets, NsRef::Router)?;
-    let ports: Vec<_> = members
-        .iter()
-        .map(|member| rules::Port {
-            name: InterfaceName::new(&links::port_name(member.index)).expect("a letter and a number"),
-            mac: member.mac,
-            address: member.address,
-        })
-        .collect();
+    let ports: Vec<_> = members.iter().map(Member::port).collect();
     let in_router: BTreeSet<Flow> = wanted.values().flatten().copied().collect();
     commit(&mut rules, NsRef::Router, rules::router(gateway_mac, &in_router, &ports))?;
 
-    links::make_bridges(sockets, plan.subnet, gateway_mac, &members)?;
-    links::connect(sockets, &members)?;
-    for member in &members {
-        let of = NsRef::Service(member.name);
-        commit(&mut rules_socket(sockets, of)?, of, rules::service(&wanted[member.name]))?;
-        links::finish_inside(sockets, member, gateway, gateway_mac)?;
-    }
-
-    links::wait_for_ports(sockets, &members)?;
-
-    let addresses = members.iter().map(|member| (member.name.clone(), member.address)).collect();
-    Ok(Network { gateway, rules, addresses, in_router, in_services: wanted })
+    let bridges = BTreeSet::from([0]);
+    links::make_bridges(sockets, plan.subnet, gateway_mac, &bridges)?;
+    links::add_external(sockets, &plan.external)?;
+    let subnet = plan.subnet;
+    let mut network = Network { subnet, gateway_mac, rules, bridges, members: BTreeMap::new(), in_router };
+    network.connect(sockets, &members, wanted)?;
+    Ok(network)
 }
 
 impl Network {
     /// The router's address on every bridge; `ws` itself connects to services from it.
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
-        self.gateway
+        self.subnet.gateway()
     }
 
     /// The address of a service.
     #[must_use]
     pub fn address(&self, service: &ServiceName) -> Option<Ipv4Addr> {
-        self.addresses.get(service).copied()
+        self.members.get(service).map(|member| member.address)
+    }
+
+    /// Connects services for which the router has its rules already; they count as members from here on.
+    fn connect(
+        &mut self,
+        sockets: &dyn SocketSource,
+        members: &[Member<'_>],
+        mut wanted: BTreeMap<ServiceName, BTreeSet<Flow>>,
+    ) -> Result<(), NetError> {
+        for member in members {
+            let Member { name, index, address, mac, namespace: _ } = *member;
+            let links = wanted.remove(name).unwrap_or_default();
+            self.members.insert(name.clone(), Joined { index, address, mac, known: true, links });
+        }
+        let bridges: BTreeSet<u32> = members.iter().map(|member| links::bridge_of(member.index)).collect();
+        let further = bridges.difference(&self.bridges).copied().collect();
+        links::make_bridges(sockets, self.subnet, self.gateway_mac, &further)?;
+        self.bridges.extend(further);
+        links::connect(sockets, members)?;
+        for member in members {
+            let of = NsRef::Service(member.name);
+            let links = &self.members[member.name].links;
+            commit(&mut rules_socket(sockets, of)?, of, rules::service(links))?;
+            links::finish_inside(sockets, member, self.gateway(), self.gateway_mac)?;
+        }
+        links::wait_for_ports(sockets, members)
+    }
+
+    /// Connects a further service, with its links. Nothing of the others is touched: the router takes its part in
+    /// one transaction, before the interface exists. Links of others to it are granted by
+    /// [`Network::replace_links`].
+    ///
+    /// `namespace` is its network namespace, new and empty, with the settings [`SYSCTLS_SERVICE`]. Blocks, as
+    /// [`set_up`].
+    ///
+    /// # Errors
+    /// See [`NetError`]. What was made so far was taken away again.
+    pub fn add(
+        &mut self,
+        sockets: &dyn SocketSource,
+        service: &ServicePlan,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), NetError> {
+        let member = Member::new(service, namespace)?;
+        let taken = self.members.values().any(|other| {
+            other.index == member.index || other.address == member.address || other.mac == member.mac
+        });
+        if taken || self.members.contains_key(member.name) || member.mac == self.gateway_mac {
+            return Err(NetError::Taken(member.name.clone()));
+        }
+        let links = flows(service);
+        let further: BTreeSet<Flow> = links.difference(&self.in_router).copied().collect();
+        let rules = rules::join(Transaction::new(), &further, &[member.port()]);
+        commit(&mut self.rules, NsRef::Router, rules)?;
+        self.in_router.extend(further);
+        let connected = self.connect(sockets, &[member], BTreeMap::from([(member.name.clone(), links)]));
+        if connected.is_err() {
+            // The error that matters is the one that is returned.
+            let _ = self.remove(sockets, member.name);
+        }
+        connected
+    }
+
+    /// Disconnects a service: its links and those of others to it go first, in one transaction of the router, then
+    /// its interfaces. Nothing of the others is touched. Its namespace may have ended already.
+    ///
+    /// Blocks for some 20 ms: the kernel waits until nobody uses the interfaces any more.
+    ///
+    /// # Errors
+    /// The first one; all was tried then, and a repeated call does what is left to do.
+    pub fn remove(&mut self, sockets: &dyn SocketSource, service: &ServiceName) -> Result<(), NetError> {
+        let Some(leaving) = self.members.get_mut(service) else {
+            return Err(NetError::Unknown(service.clone()));
+        };
+        let (index, mac, address) = (leaving.index, leaving.mac, leaving.address);
+        let of_it = |flow: &Flow| flow.from == address || flow.to == address;
+        let mut result = Ok(());
+        if leaving.known {
+            let gone = self.in_router.iter().copied().filter(of_it).collect();
+            let change = rules::leave(&gone, &port(index, mac, address));
+            result = commit(&mut self.rules, NsRef::Router, change);
+            if result.is_ok() {
+                leaving.known = false;
+                self.in_router.retain(|flow| !of_it(flow));
+            }
+        }
+        for (name, member) in self.members.iter_mut().filter(|(name, _)| *name != service) {
+            let wanted = member.links.iter().copied().filter(|flow| !of_it(flow)).collect();
+            result = result.and(member.replace_links(sockets, name, wanted));
+        }
+        result = result.and(links::disconnect(sockets, service, index, address));
+        if result.is_ok() {
+            self.members.remove(service);
+        }
+        result
     }
 
     /// Grants the links of `plan` and no others. Links that stay are not touched; over links that go, open
@@ -345,7 +464,7 @@ impl Network {
     pub fn replace_links(&mut self, sockets: &dyn SocketSource, plan: &Plan) -> Result<(), NetError> {
         let mut wanted = wanted(plan);
         for name in wanted.keys() {
-            if !self.addresses.contains_key(name) {
+            if !self.members.contains_key(name) {
                 return Err(NetError::Unknown(name.clone()));
             }
         }
@@ -355,34 +474,46 @@ impl Network {
         if result.is_ok() {
             self.in_router = in_router;
         }
-        for (name, loaded) in &mut self.in_services {
+        for (name, member) in &mut self.members {
             let wanted = wanted.remove(name).unwrap_or_default();
-            if *loaded == wanted {
-                continue;
-            }
-            let of = NsRef::Service(name);
-            let change = rules::change(rules::SERVICE_LINKS, loaded, &wanted, Flow::service_key);
-            let done = rules_socket(sockets, of).and_then(|mut socket| commit(&mut socket, of, change));
-            match done {
-                Ok(()) => *loaded = wanted,
-                Err(error) => result = result.and(Err(error)),
-            }
+            result = result.and(member.replace_links(sockets, name, wanted));
         }
         result
     }
 }
 
+impl Joined {
+    /// Changes the links in its namespace from what is loaded to what is wanted, in one transaction.
+    fn replace_links(
+        &mut self,
+        sockets: &dyn SocketSource,
+        name: &ServiceName,
+        wanted: BTreeSet<Flow>,
+    ) -> Result<(), NetError> {
+        if self.links == wanted {
+            return Ok(());
+        }
+        let of = NsRef::Service(name);
+        let change = rules::change(rules::SERVICE_LINKS, &self.links, &wanted, Flow::service_key);
+        commit(&mut rules_socket(sockets, of)?, of, change)?;
+        self.links = wanted;
+        Ok(())
+    }
+}
+
 /// The links of every service.
 fn wanted(plan: &Plan) -> BTreeMap<ServiceName, BTreeSet<Flow>> {
-    let flows = |service: &ws_core::plan::ServicePlan| {
-        let from = service.address;
-        let flow = |link: &ws_core::plan::LinkRule| {
-            let (protocol, port) = (link.port.protocol.number(), link.port.port);
-            Flow { from, to: link.address, protocol, port }
-        };
-        service.links.iter().map(flow).collect()
-    };
     plan.services.iter().map(|(name, service)| (name.clone(), flows(service))).collect()
+}
+
+/// The links of a service.
+fn flows(service: &ServicePlan) -> BTreeSet<Flow> {
+    let from = service.address;
+    let flow = |link: &ws_core::plan::LinkRule| {
+        let (protocol, port) = (link.port.protocol.number(), link.port.port);
+        Flow { from, to: link.address, protocol, port }
+    };
+    service.links.iter().map(flow).collect()
 }
 
 fn rules_socket(sockets: &dyn SocketSource, of: NsRef<'_>) -> Result<Socket, NetError> {

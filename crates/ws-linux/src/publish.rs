@@ -36,11 +36,11 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 /// How long an open connection may go on when its service is down: what is under way is delivered.
 const LINGER: Duration = Duration::from_secs(1);
 /// The pause when no connection can be accepted, for lack of descriptors most likely.
-const TROUBLE_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const TROUBLE_PAUSE: Duration = Duration::from_millis(50);
 /// What is copied at once, in each direction.
 const BUFFER: usize = 64 * 1024;
 /// The kernel's queue of connections that were not accepted yet.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
 /// Opens sockets inside the workspace.
 pub trait Dial: Send + Sync {
@@ -444,18 +444,26 @@ async fn reach(port: &mut Port) -> io::Result<TcpStream> {
     }
 }
 
-/// Copies both ways until both sides are done; the end of one side is passed on at once.
+/// Copies both ways until both sides are done, or the service is down.
 async fn relay(mut client: TcpStream, mut service: TcpStream, state: &mut watch::Receiver<TargetState>) {
-    // Small messages must not wait for others; where it cannot be set they are only slower.
-    let _ = client.set_nodelay(true);
-    let result = tokio::select! {
-        result = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER) => result.map(drop),
-        () = left_behind(state) => Err(io::ErrorKind::ConnectionAborted.into()),
+    let cut = tokio::select! {
+        () = copy_both(&mut client, &mut service) => false,
+        () = left_behind(state) => true,
     };
-    if result.is_err() {
-        // A connection that broke on one side must not look complete on the other.
+    if cut {
         reset(&client);
         reset(&service);
+    }
+}
+
+/// Copies both ways until both sides are done; the end of one side is passed on at once, and a reader that stops
+/// holds the writer back. A connection that broke on one side does not look complete on the other.
+pub(crate) async fn copy_both(client: &mut TcpStream, service: &mut TcpStream) {
+    // Small messages must not wait for others; where it cannot be set they are only slower.
+    let _ = client.set_nodelay(true);
+    if copy_bidirectional_with_sizes(client, service, BUFFER, BUFFER).await.is_err() {
+        reset(client);
+        reset(service);
     }
 }
 
@@ -473,7 +481,7 @@ async fn left_behind(state: &mut watch::Receiver<TargetState>) {
 }
 
 /// Makes the close that follows a reset.
-fn reset(stream: &TcpStream) {
+pub(crate) fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 

@@ -23,14 +23,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, Protocol as Number, SocketFlags, SocketType, ipproto, netlink, socket_with,
 };
-use ws_core::plan::{LimitsPlan, LinkRule, Plan, Run, ServicePlan, View};
+use ws_core::plan::{ExternalPlan, LimitsPlan, LinkRule, Plan, Run, ServicePlan, View};
 use ws_linux::net::{
     DENIED_GROUP, NetError, Network, NsRef, SPOOFED_GROUP, SYSCTLS_ROUTER, SYSCTLS_SERVICE, SocketSource,
     set_up, sysctl_may_be_missing,
 };
 use ws_model::{
-    ByteSize, ConfigPath, Level, PortProto, Protocol, Restart, RestartPolicy, ServiceKind, ServiceName, Stop,
-    Subnet, WorkspaceName,
+    ByteSize, ConfigPath, ExternalHost, Level, PortProto, Protocol, Restart, RestartPolicy, ServiceKind,
+    ServiceName, Stop, Subnet, WorkspaceName,
 };
 use ws_sys::netlink::{Batch, Socket, route};
 use ws_sys::nft::{Family, Table, Transaction};
@@ -62,6 +62,9 @@ const TESTS: &[Test] = &[
         denied_attempts_are_logged_and_late_packets_are_not,
     ),
     ("services_on_different_bridges_reach_each_other", services_on_different_bridges_reach_each_other),
+    ("services_join_and_leave_and_nobody_else_notices", services_join_and_leave_and_nobody_else_notices),
+    ("a_service_that_cannot_join_leaves_nothing", a_service_that_cannot_join_leaves_nothing),
+    ("what_is_elsewhere_is_reached_along_links_only", what_is_elsewhere_is_reached_along_links_only),
     ("the_rules_are_as_nft_lists_them", the_rules_are_as_nft_lists_them),
     ("errors_name_what_failed", errors_name_what_failed),
 ];
@@ -534,6 +537,227 @@ fn services_on_different_bridges_reach_each_other(_: &mut World) {
     }
 }
 
+/// What the router's namespace has: rules with their elements, interfaces, neighbours and routes.
+fn router_state(world: &World) -> String {
+    let mut state = match world.factory.nft(ROUTER) {
+        Ok(listed) => elements_in_order(&listed),
+        Err(error) => {
+            lack("nft", &format!("`nft` cannot be run: {error}"));
+            String::new()
+        }
+    };
+    let mut socket = Socket::new(world.factory.netlink_route(NsRef::Router).unwrap()).unwrap();
+    for (kind, family, header) in [
+        (libc::RTM_GETLINK, libc::AF_UNSPEC, 16),
+        (libc::RTM_GETNEIGH, libc::AF_INET, 12),
+        (libc::RTM_GETNEIGH, libc::AF_BRIDGE, 12),
+        (libc::RTM_GETROUTE, libc::AF_INET, 12),
+        (libc::RTM_GETADDR, libc::AF_INET, 8),
+    ] {
+        let mut request = Batch::new();
+        request.push(kind, 0, |b| {
+            let mut bytes = vec![0; header];
+            bytes[0] = family as u8;
+            b.raw(&bytes);
+        });
+        let mut found = Vec::new();
+        let dumped = socket.dump(&mut request, |message| {
+            // Of an interface its index and state, of the rest all but the counters of its use.
+            let mut text = format!("{kind} {:02x?}", &message.payload[..header.min(8)]);
+            for attr in message.attrs_after(header)?.filter_map(Result::ok) {
+                if kind != libc::RTM_GETLINK && [1, 2, 4, 5].contains(&attr.kind) {
+                    text += &format!(" {}={:02x?}", attr.kind, attr.bytes);
+                }
+            }
+            found.push(text);
+            Ok(())
+        });
+        dumped.unwrap();
+        found.sort_unstable();
+        state += &found.join("\n");
+    }
+    state
+}
+
+/// `standard`, with a service that joins: it may reach `api`, and `other` may reach it once that is granted.
+fn with_late(index: u32) -> Plan {
+    plan(&[
+        ("web", 0, &[("api", 80, Protocol::Tcp), ("api", 53, Protocol::Udp)]),
+        ("api", 1, &[("db", 5432, Protocol::Tcp)]),
+        ("db", 2, &[]),
+        ("other", 3, &[("api", 54, Protocol::Udp), ("api", 80, Protocol::Tcp), ("late", 90, Protocol::Tcp)]),
+        ("late", index, &[("api", 80, Protocol::Tcp)]),
+    ])
+}
+
+fn services_join_and_leave_and_nobody_else_notices(world: &mut World) {
+    let listener = world.listen("api", 80);
+    let mut client = world.connect("web", "api", 80).unwrap();
+    let mut server = listener.accept().unwrap().0;
+    let late = service("late");
+    // The second time it is on a bridge of its own, which stays and is used the third time.
+    for (index, leaves_nothing) in [(4, true), (1000, false), (1000, true)] {
+        let changed = with_late(index);
+        let planned = &changed.services[&late];
+        world.plan = changed.clone();
+        let namespace = world.factory.add(&late).unwrap();
+        let before = router_state(world);
+        world.network.add(&world.factory, planned, namespace.as_fd()).unwrap();
+        assert_eq!(world.network.address(&late), Some(planned.address));
+
+        // Its own links work from the first packet on, and nothing else does.
+        let mut out = world.connect("late", "api", 80).unwrap();
+        echo(&mut out, &mut listener.accept().unwrap().0);
+        let inside = world.listen("late", 90);
+        for (from, to, port) in [("late", "db", 5432), ("late", "api", 81), ("other", "late", 90)] {
+            let error = world.connect(from, to, port).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{from} to {to}:{port}: {error}");
+        }
+        // It is who it is.
+        let raw = world.packet_socket("late");
+        let api = world.bind("api", 54);
+        raw.send(&frame(
+            world.gateway_mac(),
+            world.mac("late"),
+            &udp(world.address("other"), world.address("api"), 54, b"forged"),
+        ));
+        assert!(!readable(&api, LOOK), "a forged datagram arrived");
+        drop(api);
+        // Links of others to it are granted with everybody's.
+        world.network.replace_links(&world.factory, &changed).unwrap();
+        let mut other = world.connect("other", "late", 90).unwrap();
+        echo(&mut other, &mut inside.accept().unwrap().0);
+        // Twice is an error and changes nothing.
+        let again = world.network.add(&world.factory, planned, namespace.as_fd()).unwrap_err();
+        assert!(matches!(&again, NetError::Taken(name) if *name == late), "{again:?}");
+
+        world.network.remove(&world.factory, &late).unwrap();
+        assert_eq!(world.network.address(&late), None);
+        assert_eq!(world.connect("other", "late", 90).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let gone = world.network.remove(&world.factory, &late).unwrap_err();
+        assert!(matches!(&gone, NetError::Unknown(name) if *name == late), "{gone:?}");
+        drop((inside, out, other, raw, namespace));
+        world.factory.remove(&late).unwrap();
+        let after = router_state(world);
+        assert_eq!(after == before, leaves_nothing, "before:\n{before}\nafter:\n{after}");
+        echo(&mut client, &mut server);
+    }
+}
+
+fn a_service_that_cannot_join_leaves_nothing(world: &mut World) {
+    let late = service("late");
+    let changed = with_late(4);
+    let before = router_state(world);
+    let namespace = world.factory.add(&late).unwrap();
+    let mut batch = Batch::new();
+    batch.push(libc::RTM_NEWLINK, (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16, |b| {
+        b.raw(&[0; 16]).text(libc::IFLA_IFNAME, "eth0").nest(libc::IFLA_LINKINFO, |b| {
+            b.text(libc::IFLA_INFO_KIND, "bridge");
+        });
+    });
+    let of = NsRef::Service(&late);
+    Socket::new(world.factory.netlink_route(of).unwrap()).unwrap().run(&mut batch).unwrap();
+    let error = world.network.add(&world.factory, &changed.services[&late], namespace.as_fd()).unwrap_err();
+    assert!(matches!(&error, NetError::Link { service, .. } if *service == late), "{error:?}");
+    assert_eq!(world.network.address(&late), None);
+    let after = router_state(world);
+    assert!(after == before, "before:\n{before}\nafter:\n{after}");
+
+    // With the number, address or name of another.
+    let mut twin = changed.services[&late].clone();
+    twin.index = 0;
+    let error = world.network.add(&world.factory, &twin, namespace.as_fd()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the network of the workspace has a service with the name, the number or the address of `late`"
+    );
+    assert!(router_state(world) == before);
+
+    // A new namespace, and it can.
+    drop(namespace);
+    world.factory.remove(&late).unwrap();
+    let namespace = world.factory.add(&late).unwrap();
+    world.network.add(&world.factory, &changed.services[&late], namespace.as_fd()).unwrap();
+    world.plan = changed;
+    let _listener = world.listen("api", 80);
+    world.connect("late", "api", 80).unwrap();
+}
+
+fn what_is_elsewhere_is_reached_along_links_only(_: &mut World) {
+    let mut declared = plan(&[("web", 0, &[]), ("db", 1, &[]), ("api", 2, &[])]);
+    let elsewhere = |name: &str, number: u32| ExternalPlan {
+        name: service(name),
+        address: Subnet::DEFAULT.host(number),
+        port: 9000,
+        host: ExternalHost::Loopback,
+    };
+    declared.external = vec![elsewhere("orders", 500), elsewhere("mail", 501)];
+    let [orders, mail] = [0, 1].map(|n| declared.external[n].address);
+    let link = LinkRule {
+        to: service("orders"),
+        address: orders,
+        port: PortProto { port: 9000, protocol: Protocol::Tcp },
+        at: ConfigPath::default(),
+    };
+    declared.services.get_mut(&service("web")).unwrap().links.push(link);
+    let mut world = World::new(&declared);
+    let at = |address, port| {
+        let socket =
+            world.factory.socket(NsRef::Router, AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrV4::new(address, port)).unwrap();
+        rustix::net::listen(&socket, 16).unwrap();
+        TcpListener::from(socket)
+    };
+    let listener = at(orders, 9000);
+    let others = [at(orders, 9001), at(mail, 9000), at(world.network.gateway(), 9000)];
+
+    let mut client = world.connect_to("web", SocketAddrV4::new(orders, 9000)).unwrap();
+    let (mut server, peer) = listener.accept().unwrap();
+    assert_eq!(peer.ip(), world.address("web"), "who asks is seen");
+    echo(&mut client, &mut server);
+    let refused = [
+        ("db", orders, 9000),
+        ("web", orders, 9001),
+        ("web", mail, 9000),
+        ("web", world.network.gateway(), 9000),
+        ("db", world.network.gateway(), 9000),
+    ];
+    for (from, address, port) in refused {
+        let start = Instant::now();
+        let error = world.connect_to(from, SocketAddrV4::new(address, port)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{from} to {address}:{port}: {error}");
+        assert!(start.elapsed() < AT_ONCE);
+    }
+    // Without its own rules, a service that is not linked is dropped by the router; nor does it help to say that
+    // one is somebody else.
+    world.drop_rules("db");
+    let pending: Vec<_> = [(orders, 9000), (orders, 9001), (mail, 9000)]
+        .map(|(address, port)| world.start_connect("db", SocketAddrV4::new(address, port)))
+        .into();
+    let mut spoofed = Events::new(world.factory.netlink_netfilter(NsRef::Router).unwrap(), SPOOFED_GROUP);
+    let forged = udp(world.address("web"), orders, 9000, b"forged");
+    world.packet_socket("db").send(&frame(world.gateway_mac(), world.mac("db"), &forged));
+    let event = spoofed.next(PATIENCE.try_into().unwrap()).unwrap();
+    assert_eq!(event.payload[12..20], [world.address("web").octets(), orders.octets()].concat());
+    // Linked for TCP is not linked for UDP.
+    assert!(is_refusal(&refused_datagram(&world, "web", SocketAddrV4::new(orders, 9000))));
+    let error = world.connect_to("web", SocketAddrV4::new(mail, 9000)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    for listener in others.iter().chain([&listener]) {
+        assert!(!readable(listener, LOOK), "somebody reached {:?}", listener.local_addr());
+    }
+    for socket in &pending {
+        assert!(!writable(socket, LOOK), "the router answered");
+    }
+    echo(&mut client, &mut server);
+
+    // A link that is removed ends what runs over it.
+    let without = plan(&[("web", 0, &[]), ("db", 1, &[]), ("api", 2, &[])]);
+    world.network.replace_links(&world.factory, &without).unwrap();
+    let error = client.write_all(b"more").and_then(|()| client.read(&mut [0; 8]).map(drop)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+}
+
 fn the_rules_are_as_nft_lists_them(world: &mut World) {
     for (place, golden) in
         [(ROUTER, include_str!("net/router.nft")), ("web", include_str!("net/service.nft"))]
@@ -616,6 +840,8 @@ fn plan(services: &[Declared<'_>]) -> Plan {
         };
         let plan = ServicePlan {
             name: service(name),
+            declared: service(name),
+            replica: 1,
             kind: ServiceKind::Service,
             index: *index,
             address,
@@ -641,14 +867,21 @@ fn plan(services: &[Declared<'_>]) -> Plan {
             },
             links: links.iter().map(link).collect(),
             publish: Vec::new(),
+            startup: None,
             ready: None,
+            liveness: None,
+            hooks: ws_model::Hooks::default(),
+            success_exit_codes: vec![0],
+            open_stdin: true,
+            tty: false,
+            logs: ws_model::LogRetention::default(),
             restart: Restart {
                 policy: RestartPolicy::No,
                 max: None,
                 backoff_min: Duration::ZERO,
                 backoff_max: Duration::ZERO,
             },
-            stop: Stop { signal: libc::SIGTERM, grace: Duration::ZERO },
+            stop: Stop { command: None, signal: libc::SIGTERM, grace: Duration::ZERO },
             limits: LimitsPlan { memory: None, cpus: None, pids: 1, pids_declared: false, files: None },
         };
         (plan.name.clone(), plan)
@@ -660,6 +893,8 @@ fn plan(services: &[Declared<'_>]) -> Plan {
         required: Level::None,
         required_because: String::new(),
         volumes: Vec::new(),
+        external: Vec::new(),
+        requires: Vec::new(),
         services: services.collect(),
         waves: Vec::new(),
         channels: Vec::new(),
@@ -859,6 +1094,16 @@ impl Factory {
         Ok((factory, namespaces))
     }
 
+    /// A namespace for a further service.
+    fn add(&self, name: &ServiceName) -> io::Result<OwnedFd> {
+        Ok(self.ask(&["namespace", name.as_str()])?.expect("a namespace"))
+    }
+
+    /// Lets go of a service's namespace.
+    fn remove(&self, name: &ServiceName) -> io::Result<()> {
+        self.ask(&["forget", name.as_str()]).map(drop)
+    }
+
     fn ask(&self, words: &[&str]) -> io::Result<Option<OwnedFd>> {
         self.channel.send(words.join("\n").as_bytes(), &[])?;
         let mut answer = self.channel.recv()?;
@@ -948,6 +1193,11 @@ fn factory() {
                 let namespace = std::fs::File::open("/proc/self/ns/net")?;
                 namespaces.insert(name.to_owned(), namespace.try_clone()?);
                 Ok(Some(namespace.into()))
+            }
+            ["forget", name] => {
+                setns(&namespaces[ROUTER], CloneFlags::CLONE_NEWNET)?;
+                namespaces.remove(name);
+                Ok(None)
             }
             ["socket", name, family, kind, protocol] => {
                 setns(&namespaces[name], CloneFlags::CLONE_NEWNET)?;

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
-use ws_model::Subnet;
+use ws_core::plan::ExternalPlan;
+use ws_model::{ServiceName, Subnet};
 use ws_sys::netlink::route::{self, LOOPBACK, Veth};
 use ws_sys::netlink::{self, Batch, Socket};
 
@@ -37,8 +38,9 @@ pub(super) const MOST_SERVICES: u32 = (FIRST_PORT - FIRST_BRIDGE) * PER_BRIDGE;
 /// How long a port may take to forward: it is a matter of milliseconds on an idle machine.
 const PORT_PATIENCE: Duration = Duration::from_secs(10);
 
-fn bridge_of(member: &Member<'_>) -> u32 {
-    member.index / PER_BRIDGE
+/// The number of the bridge of the service with the number `index`.
+pub(super) fn bridge_of(index: u32) -> u32 {
+    index / PER_BRIDGE
 }
 
 /// The name, in the router, of the interface of the service with the number `index`.
@@ -57,22 +59,24 @@ pub(super) fn gateway_mac(gateway: Ipv4Addr, members: &[Member<'_>]) -> [u8; 6] 
         .expect("fewer services than hardware addresses")
 }
 
-/// Makes the bridges that the members need, with the gateway's address and the routes.
+/// Makes these bridges, with the gateway's address; with the first one the loopback and the routes.
 pub(super) fn make_bridges(
     sockets: &dyn SocketSource,
     subnet: Subnet,
     mac: [u8; 6],
-    members: &[Member<'_>],
+    bridges: &BTreeSet<u32>,
 ) -> Result<(), NetError> {
+    if bridges.is_empty() {
+        return Ok(());
+    }
     let fd = route_socket(sockets, NsRef::Router)?;
-    let bridges: BTreeSet<u32> = members.iter().map(bridge_of).chain([0]).collect();
     let reactor =
         tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(NetError::Reactor)?;
     reactor.block_on(async {
         let socket = netlink::into_async(fd).map_err(NetError::Reactor)?;
         let (connection, handle, _) = rtnetlink::from_socket(socket);
         let connection = tokio::spawn(connection);
-        let result = make_bridges_with(&handle, &bridges, subnet, mac).await;
+        let result = make_bridges_with(&handle, bridges, subnet, mac).await;
         connection.abort();
         result
     })
@@ -84,8 +88,11 @@ async fn make_bridges_with(
     subnet: Subnet,
     mac: [u8; 6],
 ) -> Result<(), NetError> {
-    let loopback = LinkUnspec::new_with_index(LOOPBACK).up().build();
-    handle.link().set(loopback).execute().await.map_err(failed("set the loopback interface up"))?;
+    let first = bridges.contains(&0);
+    if first {
+        let loopback = LinkUnspec::new_with_index(LOOPBACK).up().build();
+        handle.link().set(loopback).execute().await.map_err(failed("set the loopback interface up"))?;
+    }
     for number in bridges {
         let (name, index) = (format!("ws{number}"), FIRST_BRIDGE + number);
         let bridge = LinkMessageBuilder::<LinkBridge>::new(&name)
@@ -101,6 +108,9 @@ async fn make_bridges_with(
         let broadcast = |a: &_| matches!(a, rtnetlink::packet_route::address::AddressAttribute::Broadcast(_));
         address.message_mut().attributes.retain(|attribute| !broadcast(attribute));
         address.execute().await.map_err(failed(format!("set the gateway's address on `{name}`")))?;
+    }
+    if !first {
+        return Ok(());
     }
     // What is of no service has a way too, so that the rules see and count it. Services on other bridges
     // than the first have a route of their own.
@@ -127,23 +137,37 @@ fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError 
 #[derive(Default)]
 struct Steps<'a> {
     batch: Batch,
-    does: Vec<(&'a Member<'a>, &'static str)>,
+    does: Vec<(&'a ServiceName, &'static str)>,
 }
 
 impl<'a> Steps<'a> {
-    fn add(&mut self, member: &'a Member<'a>, what: &'static str, push: impl FnOnce(&mut Batch) -> usize) {
+    fn add(&mut self, of: &'a ServiceName, what: &'static str, push: impl FnOnce(&mut Batch) -> usize) {
         push(&mut self.batch);
-        self.does.push((member, what));
+        self.does.push((of, what));
     }
 
     fn run(mut self, socket: &mut Socket) -> Result<(), NetError> {
-        socket.run(&mut self.batch).map_err(|source| {
-            let refused = source.refusals().first().and_then(|refusal| self.does.get(refusal.index));
-            match refused.or(self.does.first()) {
-                Some((member, what)) => NetError::Link { service: member.name.clone(), what, source },
-                None => NetError::BadSocket { of: NsRef::Router.to_string(), source },
-            }
-        })
+        let done = socket.run(&mut self.batch);
+        done.map_err(|source| self.error(source, |_| true))
+    }
+
+    /// As [`run`](Self::run), and what is not there any more is taken away already.
+    fn run_taking_away(mut self, socket: &mut Socket) -> Result<(), NetError> {
+        let absent = |errno| [libc::ENODEV, libc::ENOENT, libc::ESRCH].contains(&errno);
+        match socket.run(&mut self.batch) {
+            Err(netlink::Error::Refused(refusals)) if refusals.iter().all(|one| absent(one.errno)) => Ok(()),
+            done => done.map_err(|source| self.error(source, |errno| !absent(errno))),
+        }
+    }
+
+    /// The first refusal that `matters`, in words.
+    fn error(&self, source: netlink::Error, matters: impl Fn(i32) -> bool) -> NetError {
+        let mut refusals = source.refusals().iter().filter(|refusal| matters(refusal.errno));
+        let refused = refusals.next().and_then(|refusal| self.does.get(refusal.index));
+        match refused.or(self.does.first()) {
+            Some((service, what)) => NetError::Link { service: (*service).clone(), what, source },
+            None => NetError::BadSocket { of: NsRef::Router.to_string(), source },
+        }
     }
 }
 
@@ -154,7 +178,7 @@ pub(super) fn connect(sockets: &dyn SocketSource, members: &[Member<'_>]) -> Res
         Socket::new(fd).map_err(|source| NetError::BadSocket { of: NsRef::Router.to_string(), source })?;
     let mut steps = Steps::default();
     for member in members {
-        let (index, bridge) = (FIRST_PORT + member.index, FIRST_BRIDGE + bridge_of(member));
+        let (index, bridge) = (FIRST_PORT + member.index, FIRST_BRIDGE + bridge_of(member.index));
         let veth = Veth {
             index,
             name: &port_name(member.index),
@@ -164,15 +188,51 @@ pub(super) fn connect(sockets: &dyn SocketSource, members: &[Member<'_>]) -> Res
             peer_mac: member.mac,
             peer_namespace: member.namespace,
         };
-        steps.add(member, "add the link", |b| route::add_veth(b, &veth));
-        steps.add(member, "isolate the port", |b| route::isolate_port(b, index));
-        steps.add(member, "set the bridge's entry", |b| route::add_bridge_entry(b, index, member.mac));
-        steps.add(member, "set the neighbour", |b| {
+        steps.add(member.name, "add the link", |b| route::add_veth(b, &veth));
+        steps.add(member.name, "isolate the port", |b| route::isolate_port(b, index));
+        steps.add(member.name, "set the bridge's entry", |b| route::add_bridge_entry(b, index, member.mac));
+        steps.add(member.name, "set the neighbour", |b| {
             route::add_neighbour(b, bridge, member.address, member.mac)
         });
         if bridge != FIRST_BRIDGE {
-            steps.add(member, "add the route", |b| route::add_host_route(b, bridge, member.address));
+            steps.add(member.name, "add the route", |b| route::add_host_route(b, bridge, member.address));
         }
+    }
+    steps.run(&mut socket)
+}
+
+/// Takes a member's pair of interfaces away, and what the router knew of it. The kernel would take the interfaces
+/// away by itself some time after the service's namespace has ended; after this their places are free at once.
+pub(super) fn disconnect(
+    sockets: &dyn SocketSource,
+    name: &ServiceName,
+    index: u32,
+    address: Ipv4Addr,
+) -> Result<(), NetError> {
+    let fd = route_socket(sockets, NsRef::Router)?;
+    let mut socket =
+        Socket::new(fd).map_err(|source| NetError::BadSocket { of: NsRef::Router.to_string(), source })?;
+    let bridge = FIRST_BRIDGE + bridge_of(index);
+    let mut steps = Steps::default();
+    steps.add(name, "take away the neighbour", |b| route::delete_neighbour(b, bridge, address));
+    if bridge != FIRST_BRIDGE {
+        steps.add(name, "take away the route", |b| route::delete_host_route(b, bridge, address));
+    }
+    steps.add(name, "take away the link", |b| route::delete_link(b, FIRST_PORT + index));
+    steps.run_taking_away(&mut socket)
+}
+
+/// Gives the router the addresses of what is elsewhere.
+pub(super) fn add_external(sockets: &dyn SocketSource, external: &[ExternalPlan]) -> Result<(), NetError> {
+    if external.is_empty() {
+        return Ok(());
+    }
+    let fd = route_socket(sockets, NsRef::Router)?;
+    let mut socket =
+        Socket::new(fd).map_err(|source| NetError::BadSocket { of: NsRef::Router.to_string(), source })?;
+    let mut steps = Steps::default();
+    for one in external {
+        steps.add(&one.name, "set the address", |b| route::add_address(b, LOOPBACK, one.address));
     }
     steps.run(&mut socket)
 }
@@ -188,12 +248,12 @@ pub(super) fn finish_inside(
     let mut socket = Socket::new(route_socket(sockets, of)?)
         .map_err(|source| NetError::BadSocket { of: of.to_string(), source })?;
     let mut steps = Steps::default();
-    steps.add(member, "set the loopback interface up", |b| route::set_up(b, LOOPBACK));
-    steps.add(member, "set the address", |b| route::add_address(b, INSIDE, member.address));
-    steps.add(member, "set the interface up", |b| route::set_up(b, INSIDE));
-    steps.add(member, "set the neighbour", |b| route::add_neighbour(b, INSIDE, gateway, gateway_mac));
-    steps.add(member, "add the gateway's route", |b| route::add_host_route(b, INSIDE, gateway));
-    steps.add(member, "add the default route", |b| route::add_default_route(b, INSIDE, gateway));
+    steps.add(member.name, "set the loopback interface up", |b| route::set_up(b, LOOPBACK));
+    steps.add(member.name, "set the address", |b| route::add_address(b, INSIDE, member.address));
+    steps.add(member.name, "set the interface up", |b| route::set_up(b, INSIDE));
+    steps.add(member.name, "set the neighbour", |b| route::add_neighbour(b, INSIDE, gateway, gateway_mac));
+    steps.add(member.name, "add the gateway's route", |b| route::add_host_route(b, INSIDE, gateway));
+    steps.add(member.name, "add the default route", |b| route::add_default_route(b, INSIDE, gateway));
     steps.run(&mut socket)
 }
 

@@ -76,6 +76,16 @@ pub(super) struct Port {
     pub(super) address: Ipv4Addr,
 }
 
+impl Port {
+    fn frames_key(&self) -> [Value; 3] {
+        [Value::Interface(self.name), Value::Ether(self.mac), Value::Ipv4(self.address)]
+    }
+
+    fn address_key(&self) -> [Value; 1] {
+        [Value::Ipv4(self.address)]
+    }
+}
+
 /// A message for each packet that opens something and is denied: at most 100 a second after 200 at once.
 fn log(rule: Rule, group: u16, prefix: &'static str) -> Rule {
     rule.limit(100, 200).log(Log { group, prefix, snaplen: 64 })
@@ -144,17 +154,27 @@ pub(super) fn router(bridge_mac: [u8; 6], links: &BTreeSet<Flow>, ports: &[Port]
     let mut t = Transaction::new();
     frames(&mut t, bridge_mac);
     packets(&mut t);
-    let mut all = in_parts(
-        t,
-        PORTS,
-        ports
-            .iter()
-            .map(|port| [Value::Interface(port.name), Value::Ether(port.mac), Value::Ipv4(port.address)]),
-    );
+    join(t, links, ports)
+}
+
+/// What the router's namespace gets for services that join, before their interfaces exist: `first` and what
+/// comes after it.
+pub(super) fn join(first: Transaction, links: &BTreeSet<Flow>, ports: &[Port]) -> Vec<Transaction> {
+    let mut all = in_parts(first, PORTS, ports.iter().map(Port::frames_key));
     let last = all.pop().unwrap_or_default();
-    all.extend(in_parts(last, SERVICES, ports.iter().map(|port| [Value::Ipv4(port.address)])));
+    all.extend(in_parts(last, SERVICES, ports.iter().map(Port::address_key)));
     let last = all.pop().unwrap_or_default();
     all.extend(in_parts(last, ROUTER_LINKS, links.iter().map(Flow::router_key)));
+    all
+}
+
+/// What the router's namespace loses with a service that leaves: all `links` from it and to it, then who it was.
+pub(super) fn leave(links: &BTreeSet<Flow>, port: &Port) -> Vec<Transaction> {
+    let mut all = change(ROUTER_LINKS, links, &BTreeSet::new(), Flow::router_key);
+    let mut last = all.pop().unwrap_or_default();
+    last.delete_elements(SERVICES, [port.address_key()]);
+    last.delete_elements(PORTS, [port.frames_key()]);
+    all.push(last);
     all
 }
 
@@ -182,7 +202,8 @@ fn frames(t: &mut Transaction, bridge_mac: [u8; 6]) {
     t.add_rule(forward, &log(Rule::new().counter(), SPOOFED_GROUP, "ws-spoofed"));
 }
 
-/// Packets: from service to service along links, from `ws` to services, and nothing else.
+/// Packets: from service to service along links, from services along links to what `ws` passes on, from `ws` to
+/// services, and nothing else.
 fn packets(t: &mut Transaction) {
     t.add_table(INET);
     t.add_set(ROUTER_LINKS);
@@ -219,6 +240,9 @@ fn packets(t: &mut Transaction) {
 
     let input = base(t, INET, "input", Hook::Input, 0);
     t.add_rule(input, &Rule::new().from_index(LOOPBACK).accept());
+    // What is elsewhere has an address of the router: it is reached along links like a service, packet by packet.
+    let to_elsewhere = Rule::new().direction(CtDirection::Original).ipv4().in_set(ROUTER_LINKS, THERE);
+    t.add_rule(input, &to_elsewhere.accept().comment("links to what is elsewhere"));
     t.add_rule(input, &replies.clone().comment("answers to ws"));
     t.add_rule(input, &Rule::new().counter().comment("denied"));
     log_attempts(t, input, "ws-input");

@@ -122,6 +122,12 @@ impl Group {
         }
     }
 
+    /// Whether [`Group::pids`] counts launchers: they are in the group's v1 directories, and not in its v2 one.
+    #[must_use]
+    pub fn counts_launchers(&self) -> bool {
+        matches!(self.backends.get(&Controller::Pids), Some(Backend::V1(_)))
+    }
+
     /// How many processes of the group the kernel has killed for lack of memory; `None` where it is not
     /// counted. Read it after the exit of the process: the notification may come earlier.
     ///

@@ -127,6 +127,27 @@ pub fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) -> us
     })
 }
 
+/// Takes away the interface `index`, and with a pair the other end.
+pub fn delete_link(batch: &mut Batch, index: u32) -> usize {
+    batch.push(libc::RTM_DELLINK, 0, |b| link_header(b, index, 0, 0))
+}
+
+/// Takes an [`add_neighbour`] back.
+pub fn delete_neighbour(batch: &mut Batch, index: u32, address: Ipv4Addr) -> usize {
+    batch.push(libc::RTM_DELNEIGH, 0, |b| {
+        neighbour_header(b, libc::AF_INET, index, 0, 0);
+        b.attr(libc::NDA_DST, &address.octets());
+    })
+}
+
+/// Takes an [`add_host_route`] back.
+pub fn delete_host_route(batch: &mut Batch, index: u32, address: Ipv4Addr) -> usize {
+    batch.push(libc::RTM_DELROUTE, 0, |b| {
+        route_header(b, 32, libc::RT_SCOPE_LINK);
+        b.attr(libc::RTA_DST, &address.octets()).u32(libc::RTA_OIF, index);
+    })
+}
+
 /// The indexes of all ports of bridges that forward frames.
 ///
 /// A port begins to only some time after its link is up: the kernel leaves that to a work queue, and drops
@@ -198,21 +219,31 @@ fn neighbour(
     attrs: impl FnOnce(&mut Body<'_>),
 ) -> usize {
     batch.push(libc::RTM_NEWNEIGH, (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16, |b| {
-        let mut header = [0; 12];
-        header[0] = family as u8;
-        header[4..8].copy_from_slice(&index.to_ne_bytes());
-        header[8..10].copy_from_slice(&state.to_ne_bytes());
-        header[10] = flags;
-        b.raw(&header);
+        neighbour_header(b, family, index, state, flags);
         attrs(b);
     })
+}
+
+/// `struct ndmsg`.
+fn neighbour_header(b: &mut Body<'_>, family: libc::c_int, index: u32, state: u16, flags: u8) {
+    let mut header = [0; 12];
+    header[0] = family as u8;
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..10].copy_from_slice(&state.to_ne_bytes());
+    header[10] = flags;
+    b.raw(&header);
 }
 
 /// `struct rtmsg` and what follows.
 fn route(batch: &mut Batch, prefix: u8, scope: u8, attrs: impl FnOnce(&mut Body<'_>)) -> usize {
     batch.push(libc::RTM_NEWROUTE, CREATE, |b| {
-        let (main, made_by, unicast) = (libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, libc::RTN_UNICAST);
-        b.raw(&[libc::AF_INET as u8, prefix, 0, 0, main, made_by, scope, unicast, 0, 0, 0, 0]);
+        route_header(b, prefix, scope);
         attrs(b);
     })
+}
+
+/// `struct rtmsg`.
+fn route_header(b: &mut Body<'_>, prefix: u8, scope: u8) {
+    let (main, made_by, unicast) = (libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, libc::RTN_UNICAST);
+    b.raw(&[libc::AF_INET as u8, prefix, 0, 0, main, made_by, scope, unicast, 0, 0, 0, 0]);
 }
