@@ -1,7 +1,7 @@
 //! The addresses that the services of an instance had: a service keeps its address when others come and
 //! go, across runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -26,9 +26,9 @@ pub fn read(state_dir: &Path) -> BTreeMap<ServiceName, Ipv4Addr> {
 /// When the file cannot be written.
 pub fn write(state_dir: &Path, plan: &Plan) -> io::Result<()> {
     let mut addresses = read(state_dir);
-    let taken: Vec<Ipv4Addr> = plan.services.values().map(|service| service.address).collect();
+    let taken: BTreeSet<Ipv4Addr> = plan.addresses().map(|(_, address)| address).collect();
     addresses.retain(|_, address| !taken.contains(address));
-    addresses.extend(plan.services.values().map(|service| (service.name.clone(), service.address)));
+    addresses.extend(plan.addresses().map(|(name, address)| (name.clone(), address)));
     let mut text = serde_json::to_vec_pretty(&addresses)?;
     text.push(b'\n');
     let temporary = state_dir.join(format!("{FILE}.new"));

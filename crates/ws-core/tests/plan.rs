@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
 use ws_core::graph;
 use ws_core::host::Standing;
 use ws_core::plan::{
-    BindSource, DEFAULT_PIDS, DEFAULT_TMP, PathKind, Plan, ServicePlan, check_standing, closure, describe,
-    directories_of_interest, lint, paths_of_interest, resolve, to_json,
+    self, BindSource, DEFAULT_PIDS, DEFAULT_TMP, OneOff, PathKind, Plan, ServicePlan, check_standing,
+    closure, describe, directories_of_interest, lint, paths_of_interest, resolve, to_json,
 };
 use ws_model::{
-    ByteSize, Condition, Level, Limits, MilliCpus, Problem, RestartPolicy, SecretName, SecretSource,
-    Severity, Subnet, VolumeName,
+    ByteSize, Condition, External, ExternalHost, Hooks, Level, Limits, Link, LinkPorts, MilliCpus, ProbeKind,
+    Problem, RestartPolicy, SecretName, SecretSource, ServiceKind, ServiceName, Severity, Subnet, VolumeName,
 };
 
-use crate::support::{ROOT, World, name, path, svc, task, text_of, world};
+use crate::support::{ROOT, Svc, World, name, path, svc, task, text_of, world};
 
 /// The one error of a workspace that has no other.
 #[track_caller]
@@ -285,6 +287,360 @@ fn too_many_services_for_the_network_are_an_error() {
     assert_eq!(only_error(&world).code, "WS0501");
 }
 
+// ---- replicas
+
+fn replicas(svc: Svc, count: u32) -> Svc {
+    svc.with(|service| service.replicas = count)
+}
+
+#[test]
+fn replicas_are_units_of_their_own_behind_one_name() {
+    let plan = world([
+        replicas(svc("api").dir("services/api").tcp(80).links("db:5432").memory(64), 3),
+        svc("db"),
+        svc("web").links("api"),
+    ])
+    .plan();
+    let units: Vec<&str> = plan.services.keys().map(AsRef::as_ref).collect();
+    assert_eq!(units, ["api-1", "api-2", "api-3", "db", "web"]);
+    for (number, unit) in (1..).zip(["api-1", "api-2", "api-3"]) {
+        let api = &plan.services[unit];
+        assert_eq!((api.declared.as_str(), api.replica), ("api", number));
+        assert_eq!(links(api), ["db:5432/tcp"]);
+        assert_eq!(waits(api), ["db:started"]);
+        assert_eq!(api.limits.memory, Some(ByteSize::mib(64)));
+        assert_eq!(file(&plan, unit, "/etc/hostname"), format!("{unit}\n"));
+        assert_eq!(env(&plan, unit, "WS_SERVICE"), Some("api"));
+        assert_eq!(env(&plan, unit, "WS_REPLICA"), Some(number.to_string().as_str()));
+        assert!(api.view.scratch.iter().any(|(path, _)| path == Path::new("/run/api")), "one path for all");
+        // What they write they share.
+        assert_eq!(mounts(&plan, unit), ["writes services/api"]);
+    }
+    assert_eq!(mounts(&plan, "db"), ["hides services/api"]);
+    assert_eq!((plan.services["db"].declared.as_str(), plan.services["db"].replica), ("db", 1));
+
+    let web = &plan.services["web"];
+    assert_eq!(waits(web), ["api-1:ready", "api-2:ready", "api-3:ready"]);
+    assert_eq!(links(web), ["api-1:80/tcp", "api-2:80/tcp", "api-3:80/tcp"]);
+    for rule in &web.links {
+        assert_eq!(rule.address, plan.services[&rule.to].address);
+        assert_eq!(rule.at.to_string(), "services.web.links[0]");
+        let line = format!("\n{} {} {}.shop api api.shop\n", rule.address, rule.to, rule.to);
+        assert!(file(&plan, "web", "/etc/hosts").contains(&line), "{line}");
+    }
+    let waves: Vec<Vec<&str>> = plan.waves.iter().map(|wave| names(wave)).collect();
+    assert_eq!(waves, [vec!["db"], vec!["api-1", "api-2", "api-3"], vec!["web"]]);
+    assert_eq!(plan.channels.len(), 1, "of web, which has a link; replicas are one service");
+    assert_eq!(
+        (names(&plan.channels[0].writers), names(&plan.channels[0].readers)),
+        (vec!["api"], vec!["web"])
+    );
+}
+
+#[test]
+fn a_name_stands_for_a_unit_or_for_all_replicas() {
+    let plan = world([replicas(svc("api"), 11), svc("db")]).plan();
+    let units =
+        |name: &str| -> Vec<String> { plan.units(name).iter().map(|unit| unit.name.to_string()).collect() };
+    assert_eq!(units("api").len(), 11);
+    assert_eq!(units("api")[..2], ["api-1", "api-2"]);
+    assert_eq!(units("api")[10], "api-11");
+    assert_eq!(units("api-7"), ["api-7"]);
+    assert_eq!(units("db"), ["db"]);
+    assert!(units("api-12").is_empty());
+}
+
+#[test]
+fn a_replica_keeps_its_address_when_there_are_more() {
+    let addresses = |count| {
+        let mut world = world([replicas(svc("api"), count)]);
+        world.options.previous = BTreeMap::from([(name("api-2"), Ipv4Addr::new(10, 77, 9, 9))]);
+        let plan = world.plan();
+        plan.addresses().map(|(name, address)| (name.to_string(), address)).collect::<BTreeMap<_, _>>()
+    };
+    let (two, four) = (addresses(2), addresses(4));
+    assert_eq!(two["api-2"], Ipv4Addr::new(10, 77, 9, 9));
+    assert!(two.iter().all(|(name, address)| four[name] == *address));
+}
+
+#[test]
+fn one_replica_is_the_service_itself() {
+    assert_eq!(world([replicas(svc("api"), 1)]).plan(), world([svc("api")]).plan());
+}
+
+#[test]
+fn the_first_replica_builds_for_all() {
+    let plan = world([replicas(svc("api").build("make").after("db"), 2), svc("db")]).plan();
+    assert!(plan.services["api-1"].build.is_some() && plan.services["api-2"].build.is_none());
+    assert_eq!(waits(&plan.services["api-1"]), ["db:started"]);
+    assert_eq!(waits(&plan.services["api-2"]), ["db:started", "api-1:started?"]);
+    assert_eq!(plan.services["api-2"].waits[1].at.to_string(), "services.api.build");
+}
+
+#[test]
+fn the_name_of_a_replica_can_be_nothing_elses() {
+    let error = only_error(&world([replicas(svc("api"), 2), svc("api-2")]));
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0504", "services.api.replicas"));
+    assert_eq!(error.related[0].0.to_string(), "services.api-2");
+    let mut world = world([replicas(svc("api").links("api-1"), 2)]);
+    world.workspace.external.insert(name("api-1"), elsewhere(80));
+    assert_eq!(only_error(&world).related[0].0.to_string(), "external.api-1");
+    let long = "a".repeat(61);
+    assert_eq!(only_error(&self::world([replicas(svc(&long), 10)])).code, "WS0505");
+    self::world([replicas(svc(&long), 9)]).plan();
+}
+
+#[test]
+fn replicas_cannot_share_a_port_of_the_host() {
+    let error = only_error(&world([replicas(svc("api").ports("0:9000 8080:80"), 2)]));
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0516", "services.api.ports[1]"));
+    assert_eq!(error.help, ["`\"0:80\"` picks a free one for each"]);
+    let plan = world([replicas(svc("api").ports("0:80"), 2)]).plan();
+    assert!(plan.services.values().all(|unit| unit.publish.len() == 1));
+}
+
+#[test]
+fn replicas_write_one_volume_only_where_that_is_meant() {
+    let mut world = world([replicas(svc("api").volumes("data:/data"), 2)]);
+    world.volume("data");
+    let error = only_error(&world);
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0517", "services.api.volumes[0]"));
+    world.workspace.volumes.get_mut("data").unwrap().shared = true;
+    assert_eq!(mounts(&world.plan(), "api-2"), ["writes volume data at /data"]);
+    let mut world = self::world([replicas(svc("api").volumes("data:/data:ro"), 2)]);
+    world.volume("data");
+    world.plan();
+}
+
+#[test]
+fn too_many_replicas_are_an_error_before_they_are_unfolded() {
+    let error = only_error(&world([replicas(svc("api"), u32::MAX), replicas(svc("web"), u32::MAX)]));
+    assert_eq!(error.code, "WS0501");
+}
+
+// ---- what runs elsewhere
+
+fn elsewhere(port: u16) -> External {
+    External { host: ExternalHost::Name("orders.example".to_owned()), port }
+}
+
+fn with_orders(services: impl IntoIterator<Item = Svc>) -> World {
+    let mut world = world(services);
+    world.workspace.external.insert(name("orders"), elsewhere(443));
+    world
+}
+
+#[test]
+fn a_link_leads_to_what_runs_elsewhere() {
+    let world = with_orders([svc("api").links("orders"), svc("web").links("orders:443")]);
+    let plan = world.plan();
+    let [orders] = plan.external.as_slice() else { panic!("{:?}", plan.external) };
+    assert_eq!((orders.name.as_str(), orders.port), ("orders", 443));
+    assert!(plan.services.values().all(|unit| unit.address != orders.address));
+    for service in ["api", "web"] {
+        let unit = &plan.services[service];
+        assert_eq!(links(unit), ["orders:443/tcp"]);
+        assert_eq!(unit.links[0].address, orders.address);
+        assert!(unit.waits.is_empty());
+    }
+    let line = format!("\n{} orders orders.shop\n", orders.address);
+    assert!(file(&plan, "api", "/etc/hosts").contains(&line));
+    assert!(plan.warnings.is_empty(), "{}", text_of(&plan.warnings));
+}
+
+#[test]
+fn what_runs_elsewhere_keeps_its_address() {
+    let mut world = with_orders([svc("api").links("orders")]);
+    let old = Ipv4Addr::new(10, 77, 5, 5);
+    world.options.previous = BTreeMap::from([(name("orders"), old)]);
+    assert_eq!(world.plan().external[0].address, old);
+}
+
+#[test]
+fn what_runs_elsewhere_has_one_port_one_name_and_no_start() {
+    let error = only_error(&with_orders([svc("api").links("orders:80")]));
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        ("WS0518", "`orders` is reached on 443/tcp, not on 80/tcp")
+    );
+    let error = only_error(&with_orders([svc("api").links("orders:443/udp")]));
+    assert_eq!(error.code, "WS0518");
+    let error = only_error(&with_orders([svc("api").links("orders").after("orders?")]));
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0507", "services.api.depends_on.orders"));
+    let error = only_error(&with_orders([svc("api").links("orders:443"), svc("orders")]));
+    assert_eq!((error.code, error.at.to_string().as_str()), ("WS0506", "external.orders"));
+    let error = only_error(&with_orders([svc("api").links("order orders")]));
+    assert_eq!((error.code, error.help[0].as_str()), ("WS0510", "did you mean `orders`?"));
+}
+
+#[test]
+fn what_nobody_links_to_is_told() {
+    let warning = only_warning(&with_orders([svc("api")]));
+    assert_eq!((warning.code, warning.at.to_string().as_str()), ("WS0552", "external.orders"));
+}
+
+// ---- one-offs
+
+#[derive(Default)]
+struct Asked {
+    number: u32,
+    argv: Option<&'static str>,
+    env: Vec<(String, String)>,
+    cwd: Option<&'static str>,
+    taken: BTreeMap<ServiceName, u32>,
+}
+
+fn one_off_of(plan: &Plan, service: &str, asked: &Asked) -> Result<ServicePlan, String> {
+    plan::one_off(
+        plan,
+        &OneOff {
+            service: &name(service),
+            number: asked.number,
+            argv: asked.argv.map(|text| text.split_whitespace().map(str::to_owned).collect()),
+            env: &asked.env,
+            cwd: asked.cwd.map(Path::new),
+            tty: true,
+            taken: &asked.taken,
+        },
+    )
+}
+
+#[test]
+fn a_one_off_has_the_sandbox_and_the_dependencies_of_its_service_and_nothing_else() {
+    let plan = shop().plan();
+    let api = &plan.services["api"];
+    let asked = Asked {
+        number: 1,
+        argv: Some("./manage.py shell"),
+        env: vec![("DEBUG".to_owned(), "1".to_owned()), ("LANG".to_owned(), "C".to_owned())],
+        ..Asked::default()
+    };
+    let run = one_off_of(&plan, "api", &asked).unwrap();
+    assert_eq!((run.name.as_str(), run.declared.as_str()), ("api-run-1", "api"));
+    assert!(run.is_one_off() && !api.is_one_off());
+    assert_eq!((run.kind, run.tty), (ServiceKind::Task, true));
+    assert_eq!((&run.waits, &run.links, &run.limits), (&api.waits, &api.links, &api.limits));
+    assert_eq!(run.run.argv, ["/home/me/shop/services/api/manage.py", "shell"]);
+    assert_eq!(run.run.cwd, api.run.cwd);
+    let env = |key: &str| run.run.env.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    assert_eq!((env("DEBUG"), env("LANG"), env("WS_SERVICE")), (Some("1"), Some("C"), Some("api")));
+    assert!(run.run.env.is_sorted());
+    assert_eq!(
+        (&run.view.binds, &run.view.secret_files, &run.view.scratch),
+        (&api.view.binds, &api.view.secret_files, &api.view.scratch)
+    );
+    assert!(run.publish.is_empty() && run.build.is_none() && run.hooks == Hooks::default());
+    assert_eq!(
+        (run.restart.policy, &run.startup, &run.ready, &run.liveness),
+        (RestartPolicy::No, &None, &None, &None)
+    );
+    assert_eq!(plan.subnet.host(run.index), run.address);
+    let contents =
+        |wanted: &str| &run.view.files.iter().find(|(path, _)| path == Path::new(wanted)).unwrap().1;
+    assert_eq!(**contents("/etc/hostname"), *"api-run-1\n");
+    let hosts = contents("/etc/hosts");
+    assert!(hosts.starts_with(file(&plan, "api", "/etc/hosts")));
+    assert!(hosts.ends_with(&format!("\n{} api-run-1 api-run-1.shop\n", run.address)));
+}
+
+#[test]
+fn a_one_off_can_run_the_services_own_command_or_elsewhere() {
+    let plan = shop().plan();
+    let own = one_off_of(&plan, "api", &Asked::default()).unwrap();
+    assert_eq!(own.run.argv, plan.services["api"].run.argv);
+    let asked = Asked { argv: Some("./x"), cwd: Some("../web"), ..Asked::default() };
+    let elsewhere = one_off_of(&plan, "api", &asked).unwrap();
+    assert_eq!(elsewhere.run.cwd, path("services/web"));
+    assert_eq!(Path::new(&elsewhere.run.argv[0]), path("services/web/x"));
+    let nothing = Asked { argv: Some(""), ..Asked::default() };
+    assert_eq!(one_off_of(&plan, "api", &nothing).unwrap_err(), "there is no command to run");
+    assert_eq!(one_off_of(&plan, "apj", &nothing).unwrap_err(), "there is no service `apj`");
+}
+
+#[test]
+fn a_one_off_says_nothing_of_itself() {
+    let notify = |service: Svc| service.with(|s| s.liveness = s.ready.clone());
+    let plan = world([
+        notify(svc("api").probe(ProbeKind::Notify)),
+        svc("own").env("NOTIFY_SOCKET", "/run/own/mine"),
+        replicas(svc("many").build("make"), 2),
+    ])
+    .plan();
+    assert_eq!(env(&plan, "api", "NOTIFY_SOCKET"), Some("/run/notify"));
+    assert_eq!(env(&plan, "api", "WATCHDOG_USEC"), Some("500000"));
+    let has = |service: &str, key: &str| {
+        let run = one_off_of(&plan, service, &Asked::default()).unwrap();
+        run.run.env.iter().any(|(name, _)| name == key)
+    };
+    assert!(!has("api", "NOTIFY_SOCKET") && !has("api", "WATCHDOG_USEC"));
+    assert!(has("own", "NOTIFY_SOCKET"), "what the file sets stays");
+    assert!(one_off_of(&plan, "many-2", &Asked::default()).unwrap().waits.is_empty());
+}
+
+#[test]
+fn a_one_off_takes_a_free_name_and_address_or_none() {
+    let long = "a".repeat(63);
+    let plan = world([svc("api"), svc("api-run-1"), svc(&long)]).plan();
+    let run = one_off_of(&plan, "api", &Asked { number: 1, ..Asked::default() }).unwrap();
+    assert_eq!(run.name.as_str(), "api-run-2");
+    let run = one_off_of(&plan, &long, &Asked { number: u32::MAX, ..Asked::default() }).unwrap();
+    assert_eq!(run.name.as_str(), format!("{}-run-{}", "a".repeat(48), u32::MAX));
+
+    let mut world = with_orders(["a", "b", "c"].map(|name| svc(name).links("orders")));
+    world.workspace.subnet = Subnet::new(Ipv4Addr::new(10, 0, 0, 0), 29).unwrap();
+    let plan = world.plan();
+    let last = one_off_of(&plan, "a", &Asked::default()).unwrap();
+    let taken = BTreeMap::from([(last.name, last.index)]);
+    let error = one_off_of(&plan, "a", &Asked { taken, ..Asked::default() }).unwrap_err();
+    assert!(error.starts_with("the network 10.0.0.0/29 has no address left for `a-run-1`"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    /// Whatever is unfolded, added and run beside it: no name, number or address is anybody else's.
+    #[test]
+    fn nothing_shares_a_name_or_an_address(
+        declared in btree_map("[a-c](-[12])?", 1..4_u32, 1..6),
+        externals in btree_set("[d-f]", 0..3),
+        prefix in 24..=28_u8,
+        numbers in vec(0..3_u32, 0..8),
+    ) {
+        let services = declared.iter().map(|(text, count)| {
+            let service = replicas(svc(text), *count);
+            externals.iter().fold(service, |service, to| {
+                service.with(|s| s.links.push(Link { to: name(to), ports: LinkPorts::Declared, wait: true }))
+            })
+        });
+        let mut world = world(services);
+        world.workspace.subnet = Subnet::new(Ipv4Addr::new(10, 0, 0, 0), prefix).unwrap();
+        world.workspace.external = externals.iter().map(|text| (name(text), elsewhere(80))).collect();
+        let Ok(plan) = world.resolve() else {
+            // Names that clash, and networks without room for all, are refused.
+            return Ok(());
+        };
+        let units: u32 = declared.values().sum();
+        prop_assert_eq!(plan.services.len(), units as usize);
+        prop_assert_eq!(lint(&plan), Vec::<String>::new());
+        let mut names: BTreeSet<ServiceName> = plan.addresses().map(|(name, _)| name.clone()).collect();
+        let mut addresses: BTreeSet<Ipv4Addr> = plan.addresses().map(|(_, address)| address).collect();
+        prop_assert_eq!(names.len(), units as usize + externals.len());
+        prop_assert_eq!(addresses.len(), names.len());
+        let mut taken = BTreeMap::new();
+        for (number, service) in numbers.iter().zip(declared.keys().cycle()) {
+            let asked = Asked { number: *number, taken: taken.clone(), ..Asked::default() };
+            let Ok(run) = one_off_of(&plan, service, &asked) else {
+                prop_assert_eq!(addresses.len(), plan.subnet.capacity() as usize, "refused with room left");
+                break;
+            };
+            prop_assert!(!plan.services.values().any(|unit| unit.declared == run.name));
+            taken.insert(run.name.clone(), run.index);
+            prop_assert!(names.insert(run.name));
+            prop_assert!(addresses.insert(run.address));
+        }
+    }
+}
+
 // ---- environment and command
 
 #[test]
@@ -304,6 +660,7 @@ fn the_environment_is_what_the_sandbox_sets_and_the_services_own() {
             "SHELL=/bin/sh",
             "USER=me",
             "WS_MEMORY_BYTES=536870912",
+            "WS_REPLICA=1",
             "WS_SERVICE=api",
             "WS_WORKSPACE=shop",
         ]

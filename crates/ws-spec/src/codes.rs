@@ -138,6 +138,9 @@ is read once.";
     FIRST_FILE_ONLY = "WS0048", "\
 `name`, `enforcement` and `network` are of the workspace as a whole, so only its first file has them, not one that \
 it includes.";
+    BAD_EXIT_CODE = "WS0049", "\
+`success_exit_codes` takes exit codes from 0 to 255, and names of signals: a program that a signal ended counts as \
+128 and the signal's number, so `SIGTERM` is 143.";
     NAMES_WITHOUT_LINK = "WS0050", "\
 The value of an environment variable names another service, and the service has no link to it: the connection \
 will be refused. Add the link, or ignore the warning if the value is not an address.";
@@ -153,7 +156,20 @@ A profile was chosen that no service has.";
 `depends_on` waits until a service is ready, and it has no `ready`: it counts as ready as soon as its program \
 runs, which is earlier than it can answer.";
     UNUSED = "WS0055", "\
-A volume or secret is declared, and no service uses it.";
+A volume, a secret or something external is declared, and no service uses it.";
+    BAD_EXTERNAL = "WS0056", "\
+An entry of `external` is a host and a TCP port: `\"host:3000\"` for a port of this machine, an IPv4 address, or a \
+name that this machine can resolve. Services never connect there themselves: a link to its name lets them reach an \
+address inside, from which ws connects on.";
+    BAD_REQUIREMENT = "WS0057", "\
+An entry of `requires` is the name of a program, without a path, and conditions on its version with commas between \
+them: `>=20`, `>=3.11, <4`, `15` (every 15.x), `*` (any). Only the numbers that are written are compared.";
+    REPLICAS = "WS0058", "\
+What a service asks for cannot be had by several copies of it: a fixed port of the host is one, a volume is shared by \
+all of them, and `api-2` is the name of a copy of `api`.";
+    NOT_A_SERVICE = "WS0059", "\
+A name of `external` is used as if it were a service. It can be linked to, on its one TCP port; ws neither starts it \
+nor knows when it is ready, so nothing can depend on it, and no service can have its name.";
 }
 
 /// The codes of the planner, which finds its problems in the finished workspace and on the machine.
@@ -169,6 +185,18 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
         of the system. Put the workspace file into a directory of its own.",
     ),
     ("WS0503", "The path of the project is not UTF-8, or has a line break in it."),
+    (
+        "WS0504",
+        "The replicas of a service are called `name-1`, `name-2` and so on, also as hosts inside, and something else \
+        has one of these names.",
+    ),
+    ("WS0505", "The name of a service and the number of its replica are together longer than a host's name can be."),
+    ("WS0506", "A service and something in `external` have the same name, and both would be hosts inside."),
+    (
+        "WS0507",
+        "`depends_on` names something in `external`. It runs elsewhere, so its start cannot be waited for; a link \
+        reaches it.",
+    ),
     ("WS0510", "A link names a service that is not there, or is left out by its profiles."),
     ("WS0511", "`depends_on` names a service that is not there, or is left out by its profiles."),
     (
@@ -179,6 +207,21 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
     ("WS0513", "A service links to itself. It reaches its own ports without a link."),
     ("WS0514", "A service mounts a volume that is not declared."),
     ("WS0515", "A service wants a secret that is not declared."),
+    (
+        "WS0516",
+        "A service with several replicas publishes a fixed port of the host, which only one of them could have. \
+        `\"0:PORT\"` picks a free one for each.",
+    ),
+    (
+        "WS0517",
+        "Several replicas would write one volume, which is not declared to be shared. `shared: true` says that their \
+        program is made for that.",
+    ),
+    (
+        "WS0518",
+        "A link names a port of something in `external` that is not the one it is declared with, and is the only one \
+        that leads there.",
+    ),
     (
         "WS0520",
         "Services wait for each other by links, so no link among them can order their starts: they start at the \
@@ -229,6 +272,7 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
         "The value of an environment variable names a port of `localhost` that another service has. Inside a \
         service, `localhost` is the service itself.",
     ),
+    ("WS0552", "No service links to something in `external`, so nobody can reach it."),
     (
         "WS0560",
         "The machine can hold a service to a lower level of isolation only than the workspace asks for. What is \

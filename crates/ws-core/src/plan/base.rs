@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use ws_model::{ConfigPath, Problem, ServiceName, Workspace};
+use ws_model::{ConfigPath, Problem, ServiceName, Workspace, WorkspaceName};
 
 use super::facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES};
+use super::units::Units;
 use super::view::Top;
 use super::{Bind, BindSource};
 
@@ -22,6 +24,10 @@ const NOBODY: u32 = 65_534;
 const SCRATCH: &[(&str, u32)] =
     &[("/dev/shm", 0o1777), ("/run", 0o755), ("/tmp", 0o1777), ("/var/tmp", 0o1777)];
 
+/// Where names are found, and where a unit finds its own.
+pub(super) const HOSTS: &str = "/etc/hosts";
+pub(super) const HOSTNAME: &str = "/etc/hostname";
+
 /// What all views have in common.
 #[derive(Debug)]
 pub(super) struct Base {
@@ -30,7 +36,7 @@ pub(super) struct Base {
     pub(super) user: String,
     pub(super) home: PathBuf,
     pub(super) symlinks: Vec<(PathBuf, PathBuf)>,
-    pub(super) files: Vec<(PathBuf, String)>,
+    pub(super) files: Vec<(PathBuf, Arc<str>)>,
     pub(super) system: Vec<Bind>,
     pub(super) scratch: Vec<(PathBuf, u32)>,
     /// What all this puts where.
@@ -41,6 +47,7 @@ impl Base {
     pub(super) fn new(
         workspace: &Workspace,
         facts: &Facts,
+        units: &Units,
         addresses: &BTreeMap<&ServiceName, Ipv4Addr>,
         problems: &mut Vec<Problem>,
     ) -> Self {
@@ -84,19 +91,21 @@ impl Base {
             scratch.push((home.clone(), 0o700));
         }
 
-        let files = vec![
-            (PathBuf::from("/etc/group"), group(&user, gid)),
-            (PathBuf::from("/etc/host.conf"), "multi on\n".to_owned()),
-            (PathBuf::from("/etc/hosts"), hosts(workspace, addresses)),
-            (PathBuf::from("/etc/nsswitch.conf"), NSSWITCH.to_owned()),
-            (PathBuf::from("/etc/passwd"), passwd(&user, uid, gid, &home)),
-            (PathBuf::from("/etc/resolv.conf"), resolv_conf(workspace)),
+        let files = [
+            ("/etc/group", group(&user, gid)),
+            ("/etc/host.conf", "multi on\n".to_owned()),
+            (HOSTS, hosts(workspace, units, addresses)),
+            ("/etc/nsswitch.conf", NSSWITCH.to_owned()),
+            ("/etc/passwd", passwd(&user, uid, gid, &home)),
+            ("/etc/resolv.conf", resolv_conf(workspace)),
         ];
+        let files: Vec<(PathBuf, Arc<str>)> =
+            files.into_iter().map(|(path, contents)| (PathBuf::from(path), contents.into())).collect();
         let mut ground: BTreeMap<PathBuf, Top> =
             system.iter().map(|bind| (bind.target.clone(), super::view::top(bind))).collect();
         ground.extend(scratch.iter().map(|(path, _)| (path.clone(), Top::Empty)));
         ground.extend(files.iter().map(|(path, _)| (path.clone(), Top::Own)));
-        ground.extend(["/etc/hostname", "/proc", "/dev"].map(|path| (PathBuf::from(path), Top::Own)));
+        ground.extend([HOSTNAME, "/proc", "/dev"].map(|path| (PathBuf::from(path), Top::Own)));
         ground.insert(workspace.root.clone(), Top::Repo);
         Self { uid, gid, user, home, symlinks, files, system, scratch, ground }
     }
@@ -203,12 +212,31 @@ fn group(user: &str, gid: u32) -> String {
     text
 }
 
-fn hosts(workspace: &Workspace, addresses: &BTreeMap<&ServiceName, Ipv4Addr>) -> String {
+/// A line for each address. A replica has its own name first and then the one that it shares with the others: who asks
+/// for that gets all addresses (`multi on`).
+fn hosts(workspace: &Workspace, units: &Units, addresses: &BTreeMap<&ServiceName, Ipv4Addr>) -> String {
+    let of: BTreeMap<&ServiceName, &ServiceName> =
+        units.iter().map(|(service, unit)| (unit, service)).collect();
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     for (name, address) in addresses {
-        let _ = writeln!(text, "{address} {name} {name}.{}", workspace.name);
+        let shared = of.get(name).filter(|service| *service != name);
+        text.push_str(&hosts_line(*address, [*name].into_iter().chain(shared.copied()), &workspace.name));
     }
     text
+}
+
+/// A line of `/etc/hosts`.
+pub(super) fn hosts_line<'n>(
+    address: Ipv4Addr,
+    names: impl IntoIterator<Item = &'n ServiceName>,
+    workspace: &WorkspaceName,
+) -> String {
+    let mut line = address.to_string();
+    for name in names {
+        let _ = write!(line, " {name} {name}.{workspace}");
+    }
+    line.push('\n');
+    line
 }
 
 /// One short attempt: the name server is a bridge away, or refuses at once.

@@ -2,16 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use ws_model::{ConfigPath, Problem, ServiceName, Workspace};
+use ws_model::{ConfigPath, Link, LinkPorts, Problem, ServiceName, Workspace};
 
 use super::links::declared_ports;
+use super::units::Units;
 
-/// Warns of values that name a service without a link to it, or look for one on `localhost`.
-pub(super) fn check(workspace: &Workspace, problems: &mut Vec<Problem>) {
+/// Warns of values that name a service, or what runs elsewhere, without a link to it, or look for it on `localhost`.
+pub(super) fn check(workspace: &Workspace, units: &Units, problems: &mut Vec<Problem>) {
     let ports: BTreeMap<&ServiceName, Vec<u16>> = workspace
         .services
         .iter()
         .map(|(name, service)| (name, declared_ports(service).iter().map(|port| port.port).collect()))
+        .chain(workspace.external.iter().map(|(name, external)| (name, vec![external.port])))
+        .collect();
+    let by_host: BTreeMap<&str, &ServiceName> = units
+        .iter()
+        .map(|(service, unit)| (unit.as_str(), service))
+        .chain(ports.keys().map(|name| (name.as_str(), *name)))
         .collect();
     for (name, service) in &workspace.services {
         for (variable, value) in &service.environment {
@@ -33,23 +40,29 @@ pub(super) fn check(workspace: &Workspace, problems: &mut Vec<Problem>) {
                                 .help(format!("`{other}` is `{other}:{port}` there")),
                         );
                     }
-                } else if let Some((other, _)) = workspace.services.get_key_value(host)
+                } else if let Some(&other) = by_host.get(host)
                     && other != name
                 {
                     let linked = service
                         .links
                         .iter()
-                        .any(|link| link.to == *other && link_reaches(workspace, link, port));
+                        .any(|link| link.to == *other && link_reaches(link, port, &ports[other]));
                     if !linked {
+                        let external = workspace.external.get(other);
+                        let help = match external {
+                            Some(external) if external.port != port => {
+                                format!("`{other}` is reached on {} only", external.port)
+                            }
+                            Some(_) => format!("let it: `links: [{other}]`"),
+                            None => format!("let it: `links: [\"{other}:{port}\"]`"),
+                        };
                         problems.push(
                             Problem::warning(
                                 "WS0550",
                                 at,
-                                format!(
-                                    "`{variable}` names `{other}:{port}`, and `{name}` has no link to it"
-                                ),
+                                format!("`{variable}` names `{host}:{port}`, and `{name}` has no link to it"),
                             )
-                            .help(format!("let it: `links: [\"{other}:{port}\"]`")),
+                            .help(help),
                         );
                     }
                 }
@@ -58,13 +71,10 @@ pub(super) fn check(workspace: &Workspace, problems: &mut Vec<Problem>) {
     }
 }
 
-fn link_reaches(workspace: &Workspace, link: &ws_model::Link, port: u16) -> bool {
+fn link_reaches(link: &Link, port: u16, declared: &[u16]) -> bool {
     match &link.ports {
-        ws_model::LinkPorts::These(ports) => ports.iter().any(|p| p.port == port),
-        ws_model::LinkPorts::Declared => workspace
-            .services
-            .get(&link.to)
-            .is_some_and(|target| declared_ports(target).iter().any(|p| p.port == port)),
+        LinkPorts::These(ports) => ports.iter().any(|p| p.port == port),
+        LinkPorts::Declared => declared.contains(&port),
     }
 }
 

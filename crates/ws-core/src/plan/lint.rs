@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ws_model::{PortProto, Protocol};
+
 use super::{BindSource, Plan, ServicePlan};
 
 /// Every contradiction in a plan, as a sentence; none in a plan that [`resolve`](super::resolve) made.
@@ -25,6 +27,11 @@ pub fn lint(plan: &Plan) -> Vec<String> {
         if let Some(other) = macs.insert(service.mac, name) {
             faults.push(format!("{name} and {other} have the same hardware address"));
         }
+        if service.name != service.declared
+            && service.name.as_str() != format!("{}-{}", service.declared, service.replica)
+        {
+            faults.push(format!("{name} is called as no replica of {}", service.declared));
+        }
         if service.index >= plan.subnet.capacity() {
             faults.push(format!("the index of {name} is beyond the network"));
         } else if plan.subnet.host(service.index) != service.address {
@@ -34,6 +41,15 @@ pub fn lint(plan: &Plan) -> Vec<String> {
         check_runs(service, &mut faults);
         check_view(plan, service, &mut faults);
     }
+    for external in &plan.external {
+        let name = &external.name;
+        if plan.services.contains_key(name) {
+            faults.push(format!("{name} is a service and external"));
+        }
+        if let Some(other) = addresses.insert(external.address, name) {
+            faults.push(format!("{name} and {other} have the address {}", external.address));
+        }
+    }
     check_waves(plan, &mut faults);
     faults
 }
@@ -42,9 +58,21 @@ fn check_links(plan: &Plan, service: &ServicePlan, faults: &mut Vec<String>) {
     let name = &service.name;
     let mut rules = BTreeSet::new();
     for link in &service.links {
-        match plan.services.get(&link.to) {
+        let external = plan.external.iter().find(|external| external.name == link.to);
+        let address = match (plan.services.get(&link.to), external) {
+            (Some(unit), _) => Some(unit.address),
+            (None, Some(external)) => {
+                if link.port != (PortProto { port: external.port, protocol: Protocol::Tcp }) {
+                    faults
+                        .push(format!("{name} links to {} of {}, which is not its port", link.port, link.to));
+                }
+                Some(external.address)
+            }
+            (None, None) => None,
+        };
+        match address {
             None => faults.push(format!("{name} links to {}, which is not there", link.to)),
-            Some(target) if target.address != link.address => {
+            Some(address) if address != link.address => {
                 faults.push(format!("{name} links to {} at another address", link.to));
             }
             Some(_) => {}

@@ -6,22 +6,26 @@
 
 mod base;
 mod describe;
+mod external;
 mod facts;
 mod habits;
 mod links;
 mod lint;
 mod net;
+mod one_off;
 mod order;
+mod units;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ws_model::{
     ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, LogRetention,
-    MilliCpus, PortProto, Probe, Problem, Publish, Requirement, Restart, SecretName, Service, ServiceKind,
-    ServiceName, Severity, Stdin, Stop, Subnet, VolumeName, Workspace, WorkspaceName,
+    MilliCpus, PortProto, Probe, ProbeKind, Problem, Publish, Requirement, Restart, SecretName, Service,
+    ServiceKind, ServiceName, Severity, Stdin, Stop, Subnet, VolumeName, Workspace, WorkspaceName,
 };
 
 use crate::host::Standing;
@@ -29,6 +33,7 @@ use crate::host::Standing;
 pub use describe::{describe, to_json};
 pub use facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES, directories_of_interest, paths_of_interest};
 pub use lint::lint;
+pub use one_off::{OneOff, one_off};
 
 /// How many processes and threads a service may have when the file does not say.
 pub const DEFAULT_PIDS: u32 = 4096;
@@ -45,7 +50,7 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// What is asked of the plan beside the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The addresses that services of this instance had before: they keep them.
+    /// The addresses that this instance had before, by the names of units and of what is external: they keep them.
     pub previous: BTreeMap<ServiceName, Ipv4Addr>,
     /// Accept this level, although the file asks for a higher one.
     pub accept: Option<Level>,
@@ -70,11 +75,12 @@ pub struct Plan {
     pub external: Vec<ExternalPlan>,
     /// Programs that must be there.
     pub requires: Vec<Requirement>,
-    /// Every service by name.
+    /// Every unit by its name: one for a service, `api-1` and so on for one with replicas.
     pub services: BTreeMap<ServiceName, ServicePlan>,
-    /// The services in waves: each waits only for services of earlier waves.
+    /// The units in waves: each waits only for units of earlier waves.
     pub waves: Vec<Vec<ServiceName>>,
-    /// Directories that two services can both reach and one can write: channels past the links.
+    /// Directories that two services can both reach and one can write: channels past the links. Replicas are one
+    /// service here: what the file gives to it they share.
     pub channels: Vec<Channel>,
     /// What is worth telling and stops nothing.
     pub warnings: Vec<Problem>,
@@ -99,9 +105,9 @@ pub struct ExternalPlan {
 pub struct Channel {
     /// The host's directory, or the volume's name.
     pub what: String,
-    /// Who can write it.
+    /// Who can write it, by the names in the file.
     pub writers: Vec<ServiceName>,
-    /// Who can only read it.
+    /// Who can only read it, by the names in the file.
     pub readers: Vec<ServiceName>,
 }
 
@@ -112,7 +118,7 @@ pub struct ServicePlan {
     pub name: ServiceName,
     /// Its name in the file; that of the service where it is a replica or a one-off of one.
     pub declared: ServiceName,
-    /// Which replica it is, from 1.
+    /// Which replica it is, from 1; 0: a one-off, which is none.
     pub replica: u32,
     /// Service or task.
     pub kind: ServiceKind,
@@ -159,10 +165,42 @@ pub struct ServicePlan {
     pub limits: LimitsPlan,
 }
 
+impl Plan {
+    /// What a name stands for: the unit that is called so, or else every replica of the service. Empty when nothing
+    /// has that name.
+    #[must_use]
+    pub fn units(&self, name: &str) -> Vec<&ServicePlan> {
+        match self.services.get(name) {
+            Some(unit) => vec![unit],
+            None => {
+                let of_it = |unit: &&ServicePlan| unit.declared.as_str() == name && !unit.is_one_off();
+                let mut units: Vec<&ServicePlan> = self.services.values().filter(of_it).collect();
+                units.sort_unstable_by_key(|unit| unit.replica);
+                units
+            }
+        }
+    }
+
+    /// Every address that is in use, by name: those of units and of what is external. Kept with an instance, they are
+    /// the next plan's [`Options::previous`].
+    pub fn addresses(&self) -> impl Iterator<Item = (&ServiceName, Ipv4Addr)> {
+        let units = self.services.values().map(|unit| (&unit.name, unit.address));
+        units.chain(self.external.iter().map(|external| (&external.name, external.address)))
+    }
+}
+
+impl ServicePlan {
+    /// Whether it was made by [`one_off`] and is not of the plan itself.
+    #[must_use]
+    pub fn is_one_off(&self) -> bool {
+        self.replica == 0
+    }
+}
+
 /// One thing that a start waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
-    /// For which service.
+    /// For which unit.
     pub on: ServiceName,
     /// Until when.
     pub condition: Condition,
@@ -188,7 +226,7 @@ pub struct Run {
 /// A link that is granted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkRule {
-    /// To which service.
+    /// To which unit, or to what that is external.
     pub to: ServiceName,
     /// Its address.
     pub address: Ipv4Addr,
@@ -226,8 +264,9 @@ pub struct View {
     pub home: PathBuf,
     /// Symbolic links in the read-only root (`/bin` → `usr/bin`), absolute paths.
     pub symlinks: Vec<(PathBuf, PathBuf)>,
-    /// Files in the read-only root with their contents (`/etc/passwd`, …), mode 0444.
-    pub files: Vec<(PathBuf, String)>,
+    /// Files in the read-only root with their contents (`/etc/passwd`, …), mode 0444. Most are the same for every
+    /// unit, and `/etc/hosts` grows with their number.
+    pub files: Vec<(PathBuf, Arc<str>)>,
     /// System directories and files that are bound read-only, the same for every run.
     pub system: Vec<Bind>,
     /// Directories of the run's private tmpfs with their modes, parents first (`/tmp` 1777, `home` 0700,
@@ -319,60 +358,72 @@ fn success_exit_codes(service: &Service) -> Vec<i32> {
 /// Every problem that was found, errors and warnings, when there is an error among them.
 pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
-    let numbers = match net::numbers(workspace.services.keys(), workspace.subnet, &options.previous) {
+    let count = workspace.services.values().map(|service| u64::from(service.replicas.max(1))).sum::<u64>();
+    // Before the replicas are unfolded: their number is the file's.
+    if let Err(problem) = net::pool(workspace.subnet, count + workspace.external.len() as u64) {
+        return Err(vec![*problem]);
+    }
+    let units = units::Units::of(workspace, &mut problems);
+    let names = units.iter().map(|(_, unit)| unit).chain(workspace.external.keys()).collect();
+    let numbers = match net::numbers(&names, workspace.subnet, &options.previous) {
         Ok(numbers) => numbers,
         Err(problem) => return Err(vec![*problem]),
     };
     let addresses: BTreeMap<&ServiceName, Ipv4Addr> =
         numbers.iter().map(|(name, number)| (*name, workspace.subnet.host(*number))).collect();
-    let mut order = order::decide(workspace, &mut problems);
-    let base = base::Base::new(workspace, facts, &addresses, &mut problems);
+    let mut order = order::decide(workspace, &units, &mut problems);
+    let external = external::plans(workspace, &addresses, &mut problems);
+    let base = base::Base::new(workspace, facts, &units, &addresses, &mut problems);
     let mut views = view::Views::new(workspace, facts, &base);
 
     let mut services = BTreeMap::new();
     for (name, service) in &workspace.services {
-        let address = addresses[name];
         let view = views.view(name, service, &mut problems);
-        let plan = ServicePlan {
-            name: name.clone(),
-            declared: name.clone(),
-            replica: 1,
-            kind: service.kind,
-            index: numbers[name],
-            address,
-            mac: net::mac(address),
-            waits: order.waits.remove(name).unwrap_or_default(),
-            build: service.build.as_ref().map(|build| {
-                run(&build.command, service, environment(workspace, name, service, &view, None))
-            }),
-            run: run(
-                &service.command,
-                service,
-                environment(workspace, name, service, &view, service.limits.memory),
-            ),
-            links: links::rules(name, service, workspace, &addresses, &mut problems),
-            publish: service.ports.clone(),
-            startup: service.startup.clone(),
-            ready: service.ready.clone(),
-            liveness: service.liveness.clone(),
-            hooks: service.hooks.clone(),
-            success_exit_codes: success_exit_codes(service),
-            open_stdin: match service.stdin {
-                Stdin::Default => service.kind == ServiceKind::Service,
-                Stdin::Open => true,
-                Stdin::Closed => false,
-            },
-            tty: service.tty,
-            logs: service.logs,
-            restart: service.restart.clone(),
-            stop: service.stop.clone(),
-            limits: limits(&service.limits),
-            view,
-        };
-        services.insert(name.clone(), plan);
+        let links = links::rules(name, service, workspace, &units, &addresses, &mut problems);
+        for (unit, replica) in units.named(name).iter().zip(1..) {
+            let view = view.of_unit(unit);
+            let address = addresses[unit];
+            let env = |of| environment(workspace, name, service, replica, &view, of);
+            let plan = ServicePlan {
+                name: unit.clone(),
+                declared: name.clone(),
+                replica,
+                kind: service.kind,
+                index: numbers[unit],
+                address,
+                mac: net::mac(address),
+                waits: order.waits.remove(unit).unwrap_or_default(),
+                // See `order::wait_for_builds`.
+                build: service
+                    .build
+                    .as_ref()
+                    .filter(|_| replica == 1)
+                    .map(|build| run(&build.command, service, env(Of::Build))),
+                run: run(&service.command, service, env(Of::Main)),
+                links: links.clone(),
+                publish: service.ports.clone(),
+                startup: service.startup.clone(),
+                ready: service.ready.clone(),
+                liveness: service.liveness.clone(),
+                hooks: service.hooks.clone(),
+                success_exit_codes: success_exit_codes(service),
+                open_stdin: match service.stdin {
+                    Stdin::Default => service.kind == ServiceKind::Service,
+                    Stdin::Open => true,
+                    Stdin::Closed => false,
+                },
+                tty: service.tty,
+                logs: service.logs,
+                restart: service.restart.clone(),
+                stop: service.stop.clone(),
+                limits: limits(&service.limits),
+                view,
+            };
+            services.insert(unit.clone(), plan);
+        }
     }
     views.report_leaks(&mut problems);
-    habits::check(workspace, &mut problems);
+    habits::check(workspace, &units, &mut problems);
 
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(problems);
@@ -385,7 +436,7 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
         required,
         required_because,
         volumes: volumes(&services),
-        external: Vec::new(),
+        external,
         requires: workspace.requires.clone(),
         channels: views.channels(),
         services,
@@ -492,22 +543,42 @@ fn volumes(services: &BTreeMap<ServiceName, ServicePlan>) -> Vec<VolumeName> {
 }
 
 fn run(command: &CommandLine, service: &Service, env: Vec<(String, String)>) -> Run {
-    let mut argv = command.0.clone();
+    let cwd = service.working_dir.clone();
+    Run { argv: absolute_program(&command.0, &cwd), env, cwd }
+}
+
+/// A command whose program is absolute or is looked up.
+fn absolute_program(argv: &[String], cwd: &Path) -> Vec<String> {
+    let mut argv = argv.to_vec();
     if let Some(program) = argv.first_mut().filter(|program| program.contains('/')) {
-        let path = view::lexical(&service.working_dir.join(Path::new(program)));
+        let path = view::lexical(&cwd.join(Path::new(program)));
         // A working directory that is not UTF-8 makes the project's path an error of its own.
         *program = path.to_string_lossy().into_owned();
     }
-    Run { argv, env, cwd: service.working_dir.clone() }
+    argv
 }
+
+/// Which program an environment is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Build,
+    Main,
+}
+
+/// Where a service that says of itself how it is finds the socket for it (sd_notify(3)).
+const NOTIFY_SOCKET: &str = "/run/notify";
+
+/// The variables that are only set for a service that says of itself how it is.
+const NOTIFY: [&str; 2] = ["NOTIFY_SOCKET", "WATCHDOG_USEC"];
 
 /// The environment: what the sandbox sets, then the service's own over it. Nothing else is inherited.
 fn environment(
     workspace: &Workspace,
     name: &ServiceName,
     service: &Service,
+    replica: u32,
     view: &View,
-    memory: Option<ByteSize>,
+    of: Of,
 ) -> Vec<(String, String)> {
     let mut env = BTreeMap::from([
         ("HOME", view.home.to_string_lossy().into_owned()),
@@ -516,11 +587,26 @@ fn environment(
         ("PATH", PATH.to_owned()),
         ("SHELL", "/bin/sh".to_owned()),
         ("USER", view.user.clone()),
+        ("WS_REPLICA", replica.to_string()),
         ("WS_SERVICE", name.to_string()),
         ("WS_WORKSPACE", workspace.name.to_string()),
     ]);
-    if let Some(memory) = memory {
-        env.insert("WS_MEMORY_BYTES", memory.0.to_string());
+    match of {
+        // Limits are those of the service, and a build says nothing of itself.
+        Of::Build => {}
+        Of::Main => {
+            if let Some(memory) = service.limits.memory {
+                env.insert("WS_MEMORY_BYTES", memory.0.to_string());
+            }
+            let notifies = |probe: &&Probe| probe.kind == ProbeKind::Notify;
+            let probes = [&service.startup, &service.ready, &service.liveness];
+            if probes.into_iter().flatten().any(|probe| notifies(&probe)) {
+                env.insert("NOTIFY_SOCKET", NOTIFY_SOCKET.to_owned());
+            }
+            if let Some(watchdog) = service.liveness.as_ref().filter(notifies) {
+                env.insert("WATCHDOG_USEC", watchdog.interval.as_micros().to_string());
+            }
+        }
     }
     let mut env: BTreeMap<String, String> =
         env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

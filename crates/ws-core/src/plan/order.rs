@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ws_model::{Condition, ConfigPath, Problem, RestartPolicy, Service, ServiceKind, ServiceName, Workspace};
 
+use super::units::Units;
 use super::{Wait, unknown_name};
 use crate::graph::{self, Graph};
 
-/// The waits of every service, and the waves.
+/// The waits of every unit, and the waves.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     pub(super) waits: BTreeMap<ServiceName, Vec<Wait>>,
@@ -28,17 +29,33 @@ struct Edge {
 type Edges<'a> = BTreeMap<(&'a ServiceName, &'a ServiceName), Vec<Edge>>;
 
 /// Decides the order.
-pub(super) fn decide(workspace: &Workspace, problems: &mut Vec<Problem>) -> Order {
+///
+/// It is one of services; to wait for a service means to wait for all its units.
+pub(super) fn decide(workspace: &Workspace, units: &Units, problems: &mut Vec<Problem>) -> Order {
     let mut edges = edges(workspace, problems);
     drop_links_in_circles(&mut edges, problems);
     let broken = refuse_circles(&edges, problems);
 
-    let mut graph = Graph::new();
-    for name in workspace.services.keys() {
-        graph.add_node(name);
+    let mut waits: BTreeMap<ServiceName, Vec<Wait>> =
+        units.iter().map(|(_, unit)| (unit.clone(), Vec::new())).collect();
+    for ((from, on), edges) in &edges {
+        let all = units
+            .named(on)
+            .iter()
+            .flat_map(|unit| edges.iter().map(move |edge| Wait { on: unit.clone(), ..edge.wait.clone() }));
+        let all: Vec<Wait> = all.collect();
+        for unit in units.named(from) {
+            waits.entry(unit.clone()).or_default().extend(all.iter().cloned());
+        }
     }
-    for (from, to) in edges.keys() {
-        graph.add_edge(from, to, ());
+    wait_for_builds(workspace, units, &mut waits);
+
+    let mut graph = Graph::new();
+    for (name, waits) in &waits {
+        graph.add_node(name);
+        for wait in waits {
+            graph.add_edge(name, &wait.on, ());
+        }
     }
     let waves = match graph::waves(&graph) {
         Some(waves) => waves.into_iter().map(|wave| wave.into_iter().cloned().collect()).collect(),
@@ -47,13 +64,24 @@ pub(super) fn decide(workspace: &Workspace, problems: &mut Vec<Problem>) -> Orde
             Vec::new()
         }
     };
-
-    let mut waits: BTreeMap<ServiceName, Vec<Wait>> =
-        workspace.services.keys().map(|name| (name.clone(), Vec::new())).collect();
-    for ((from, _), edges) in edges {
-        waits.entry(from.clone()).or_default().extend(edges.into_iter().map(|edge| edge.wait));
-    }
     Order { waits, waves }
+}
+
+/// Replicas have one working tree, so the first one builds for all: the others start when it has, or when it is
+/// clear that it will not.
+fn wait_for_builds(workspace: &Workspace, units: &Units, waits: &mut BTreeMap<ServiceName, Vec<Wait>>) {
+    for (name, _) in workspace.services.iter().filter(|(_, service)| service.build.is_some()) {
+        let [first, others @ ..] = units.named(name) else { continue };
+        for unit in others {
+            waits.entry(unit.clone()).or_default().push(Wait {
+                on: first.clone(),
+                condition: Condition::Started,
+                required: false,
+                restart: false,
+                at: ConfigPath::service(name).key("build"),
+            });
+        }
+    }
 }
 
 fn edges<'a>(workspace: &'a Workspace, problems: &mut Vec<Problem>) -> Edges<'a> {
@@ -62,7 +90,9 @@ fn edges<'a>(workspace: &'a Workspace, problems: &mut Vec<Problem>) -> Edges<'a>
         for dependency in &service.depends_on {
             let at = ConfigPath::service(name).key("depends_on").key(&dependency.service);
             let Some((on, target)) = workspace.services.get_key_value(&dependency.service) else {
-                if dependency.required {
+                if workspace.external.contains_key(&dependency.service) {
+                    problems.push(never_waited_for(&dependency.service, at));
+                } else if dependency.required {
                     problems.push(unknown_name(
                         "WS0511",
                         at,
@@ -98,7 +128,10 @@ fn edges<'a>(workspace: &'a Workspace, problems: &mut Vec<Problem>) -> Edges<'a>
             };
             let same = edges.entry((name, on)).or_default();
             match same.iter_mut().find(|edge| edge.wait.condition == condition) {
-                Some(edge) => edge.wait.required |= wait.required,
+                Some(edge) => {
+                    edge.wait.required |= wait.required;
+                    edge.wait.restart |= wait.restart;
+                }
                 None => same.push(Edge { wait, from_link: false }),
             }
         }
@@ -114,6 +147,12 @@ fn edges<'a>(workspace: &'a Workspace, problems: &mut Vec<Problem>) -> Edges<'a>
         }
     }
     edges
+}
+
+fn never_waited_for(external: &ServiceName, at: ConfigPath) -> Problem {
+    Problem::error("WS0507", at, format!("`{external}` runs elsewhere: it cannot be waited for"))
+        .related(ConfigPath::root().key("external").key(external), "declared here")
+        .help(format!("to reach it: `links: [{external}]`"))
 }
 
 /// What the short form of `depends_on` waits for.

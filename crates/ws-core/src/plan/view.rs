@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use ws_model::{
     ByteSize, ConfigPath, MountSource, Problem, SecretSource, SecretTarget, Service, ServiceName, VolumeName,
@@ -14,7 +15,7 @@ use ws_model::{
 
 use crate::text::some_quoted;
 
-use super::base::{Base, in_system};
+use super::base::{Base, HOSTNAME, in_system};
 use super::facts::{Facts, PathKind};
 use super::{Bind, BindSource, Channel, DEFAULT_TMP, Exclude, RepoView, View, unknown_name};
 
@@ -263,7 +264,7 @@ impl<'a> Views<'a> {
         scratch.dedup_by(|a, b| a.0 == b.0);
 
         let mut files = self.base.files.clone();
-        files.push((PathBuf::from("/etc/hostname"), format!("{name}\n")));
+        files.push(hostname(name));
         files.sort();
 
         let mut mounts = Mounts { binds: BTreeMap::new(), tmpfs: BTreeMap::new() };
@@ -732,7 +733,7 @@ impl<'a> Views<'a> {
             (format!("nothing can be mounted at `{shown}`: it belongs to the sandbox"), "choose another path")
         } else if target == Path::new("/etc") {
             ("`/etc` is made by `ws`".to_owned(), "name what is needed in it, as `/etc/nginx`")
-        } else if target.starts_with("/etc/hostname")
+        } else if target.starts_with(HOSTNAME)
             || self.base.files.iter().any(|(file, _)| target.starts_with(file))
         {
             (format!("`{shown}` is made by `ws`"), "the users, names and addresses inside are not the host's")
@@ -931,6 +932,23 @@ impl Mounts {
                 .related(first.clone(), "the first is here"),
         );
         false
+    }
+}
+
+/// The file with the name of a unit.
+fn hostname(unit: &ServiceName) -> (PathBuf, Arc<str>) {
+    (PathBuf::from(HOSTNAME), format!("{unit}\n").into())
+}
+
+impl View {
+    /// The same view for another unit: only the name is its own.
+    pub(super) fn of_unit(&self, unit: &ServiceName) -> Self {
+        let mut view = self.clone();
+        let (path, contents) = hostname(unit);
+        for file in view.files.iter_mut().filter(|file| file.0 == path) {
+            file.1 = Arc::clone(&contents);
+        }
+        view
     }
 }
 

@@ -89,7 +89,7 @@ pub fn template(service: &ServicePlan, sysctls: &[(&str, &str)]) -> (Template, V
     let mut template = Template {
         sysctls: sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         symlinks: view.symlinks.clone(),
-        files: view.files.clone(),
+        files: view.files.iter().map(|(path, contents)| (path.clone(), contents.to_string())).collect(),
         ..Template::default()
     };
     let mut sources = Vec::new();
