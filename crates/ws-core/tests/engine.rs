@@ -1,20 +1,30 @@
 //! How the engine behaves, as scenarios: each line is what happens and, after `->`, what is done and
 //! told.
 //!
-//! Done: `+db` start, `*db` start its build, `TERM db` and the like, `KILL db`, `?db` probe, `-?db` stop
-//! probing. Told: `db=ready` a phase, `db!` a notice, `READY` and `FAILED [cause]` of the workspace.
+//! Done: `+db` start, `*db` start its build, `TERM db` and the like, `KILL db`, `?db` probe whether it is ready
+//! (`?db/startup`, `?db/live`), `-?db` stop that, `>db/post_start` run a hook. Told: `db=ready` a phase, `db!` a
+//! notice, `db"busy"` what it says of itself, `READY` and `FAILED [cause]` of the workspace.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ws_core::engine::{Effect, Engine, Input, Outcome, ProbeRole, Step, Tick};
-use ws_model::{EventKind, ExitReason, RestartPolicy, ServiceName, event::signal_name};
+use ws_core::engine::{Effect, Engine, Hook, Input, Notified, Outcome, ProbeRole, Step, Tick};
+use ws_core::plan::{Plan, ServicePlan};
+use ws_model::{EventKind, ExitReason, ProbeKind, RestartPolicy, ServiceName, event::signal_name};
 
 use crate::support::{Svc, name, svc, task, world};
 
 /// Plays a scenario; shows the whole of it as it really went when a line differs.
 #[track_caller]
 fn check(services: impl IntoIterator<Item = Svc>, script: &str) {
-    let mut stage = Stage { engine: Engine::new(world(services).plan()), now: Duration::ZERO };
+    check_plan(world(services).plan(), script);
+}
+
+/// As [`check`]; what is named `…-run-…` is not of the plan, it comes with `add`.
+#[track_caller]
+fn check_plan(mut plan: Plan, script: &str) {
+    let later = plan.services.extract_if(.., |name, _| name.as_str().contains("-run-")).collect();
+    let mut stage = Stage { engine: Engine::new(plan), later, now: Duration::ZERO };
     let mut went = String::new();
     let mut expected = String::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -30,6 +40,7 @@ fn check(services: impl IntoIterator<Item = Svc>, script: &str) {
 
 struct Stage {
     engine: Engine,
+    later: BTreeMap<ServiceName, ServicePlan>,
     now: Tick,
 }
 
@@ -45,9 +56,12 @@ impl Stage {
             "restart" => Input::Restart { services: services() },
             "kill" => Input::Kill { services: services() },
             "down" => Input::Down { now: rest == ["now"] },
+            "add" => Input::Add { service: Box::new(self.later[&name(rest[0])].clone()) },
+            "remove" => Input::Remove { service: name(rest[0]) },
             "host-lost" => Input::HostLost { error: rest.join(" ") },
             "after" => return self.pass(rest[0]),
             "why" => return self.engine.explain(&name(rest[0])).join(" | "),
+            "who" => return self.who(),
             "is-down" => return self.engine.is_down().to_string(),
             "status" => return self.status(rest[0]),
             service => self.news(service, &rest),
@@ -71,20 +85,48 @@ impl Stage {
         match words[0] {
             "executed" => Input::Executed { service, generation, pid: Some(7) },
             "startfail" => Input::StartFailed { service, generation, error: text, hopeless: false },
+            "hopeless" => Input::StartFailed { service, generation, error: text, hopeless: true },
             "exited" => Input::Exited { service, generation, exit: ExitReason::Code(number()), oom: false },
             "killed" => Input::Exited { service, generation, exit: ExitReason::Signal(number()), oom: false },
             "oom" => Input::Exited { service, generation, exit: ExitReason::Signal(9), oom: true },
-            "ok" => Input::Probed {
+            "ok" | "miss" => Input::Probed {
                 service,
                 generation,
-                probe: ProbeRole::Ready,
-                result: Ok("answered".to_owned()),
+                probe: match words.get(1) {
+                    None => ProbeRole::Ready,
+                    Some(&"startup") => ProbeRole::Startup,
+                    Some(&"live") => ProbeRole::Live,
+                    Some(other) => panic!("no such probe: {other}"),
+                },
+                result: match words[0] {
+                    "ok" => Ok("answered".to_owned()),
+                    _ => Err("refused".to_owned()),
+                },
             },
-            "miss" => Input::Probed {
+            "did" | "failed" => Input::HookEnded {
                 service,
                 generation,
-                probe: ProbeRole::Ready,
-                result: Err("refused".to_owned()),
+                hook: match words[1] {
+                    "post_start" => Hook::PostStart,
+                    "pre_stop" => Hook::PreStop,
+                    "stop" => Hook::Stop,
+                    other => panic!("no such hook: {other}"),
+                },
+                result: if words[0] == "did" { Ok(()) } else { Err("`x` exited with 1".to_owned()) },
+            },
+            "says" => Input::Notified {
+                service,
+                generation,
+                news: match words[1] {
+                    "READY" => Notified::Ready,
+                    "RELOADING" => Notified::Reloading,
+                    "STOPPING" => Notified::Stopping,
+                    "STATUS" => Notified::Status(words[2..].join(" ")),
+                    "EXTEND" => Notified::ExtendTimeout(duration(words[2])),
+                    "WATCHDOG" => Notified::Watchdog,
+                    "TRIGGER" => Notified::WatchdogTrigger,
+                    other => panic!("nobody says {other}"),
+                },
             },
             other => panic!("no such news: {other}"),
         }
@@ -92,11 +134,7 @@ impl Stage {
 
     /// Lets time pass, from deadline to deadline.
     fn pass(&mut self, time: &str) -> String {
-        let time = match time.strip_suffix("ms") {
-            Some(ms) => Duration::from_millis(ms.parse().unwrap()),
-            None => Duration::from_secs(time.strip_suffix('s').unwrap().parse().unwrap()),
-        };
-        let end = self.now + time;
+        let end = self.now + duration(time);
         let mut all = Outcome::default();
         while let Some(deadline) = self.engine.next_deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
@@ -108,16 +146,39 @@ impl Stage {
         show(&all)
     }
 
+    fn who(&self) -> String {
+        let names = self.engine.status().into_iter().map(|status| status.service.to_string());
+        names.collect::<Vec<_>>().join(" ")
+    }
+
     fn status(&self, service: &str) -> String {
         let status = self.engine.status().into_iter().find(|status| status.service == name(service)).unwrap();
         let ready = if status.ready { " ready" } else { "" };
         let exit = status.exit.map(|exit| format!(" {exit}")).unwrap_or_default();
+        let says = status.status.map(|words| format!(" {words:?}")).unwrap_or_default();
+        let probe = status.probe_error.map(|error| format!(" probe={error}")).unwrap_or_default();
         format!(
-            "{}{ready} restarts={}{exit} because {}",
+            "{}{ready} restarts={}{exit}{says}{probe} because {}",
             status.phase,
             status.restarts,
             status.cause.reason.as_str()
         )
+    }
+}
+
+/// `200ms`, `5s`
+fn duration(text: &str) -> Duration {
+    match text.strip_suffix("ms") {
+        Some(ms) => Duration::from_millis(ms.parse().unwrap()),
+        None => Duration::from_secs(text.strip_suffix('s').unwrap().parse().unwrap()),
+    }
+}
+
+fn probed(service: &ServiceName, probe: ProbeRole) -> String {
+    match probe {
+        ProbeRole::Startup => format!("?{service}/startup"),
+        ProbeRole::Ready => format!("?{service}"),
+        ProbeRole::Live => format!("?{service}/live"),
     }
 }
 
@@ -129,13 +190,16 @@ fn show(outcome: &Outcome) -> String {
             format!("{} {service}", signal_name(*signal).trim_start_matches("SIG"))
         }
         Effect::Kill { service, .. } => format!("KILL {service}"),
-        Effect::StartProbe { service, .. } => format!("?{service}"),
-        Effect::StopProbe { service, .. } => format!("-?{service}"),
-        Effect::RunHook { service, hook, .. } => format!("{hook:?} {service}"),
+        Effect::StartProbe { service, probe, .. } => probed(service, *probe),
+        Effect::StopProbe { service, probe, .. } => format!("-{}", probed(service, *probe)),
+        Effect::RunHook { service, hook: Hook::PostStart, .. } => format!(">{service}/post_start"),
+        Effect::RunHook { service, hook: Hook::PreStop, .. } => format!(">{service}/pre_stop"),
+        Effect::RunHook { service, hook: Hook::Stop, .. } => format!(">{service}/stop"),
     });
     let events = outcome.events.iter().map(|(service, event)| match (service, event) {
         (Some(service), EventKind::Phase { phase, .. }) => format!("{service}={phase}"),
         (Some(service), EventKind::Notice { .. }) => format!("{service}!"),
+        (Some(service), EventKind::Status { text }) => format!("{service}{text:?}"),
         (None, EventKind::Notice { .. }) => "!".to_owned(),
         (None, EventKind::WorkspaceReady { .. }) => "READY".to_owned(),
         (None, EventKind::WorkspaceFailed { cause }) => format!("FAILED [{cause}]"),
@@ -456,7 +520,7 @@ fn a_service_that_is_not_ready_in_time_is_killed_and_tried_again() {
          after 1s     -> KILL db db=stopping
          why db       -> db: stopping: was not ready within 60 s: refused
          db killed 9  -> db=backoff
-         status db    -> backoff restarts=0 was killed by SIGKILL because ready_timeout
+         status db    -> backoff restarts=0 was killed by SIGKILL probe=refused because ready_timeout
          after 1s     -> +db db=starting
          status db    -> starting restarts=1 was killed by SIGKILL because ready_timeout",
     );
@@ -832,7 +896,7 @@ fn check_three(script: &str) {
 fn down_stops_in_reverse_order() {
     check_three(
         "down         -> TERM web api=stopping db=stopping web=stopping
-         why db       -> db: stopping: the workspace goes down | api: stopping: the workspace goes down | web: stopping: the workspace goes down
+         why db       -> db: stopping: the workspace goes down, after api | api: stopping: the workspace goes down, after web | web: stopping: the workspace goes down
          web killed 15 -> TERM api web=stopped
          api killed 15 -> TERM db api=stopped
          is-down      -> false
@@ -1234,6 +1298,1147 @@ fn what_is_not_asked_for_does_not_fail_the_workspace() {
     );
 }
 
+// ---- startup and liveness
+
+/// All three probes; those of readiness and life go by the same port.
+fn full() -> Svc {
+    db().startup(ProbeKind::Tcp { port: 1 }).liveness(ProbeKind::Tcp { port: 2 })
+}
+
+const FULL_UP: &str = "up -> +db db=starting
+    db executed   -> ?db/startup db=running
+    db ok startup -> -?db/startup ?db
+    db ok         -> ?db/live db=ready READY
+";
+
+#[track_caller]
+fn check_full(script: &str) {
+    check([full()], &format!("{FULL_UP}{script}"));
+}
+
+#[test]
+fn startup_gates_ready_and_ready_gates_liveness() {
+    check_full(
+        "db ok         ->
+         db ok live    ->
+         db ok startup ->",
+    );
+}
+
+#[test]
+fn startup_may_fail_as_often_as_it_likes_within_its_time() {
+    check(
+        [full()],
+        "up              -> +db db=starting
+         db executed     -> ?db/startup db=running
+         db miss startup ->
+         db miss startup ->
+         db miss startup ->
+         db miss startup ->
+         db ok           ->
+         why db          -> db: running: not ready yet: refused
+         after 59s       ->
+         db ok startup   -> -?db/startup ?db
+         status db       -> running restarts=0 because executed
+         after 59s       ->
+         after 1s        -> KILL db db=stopping
+         why db          -> db: stopping: was not ready within 60 s",
+    );
+}
+
+#[test]
+fn a_service_that_does_not_start_up_in_time_is_killed_and_tried_again() {
+    check(
+        [full()],
+        "up              -> +db db=starting
+         db executed     -> ?db/startup db=running
+         db miss startup ->
+         after 60s       -> KILL db db=stopping
+         why db          -> db: stopping: did not start up within 60 s: refused
+         db killed 9     -> db=backoff
+         status db       -> backoff restarts=0 was killed by SIGKILL probe=refused because ready_timeout",
+    );
+}
+
+#[test]
+fn without_a_ready_probe_it_is_ready_once_it_has_started_up() {
+    check(
+        [svc("db").startup(ProbeKind::Tcp { port: 1 }), svc("api").after("db:ready")],
+        "up            -> +db api=waiting db=starting
+         db executed   -> ?db/startup db=running
+         db ok startup -> -?db/startup +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn it_is_started_before_it_has_started_up() {
+    check(
+        [full(), svc("api").after("db:started")],
+        "up          -> +db api=waiting db=starting
+         db executed -> ?db/startup +api db=running api=starting",
+    );
+}
+
+#[test]
+fn a_service_without_life_is_stopped_and_its_policy_decides() {
+    check_full(
+        "db miss live ->
+         db miss live ->
+         status db    -> ready ready restarts=0 probe=refused because probe_ok
+         why db       -> db: ready: answered; since then its liveness probe failed: refused
+         db miss live -> -?db -?db/live TERM db db=stopping
+         why db       -> db: stopping: did not answer its liveness probe 3 times in a row: refused
+         db killed 15 -> db=backoff
+         status db    -> backoff restarts=0 was killed by SIGTERM probe=refused because liveness_failed
+         after 1s     -> +db db=starting
+         why db       -> db: starting: starts again, as it did not answer its liveness probe 3 times in a row: refused
+         db executed  -> ?db/startup db=running
+         status db    -> running restarts=1 was killed by SIGTERM because executed",
+    );
+}
+
+#[test]
+fn a_success_starts_the_count_anew() {
+    check_full(
+        "db miss live ->
+         db miss live ->
+         db ok live   ->
+         status db    -> ready ready restarts=0 because probe_ok
+         db miss live ->
+         db miss live ->",
+    );
+}
+
+#[test]
+fn the_number_of_failures_is_that_of_the_probe() {
+    let one = |svc: Svc| {
+        svc.with(|service| {
+            for probe in [&mut service.ready, &mut service.liveness].into_iter().flatten() {
+                probe.failures = 1;
+            }
+        })
+    };
+    check(
+        [one(full())],
+        &format!(
+            "{FULL_UP}
+             db miss      -> db=unhealthy
+             db ok        -> db=ready
+             db miss live -> -?db -?db/live TERM db db=stopping
+             why db       -> db: stopping: did not answer its liveness probe: refused"
+        ),
+    );
+}
+
+#[test]
+fn without_life_and_deaf_it_is_killed_and_still_without_life() {
+    check_full(
+        "db miss live ->
+         db miss live ->
+         db miss live -> -?db -?db/live TERM db db=stopping
+         after 10s    -> KILL db db=stopping
+         db killed 9  -> db=backoff
+         why db       -> db: backoff: did not answer its liveness probe 3 times in a row: refused; did not stop within 10 s and was killed (restart 1 of 3)",
+    );
+}
+
+#[test]
+fn without_life_and_without_a_policy_it_has_failed() {
+    check(
+        [full().policy(RestartPolicy::No), svc("late").after("db")],
+        "up db         -> +db db=starting
+         db executed   -> ?db/startup db=running
+         db ok startup -> -?db/startup ?db
+         db ok         -> ?db/live db=ready READY
+         db miss live  ->
+         db miss live  ->
+         db miss live  -> -?db -?db/live TERM db db=stopping
+         db exited 0   -> db=failed
+         status db     -> failed restarts=0 exited with 0 probe=refused because liveness_failed",
+    );
+}
+
+#[test]
+fn life_counts_from_exec_where_nothing_else_is_asked() {
+    check(
+        [svc("web").liveness(ProbeKind::Tcp { port: 1 }), task("job").liveness(ProbeKind::Tcp { port: 1 })],
+        "up           -> +job +web job=starting web=starting
+         web executed -> ?web/live web=ready
+         job executed -> ?job/live job=running
+         job exited 0 -> job=exited READY",
+    );
+}
+
+#[test]
+fn a_day_of_health_gives_the_restarts_back_whatever_ends_it() {
+    let day = "db executed   -> ?db/startup db=running
+               db ok startup -> -?db/startup ?db
+               db ok         -> ?db/live db=ready
+               after 86400s  ->
+               db miss       ->
+               db miss       ->
+               db miss       -> db=unhealthy
+               db miss live  ->
+               db miss live  ->
+               db miss live  -> -?db -?db/live TERM db db=stopping
+               db exited 0   -> db=backoff
+               after 1s      -> +db db=starting";
+    let script = format!(
+        "{FULL_UP}db exited 1 -> db=backoff\nafter 1s -> +db db=starting\n{day}\n{day}\n{day}\n{day}\n{day}"
+    );
+    check([full()], &script);
+}
+
+#[test]
+fn who_comes_late_waits_for_a_service_that_is_not_ready_for_a_moment() {
+    check(
+        [db(), api()],
+        "up db       -> +db db=starting
+         db executed -> ?db db=running
+         db ok       -> db=ready READY
+         db miss     ->
+         db miss     ->
+         db miss     -> db=unhealthy
+         up api      -> api=waiting
+         why api     -> api: waiting: waits for db (ready) | db: unhealthy: not ready any more: refused
+         db ok       -> +api db=ready api=starting",
+    );
+}
+
+// ---- what a run says of itself
+
+fn notifier() -> Svc {
+    svc("db").probe(ProbeKind::Notify)
+}
+
+const NOTIFIER_UP: &str = "up -> +db db=starting
+    db executed   -> db=running
+    db says READY -> db=ready READY
+";
+
+#[track_caller]
+fn check_notifier(script: &str) {
+    check([notifier()], &format!("{NOTIFIER_UP}{script}"));
+}
+
+#[test]
+fn it_is_ready_when_it_says_so() {
+    check_notifier("db says READY ->");
+}
+
+#[test]
+fn it_may_say_so_before_its_exec_is_known() {
+    check(
+        [notifier()],
+        "up            -> +db db=starting
+         db says READY ->
+         db executed   -> db=ready READY",
+    );
+}
+
+#[test]
+fn it_must_say_so_in_time() {
+    check(
+        [notifier()],
+        "up            -> +db db=starting
+         db executed   -> db=running
+         after 60s     -> KILL db db=stopping
+         why db        -> db: stopping: was not ready within 60 s
+         db says READY ->",
+    );
+}
+
+#[test]
+fn it_may_say_that_it_has_started_up() {
+    check(
+        [db().startup(ProbeKind::Notify)],
+        "up            -> +db db=starting
+         db executed   -> db=running
+         db says READY -> ?db
+         db ok         -> db=ready READY",
+    );
+}
+
+#[test]
+fn one_word_is_enough_for_started_up_and_ready() {
+    check(
+        [notifier().startup(ProbeKind::Notify)],
+        "up            -> +db db=starting
+         db executed   -> db=running
+         db says READY -> db=ready READY",
+    );
+}
+
+#[test]
+fn while_it_reloads_it_is_not_ready() {
+    check_notifier(
+        "db says RELOADING -> db=unhealthy
+         why db            -> db: unhealthy: reloads, and has not said yet that it is ready again
+         after 1000s       ->
+         db says READY     -> db=ready",
+    );
+}
+
+#[test]
+fn while_it_reloads_no_probe_makes_it_ready() {
+    check(
+        [db().liveness(ProbeKind::Notify)],
+        "up                -> +db db=starting
+         db executed       -> ?db db=running
+         db ok             -> db=ready READY
+         db says RELOADING -> db=unhealthy
+         db ok             ->
+         db miss           ->
+         why db            -> db: unhealthy: reloads, and has not said yet that it is ready again
+         db says READY     -> db=ready
+         db says RELOADING -> db=unhealthy
+         db miss           ->
+         db miss           ->
+         db says READY     ->
+         why db            -> db: unhealthy: not ready any more: refused
+         db ok             -> db=ready",
+    );
+}
+
+#[test]
+fn reloading_before_it_was_ready_takes_its_word_back() {
+    check(
+        [notifier().post_start("warm")],
+        "up                -> +db db=starting
+         db executed       -> >db/post_start db=running
+         db says READY     ->
+         db says RELOADING ->
+         db did post_start ->
+         db says READY     -> db=ready READY",
+    );
+}
+
+#[test]
+fn one_that_says_that_it_stops_is_not_ready() {
+    check_notifier(
+        "db says STOPPING -> db=unhealthy
+         why db           -> db: unhealthy: said that it stops
+         db exited 1      -> db=backoff",
+    );
+}
+
+#[test]
+fn its_words_are_kept_and_told_at_most_once_a_second() {
+    check_notifier(
+        "db says STATUS loads -> db\"loads\"
+         db says STATUS loads ->
+         db says STATUS 1 %   ->
+         db says STATUS 2 %   ->
+         status db            -> ready ready restarts=0 \"2 %\" because probe_ok
+         after 999ms          ->
+         after 1ms            -> db\"2 %\"
+         after 10s            ->
+         db says STATUS 3 %   -> db\"3 %\"
+         db says STATUS 4 %   ->
+         db says STATUS 3 %   ->
+         after 10s            ->
+         db says STATUS       -> db\"\"
+         status db            -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn its_words_end_with_its_run() {
+    check_notifier(
+        "db says STATUS 1 % -> db\"1 %\"
+         db says STATUS 2 % ->
+         stop               -> TERM db db=stopping
+         status db          -> stopping restarts=0 \"2 %\" because requested
+         db exited 0        -> db=stopped
+         status db          -> stopped restarts=0 exited with 0 because requested
+         after 10s          ->
+         db says STATUS 3 % ->",
+    );
+}
+
+#[test]
+fn a_start_can_be_extended() {
+    check(
+        [notifier()],
+        "up                 -> +db db=starting
+         db executed        -> db=running
+         after 50s          ->
+         db says EXTEND 30s ->
+         after 29s          ->
+         db says EXTEND 5s  ->
+         after 4s           ->
+         after 1s           -> KILL db db=stopping
+         why db             -> db: stopping: was not ready within 84 s",
+    );
+}
+
+#[test]
+fn an_extension_never_makes_it_shorter() {
+    check(
+        [notifier()],
+        "up                -> +db db=starting
+         db executed       -> db=running
+         db says EXTEND 1s ->
+         after 59s         ->
+         db says READY     -> db=ready READY
+         db says EXTEND 1s ->
+         after 1000s       ->",
+    );
+}
+
+#[test]
+fn a_stop_can_be_extended_but_not_for_ever() {
+    check_notifier(
+        "stop                  -> TERM db db=stopping
+         after 9s              ->
+         db says EXTEND 20s    ->
+         after 19s             ->
+         db says EXTEND 86400s ->
+         after 581s            ->
+         after 1s              -> KILL db db=stopping
+         why db                -> db: stopping: did not stop within 610 s and was killed",
+    );
+}
+
+fn watched() -> Svc {
+    notifier().liveness(ProbeKind::Notify).with(|service| {
+        service.liveness.as_mut().unwrap().interval = Duration::from_secs(5);
+    })
+}
+
+#[test]
+fn a_watchdog_must_be_told() {
+    check(
+        [watched()],
+        "up               -> +db db=starting
+         db executed      -> db=running
+         after 30s        ->
+         db says READY    -> db=ready READY
+         after 4s         ->
+         db says WATCHDOG ->
+         after 4s         ->
+         db says WATCHDOG ->
+         after 4s         ->
+         after 1s         -> TERM db db=stopping
+         why db           -> db: stopping: did not tell its watchdog within 5 s
+         after 9s         ->
+         db killed 6      -> db=backoff
+         status db        -> backoff restarts=0 was killed by SIGABRT because liveness_failed",
+    );
+}
+
+#[test]
+fn a_watchdog_is_not_told_when_it_stops() {
+    check(
+        [watched()],
+        "up            -> +db db=starting
+         db executed   -> db=running
+         db says READY -> db=ready READY
+         stop          -> TERM db db=stopping
+         after 9s      ->
+         db exited 0   -> db=stopped",
+    );
+}
+
+#[test]
+fn a_run_may_give_itself_up() {
+    check(
+        [watched()],
+        "up              -> +db db=starting
+         db executed     -> db=running
+         db says TRIGGER -> TERM db db=stopping
+         why db          -> db: stopping: asked to be taken for dead (WATCHDOG=trigger)
+         db exited 0     -> db=backoff",
+    );
+}
+
+#[test]
+fn words_of_older_runs_are_not_heard() {
+    check_notifier(
+        "db exited 1           -> db=backoff
+         db says READY         ->
+         after 1s              -> +db db=starting
+         db executed           -> db=running
+         db~1 says READY       ->
+         db~1 says STATUS x    ->
+         db~1 says TRIGGER     ->
+         db~1 did post_start   ->
+         db says READY         -> db=ready",
+    );
+}
+
+// ---- hooks
+
+#[test]
+fn post_start_comes_before_ready_and_before_all_probes() {
+    check(
+        [db().post_start("warm"), svc("api").after("db:started")],
+        "up                -> +db api=waiting db=starting
+         db executed       -> >db/post_start db=running
+         db ok             ->
+         db did post_start -> ?db +api api=starting
+         db did post_start ->
+         db ok             -> db=ready",
+    );
+}
+
+#[test]
+fn post_start_comes_before_ready_without_a_probe() {
+    check(
+        [svc("db").post_start("warm"), svc("api").links("db:1")],
+        "up                -> +db api=waiting db=starting
+         db executed       -> >db/post_start db=running
+         why api           -> api: waiting: waits for db (started) | db: running: started, its post_start runs
+         db did post_start -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn the_time_to_be_ready_begins_after_post_start() {
+    check(
+        [db().post_start("warm")],
+        "up                -> +db db=starting
+         db executed       -> >db/post_start db=running
+         after 50s         ->
+         db did post_start -> ?db
+         after 59s         ->
+         after 1s          -> KILL db db=stopping",
+    );
+}
+
+#[test]
+fn a_post_start_that_fails_ends_the_run_and_the_policy_decides() {
+    check(
+        [svc("db").post_start("warm"), svc("api").links("db:1")],
+        "up                   -> +db api=waiting db=starting
+         db executed          -> >db/post_start db=running
+         db failed post_start -> TERM db db=stopping
+         db exited 0          -> db=backoff
+         status db            -> backoff restarts=0 exited with 0 because hook_failed
+         why db               -> db: backoff: could not complete its start: post_start `x` exited with 1 (restart 1 of 3)
+         after 1s             -> +db db=starting
+         db executed          -> >db/post_start db=running",
+    );
+}
+
+#[test]
+fn a_post_start_that_fails_for_good_fails_those_that_wait() {
+    check(
+        [svc("db").post_start("warm").policy(RestartPolicy::No), svc("api").links("db:1")],
+        "up                   -> +db api=waiting db=starting
+         db executed          -> >db/post_start db=running
+         db failed post_start -> TERM db db=stopping
+         db exited 0          -> db=failed api=failed FAILED [db failed: could not complete its start: post_start `x` exited with 1]",
+    );
+}
+
+#[test]
+fn a_post_start_of_which_the_host_does_not_tell_is_not_waited_for() {
+    check(
+        [svc("db").post_start("warm")],
+        "up          -> +db db=starting
+         db executed -> >db/post_start db=running
+         after 69s   ->
+         after 1s    -> KILL db db=stopping
+         why db      -> db: stopping: could not complete its start: its post_start did not end within 70 s",
+    );
+}
+
+#[test]
+fn a_task_that_is_faster_than_its_post_start_is_finished() {
+    check(
+        [task("job").post_start("warm")],
+        "up                 -> +job job=starting
+         job executed       -> >job/post_start job=running
+         job exited 0       -> job=exited READY
+         job did post_start ->",
+    );
+}
+
+#[test]
+fn pre_stop_comes_before_the_signal() {
+    check(
+        [svc("db").pre_stop("drain")],
+        "up              -> +db db=starting
+         db executed     -> db=ready READY
+         stop            -> >db/pre_stop db=stopping
+         db did stop     ->
+         db did pre_stop -> TERM db
+         db did pre_stop ->
+         db exited 0     -> db=stopped",
+    );
+}
+
+#[test]
+fn a_stop_command_replaces_the_signal_which_follows_when_it_did_not_help() {
+    check(
+        [svc("db").stop_command("quit")],
+        "up          -> +db db=starting
+         db executed -> db=ready READY
+         stop        -> >db/stop db=stopping
+         db did stop -> TERM db
+         db exited 0 -> db=stopped
+         up          -> +db db=starting
+         db executed -> db=ready READY
+         restart     -> >db/stop db=stopping
+         db exited 0 -> +db db=starting
+         db did stop ->",
+    );
+}
+
+#[test]
+fn hooks_of_a_stop_come_in_order_and_their_failure_holds_nothing_up() {
+    check(
+        [svc("db").pre_stop("drain").stop_command("quit")],
+        "up                 -> +db db=starting
+         db executed        -> db=ready READY
+         stop               -> >db/pre_stop db=stopping
+         db failed pre_stop -> >db/stop db!
+         db failed stop     -> TERM db db!
+         db exited 0        -> db=stopped",
+    );
+}
+
+#[test]
+fn the_grace_runs_from_the_beginning_of_the_stop() {
+    check(
+        [svc("db").pre_stop("drain").stop_command("quit")],
+        "up              -> +db db=starting
+         db executed     -> db=ready READY
+         stop            -> >db/pre_stop db=stopping
+         after 4s        ->
+         db did pre_stop -> >db/stop
+         after 4s        ->
+         db did stop     -> TERM db
+         after 1s        ->
+         after 1s        -> KILL db db=stopping
+         why db          -> db: stopping: did not stop within 10 s and was killed",
+    );
+}
+
+#[test]
+fn a_hook_that_takes_the_whole_grace_is_named() {
+    check(
+        [svc("a").pre_stop("drain"), svc("b").stop_command("quit")],
+        "up         -> +a +b a=starting b=starting
+         a executed -> a=ready
+         b executed -> b=ready READY
+         stop       -> >a/pre_stop >b/stop a=stopping b=stopping
+         after 10s  -> KILL a KILL b a=stopping b=stopping
+         why a      -> a: stopping: was killed, as its pre_stop did not end within 10 s
+         why b      -> b: stopping: was killed, as its stop command did not end within 10 s",
+    );
+}
+
+#[test]
+fn killing_skips_hooks() {
+    check(
+        [svc("a").pre_stop("drain").stop_command("quit"), svc("b").pre_stop("drain")],
+        "up             -> +a +b a=starting b=starting
+         a executed     -> a=ready
+         b executed     -> b=ready READY
+         kill a         -> KILL a a=stopping
+         stop b         -> >b/pre_stop b=stopping
+         down now       -> KILL b b=stopping
+         b did pre_stop ->
+         b killed 9     -> b=stopped
+         a killed 9     -> a=stopped
+         is-down        -> true",
+    );
+}
+
+#[test]
+fn a_run_without_life_gets_its_hooks() {
+    check(
+        [full().pre_stop("drain")],
+        &format!(
+            "{FULL_UP}
+             db miss live    ->
+             db miss live    ->
+             db miss live    -> -?db -?db/live >db/pre_stop db=stopping
+             db did pre_stop -> TERM db
+             db exited 0     -> db=backoff"
+        ),
+    );
+}
+
+#[test]
+fn hooks_of_a_stop_wait_for_what_is_stopped_before() {
+    check(
+        [svc("db").pre_stop("drain"), svc("api").pre_stop("drain").links("db:1")],
+        "up               -> +db api=waiting db=starting
+         db executed      -> +api db=ready api=starting
+         api executed     -> api=ready READY
+         down             -> >api/pre_stop api=stopping db=stopping
+         why db           -> db: stopping: the workspace goes down, after api | api: stopping: the workspace goes down
+         api did pre_stop -> TERM api
+         after 8s         ->
+         api exited 0     -> >db/pre_stop api=stopped
+         why db           -> db: stopping: the workspace goes down
+         after 8s         ->
+         db did pre_stop  -> TERM db
+         db exited 0      -> db=stopped",
+    );
+}
+
+// ---- exit codes
+
+fn forgiving(svc: Svc) -> Svc {
+    svc.with(|service| service.success_exit_codes = vec![3, 143])
+}
+
+#[test]
+fn a_task_may_succeed_with_other_codes() {
+    check(
+        [forgiving(task("job")), svc("api").after("job")],
+        "up           -> +job api=waiting job=starting
+         job executed -> job=running
+         job exited 3 -> +api job=exited api=starting
+         status job   -> exited ready restarts=0 exited with 3 because exit
+         why job      -> job: exited: finished with 3",
+    );
+}
+
+#[test]
+fn a_signal_counts_as_128_and_its_number() {
+    check(
+        [forgiving(svc("web"))],
+        "up            -> +web web=starting
+         web executed  -> web=ready READY
+         web killed 15 -> web=exited web!
+         why web       -> web: exited: was killed by SIGTERM by itself
+         up            -> +web web=starting
+         web exited 1  -> web=backoff",
+    );
+}
+
+#[test]
+fn always_means_after_a_success_too() {
+    check(
+        [forgiving(svc("web")).policy(RestartPolicy::Always)],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web exited 3 -> web=backoff",
+    );
+}
+
+#[test]
+fn a_stop_on_request_is_a_stop_whatever_the_code() {
+    check(
+        [forgiving(svc("web"))],
+        "up            -> +web web=starting
+         web executed  -> web=ready READY
+         stop          -> TERM web web=stopping
+         web exited 1  -> web=stopped
+         up            -> +web web=starting
+         web executed  -> web=ready READY
+         stop          -> TERM web web=stopping
+         web killed 15 -> web=stopped",
+    );
+}
+
+#[test]
+fn a_build_succeeds_with_0_alone() {
+    check(
+        [forgiving(svc("web")).build("make")],
+        "up           -> *web web=building
+         web exited 3 -> web=failed FAILED [web failed: the build exited with 3]",
+    );
+}
+
+#[test]
+fn out_of_memory_is_no_success() {
+    check(
+        [svc("web").with(|service| service.success_exit_codes = vec![137])],
+        "up           -> +web web=starting
+         web executed -> web=ready READY
+         web oom      -> web=backoff",
+    );
+}
+
+// ---- what is bound to another service
+
+/// db ← api (bound) ← web (bound) ← edge (not bound), all up.
+fn bound() -> [Svc; 4] {
+    [svc("db"), svc("api").after("db!"), svc("web").after("api!"), svc("edge").after("web")]
+}
+
+const BOUND_UP: &str = "up -> +db api=waiting db=starting edge=waiting web=waiting
+    db executed   -> +api db=ready api=starting
+    api executed  -> +web api=ready web=starting
+    web executed  -> +edge web=ready edge=starting
+    edge executed -> edge=ready READY
+";
+
+#[track_caller]
+fn check_bound(script: &str) {
+    check(bound(), &format!("{BOUND_UP}{script}"));
+}
+
+#[test]
+fn what_is_bound_ends_with_the_run_that_crashed_and_starts_after_the_next() {
+    check_bound(
+        "db exited 1  -> TERM web db=backoff api=stopping web=stopping
+         why api      -> api: stopping: db is started again, after web | web: stopping: api is started again
+         status api   -> stopping restarts=0 because dependency_restarted
+         web exited 0 -> TERM api web=waiting
+         after 1s     -> +db db=starting
+         api exited 0 -> api=waiting
+         db executed  -> +api db=ready api=starting
+         why api      -> api: starting: db is started again
+         api executed -> +web api=ready web=starting
+         web executed -> web=ready
+         status web   -> ready ready restarts=1 exited with 0 because probe_ok
+         status edge  -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn on_a_requested_restart_what_is_bound_stops_before_and_starts_after() {
+    check_bound(
+        "restart db   -> TERM web api=stopping db=stopping web=stopping
+         web exited 0 -> TERM api web=waiting
+         api exited 0 -> TERM db api=waiting
+         db exited 0  -> +db db=starting
+         db executed  -> +api db=ready api=starting
+         api executed -> +web api=ready web=starting
+         web executed -> web=ready",
+    );
+}
+
+#[test]
+fn a_restart_in_the_middle_leaves_what_is_below() {
+    check_bound(
+        "restart api  -> TERM web api=stopping web=stopping
+         web exited 0 -> TERM api web=waiting
+         api exited 0 -> +api api=starting
+         api executed -> +web api=ready web=starting
+         status db    -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn what_is_bound_survives_a_stop_and_ends_at_the_next_start() {
+    check_bound(
+        "stop db      -> TERM db db=stopping
+         db exited 0  -> db=stopped
+         status api   -> ready ready restarts=0 because probe_ok
+         up db        -> +db TERM web db=starting api=stopping web=stopping
+         web exited 0 -> TERM api web=waiting
+         db executed  -> db=ready READY
+         api exited 0 -> +api api=starting",
+    );
+}
+
+#[test]
+fn what_is_bound_fails_with_what_failed_for_good() {
+    check(
+        [svc("db").policy(RestartPolicy::No), svc("api").after("db!"), svc("web").after("api!")],
+        "up           -> +db api=waiting db=starting web=waiting
+         db executed  -> +api db=ready api=starting
+         api executed -> +web api=ready web=starting
+         web executed -> web=ready READY
+         db exited 1  -> TERM web db=failed api=stopping web=stopping
+         why api      -> api: stopping: db failed: exited with 1, after web | web: stopping: api is started again
+         web exited 0 -> TERM api web=waiting
+         api exited 0 -> api=failed web=failed
+         why web      -> web: failed: api cannot start: db failed: exited with 1 | api: failed: db failed: exited with 1 | db: failed: exited with 1
+         status api   -> failed restarts=1 exited with 0 because dependency_failed
+         up db        -> +db api=waiting db=starting web=waiting
+         db executed  -> +api db=ready api=starting READY",
+    );
+}
+
+#[test]
+fn what_is_bound_is_told_before_when_the_life_of_another_is_gone() {
+    check(
+        [full(), svc("api").after("db:ready!")],
+        "up            -> +db api=waiting db=starting
+         db executed   -> ?db/startup db=running
+         db ok startup -> -?db/startup ?db
+         db ok         -> ?db/live +api db=ready api=starting
+         api executed  -> api=ready READY
+         db miss live  ->
+         db miss live  ->
+         db miss live  -> -?db -?db/live TERM db db=stopping
+         db exited 0   -> TERM api db=backoff api=stopping
+         api exited 0  -> api=waiting
+         after 1s      -> +db db=starting
+         db executed   -> ?db/startup db=running
+         db ok startup -> -?db/startup ?db
+         db ok         -> ?db/live +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn what_is_bound_and_is_being_started_is_begun_anew() {
+    check(
+        [svc("db"), svc("api").after("db!")],
+        "up           -> +db api=waiting db=starting
+         db executed  -> +api db=ready api=starting
+         db exited 1  -> KILL api db=backoff api=stopping
+         api startfail killed -> api=waiting
+         after 1s     -> +db db=starting
+         db executed  -> +api db=ready api=starting
+         api executed -> api=ready READY",
+    );
+}
+
+#[test]
+fn the_first_start_of_an_optional_dependency_disturbs_nobody() {
+    check(
+        [svc("db").policy(RestartPolicy::No), svc("api").after("db:started?!")],
+        "up api            -> +db api=waiting db=starting
+         db startfail gone -> +api db=failed api=starting
+         api executed      -> api=ready READY
+         up db             -> +db db=starting
+         db executed       -> db=ready READY
+         db exited 1       -> db=failed
+         status api        -> ready ready restarts=0 because probe_ok
+         up db             -> +db db=starting
+         db executed       -> db=ready READY
+         restart db        -> TERM api api=stopping db=stopping
+         api exited 0      -> TERM db api=waiting
+         db exited 0       -> +db db=starting
+         db executed       -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn a_task_that_runs_again_replaces_what_it_made() {
+    check(
+        [task("seed"), svc("api").after("seed!")],
+        "up            -> +seed api=waiting seed=starting
+         seed executed -> seed=running
+         seed exited 0 -> +api seed=exited api=starting
+         api executed  -> api=ready READY
+         up seed       -> +seed TERM api seed=starting api=stopping
+         api exited 0  -> api=waiting
+         seed executed -> seed=running
+         seed exited 0 -> +api seed=exited api=starting READY",
+    );
+}
+
+#[test]
+fn what_is_bound_and_being_stopped_stays_stopped() {
+    check_bound(
+        "stop api     -> TERM api api=stopping
+         db exited 1  -> db=backoff
+         api exited 0 -> api=stopped
+         after 1s     -> +db db=starting
+         db executed  -> db=ready
+         status api   -> stopped restarts=0 exited with 0 because requested",
+    );
+}
+
+#[test]
+fn failures_of_what_it_is_bound_to_are_not_its_own() {
+    let again = "db exited 1  -> TERM api db=backoff api=stopping
+                 api exited 1 -> api=waiting
+                 after 60s    -> +db db=starting
+                 db executed  -> +api db=ready api=starting
+                 api executed -> api=ready";
+    let script = format!(
+        "up -> +db api=waiting db=starting
+         db executed -> +api db=ready api=starting
+         api executed -> api=ready READY
+         {again}\n{again}\n{again}\n{again}\n{again}
+         api exited 1 -> api=backoff"
+    );
+    check([svc("db").with(|s| s.restart.max = None), svc("api").after("db!")], &script);
+}
+
+#[test]
+fn down_in_the_middle_of_it_ends_all() {
+    check_bound(
+        "db exited 1   -> TERM web db=backoff api=stopping web=stopping
+         down          -> TERM edge db=stopped edge=stopping
+         web exited 0  -> TERM api web=stopped
+         edge exited 0 -> edge=stopped
+         api exited 0  -> api=stopped
+         is-down       -> true",
+    );
+}
+
+// ---- in a loop
+
+#[test]
+fn from_the_third_failure_on_it_is_a_loop() {
+    check(
+        [svc("web").with(|s| s.restart.max = None)],
+        "up            -> +web web=starting
+         web killed 11 -> web=backoff
+         status web    -> backoff restarts=0 was killed by SIGSEGV because exit
+         after 30s     -> +web web=starting
+         web killed 11 -> web=backoff
+         status web    -> backoff restarts=1 was killed by SIGSEGV because exit
+         after 30s     -> +web web=starting
+         web killed 11 -> web=backoff
+         status web    -> backoff restarts=2 was killed by SIGSEGV because crash_loop
+         why web       -> web: backoff: was killed by SIGSEGV (memory that is not its own), 3 failures in a row (restart 3)
+         after 30s     -> +web web=starting
+         web exited 1  -> web=backoff
+         why web       -> web: backoff: exited with 1, 4 failures in a row (restart 4)",
+    );
+}
+
+#[test]
+fn a_start_that_can_never_succeed_is_not_tried_again() {
+    check(
+        [svc("db").policy(RestartPolicy::Always), svc("api").after("db!")],
+        "up                             -> +db api=waiting db=starting
+         db executed                    -> +api db=ready api=starting
+         api executed                   -> api=ready READY
+         db killed 9                    -> TERM api db=backoff api=stopping
+         api exited 0                   -> api=waiting
+         after 1s                       -> +db db=starting
+         db hopeless no launcher        -> db=failed api=failed
+         why api                        -> api: failed: db failed: could not start: no launcher | db: failed: could not start: no launcher
+         after 100s                     ->",
+    );
+}
+
+// ---- services that come later
+
+/// A database, and a command that somebody runs with it.
+fn with_a_run() -> [Svc; 3] {
+    [db(), svc("other"), task("api-run-1").after("db:ready")]
+}
+
+#[test]
+fn what_is_added_starts_with_what_it_needs() {
+    check(
+        with_a_run(),
+        "add api-run-1         ->
+         who                   -> api-run-1 db other
+         up api-run-1          -> +db db=starting api-run-1=waiting
+         why api-run-1         -> api-run-1: waiting: waits for db (ready) | db: starting: was asked for
+         db executed           -> ?db db=running
+         db ok                 -> +api-run-1 db=ready api-run-1=starting
+         remove api-run-1      ->
+         who                   -> api-run-1 db other
+         api-run-1 executed    -> api-run-1=running
+         api-run-1 exited 4    -> api-run-1=failed FAILED [api-run-1 failed: exited with 4]
+         remove db             ->
+         remove api-run-1      ->
+         who                   -> db other
+         api-run-1~1 exited 0  ->
+         add api-run-1         ->
+         api-run-1~1 executed  ->
+         status api-run-1      -> pending restarts=0 because requested
+         up api-run-1          -> +api-run-1 api-run-1=starting
+         api-run-1~1 exited 0  ->
+         api-run-1 exited 0    -> api-run-1=exited READY",
+    );
+}
+
+#[test]
+fn what_is_added_goes_down_with_the_rest_and_before_what_it_needs() {
+    check(
+        with_a_run(),
+        "add api-run-1      ->
+         up api-run-1       -> +db db=starting api-run-1=waiting
+         db executed        -> ?db db=running
+         db ok              -> +api-run-1 db=ready api-run-1=starting
+         api-run-1 executed -> api-run-1=running
+         stop db            -> -?db TERM db db=stopping
+         down               -> TERM api-run-1 FAILED [the workspace goes down] api-run-1=stopping
+         api-run-1 killed 15 -> api-run-1=stopped
+         db exited 0        -> db=stopped
+         is-down            -> true",
+    );
+}
+
+#[test]
+fn up_and_restart_of_all_do_not_mean_what_was_added() {
+    check(
+        with_a_run(),
+        "add api-run-1      ->
+         up                 -> +db +other db=starting other=starting
+         other executed     -> other=ready
+         db executed        -> ?db db=running
+         db ok              -> db=ready READY
+         up api-run-1       -> +api-run-1 api-run-1=starting
+         api-run-1 executed -> api-run-1=running
+         restart            -> -?db TERM db TERM other db=stopping other=stopping
+         stop               -> TERM api-run-1 api-run-1=stopping
+         api-run-1 exited 0 -> api-run-1=stopped FAILED [api-run-1 was stopped]",
+    );
+}
+
+#[test]
+fn thousands_come_and_go_and_leave_nothing() {
+    let mut plan =
+        world([db(), svc("api").links("db:1"), task("x-run-1").after("db"), task("y-run-1").after("db")])
+            .plan();
+    let runs: Vec<ServicePlan> =
+        ["x-run-1", "y-run-1"].into_iter().map(|run| plan.services.remove(&name(run)).unwrap()).collect();
+    let mut engine = Engine::new(plan);
+    let fresh = format!("{engine:?}").len();
+    for i in 0..2000_u32 {
+        // Two at a time, that go in the order in which they came, so that numbers move.
+        let mut service = runs[0].clone();
+        service.name = name(&format!("x-run-{i}"));
+        let _ = engine.step(Input::Add { service: Box::new(service) }, Duration::ZERO);
+        if let Some(last) = i.checked_sub(1) {
+            let _ = engine.step(Input::Remove { service: name(&format!("x-run-{last}")) }, Duration::ZERO);
+        }
+        assert_eq!(engine.status().len(), 3);
+    }
+    let _ = engine.step(Input::Remove { service: name("x-run-1999") }, Duration::ZERO);
+    assert_eq!(format!("{engine:?}").len(), fresh);
+}
+
+// ---- replicas
+
+/// api-1 and api-2 are `api` in the file.
+fn replicas() -> Plan {
+    let mut plan = world([
+        svc("db"),
+        svc("api-1").after("db"),
+        svc("api-2").after("db"),
+        svc("web").after("api-1 api-2"),
+    ])
+    .plan();
+    for (number, replica) in [(1, "api-1"), (2, "api-2")] {
+        let service = plan.services.get_mut(&name(replica)).unwrap();
+        service.declared = name("api");
+        service.replica = number;
+    }
+    plan
+}
+
+#[test]
+fn the_name_of_the_file_means_every_replica() {
+    check_plan(
+        replicas(),
+        "up api          -> +db api-1=waiting api-2=waiting db=starting
+         why api         -> api-1: waiting: waits for db (started) | db: starting: was asked for | api-2: waiting: waits for db (started)
+         db executed     -> +api-1 +api-2 db=ready api-1=starting api-2=starting
+         api-1 executed  -> api-1=ready
+         api-2 executed  -> api-2=ready READY
+         restart api     -> TERM api-1 TERM api-2 api-1=stopping api-2=stopping
+         api-1 exited 0  -> +api-1 api-1=starting
+         api-2 exited 0  -> +api-2 api-2=starting
+         api-1 executed  -> api-1=ready
+         api-2 executed  -> api-2=ready
+         stop api-2      -> TERM api-2 api-2=stopping
+         api-2 exited 0  -> api-2=stopped
+         kill api        -> KILL api-1 api-1=stopping",
+    );
+}
+
+#[test]
+fn what_depends_on_replicas_waits_for_each() {
+    check_plan(
+        replicas(),
+        "up web         -> +db api-1=waiting api-2=waiting db=starting web=waiting
+         db executed    -> +api-1 +api-2 db=ready api-1=starting api-2=starting
+         api-1 executed -> api-1=ready web=waiting
+         api-2 executed -> +web api-2=ready web=starting",
+    );
+}
+
 // ---- late and unknown news
 
 #[test]
@@ -1297,7 +2502,8 @@ fn a_published_port_is_passed_on() {
 #[test]
 fn a_pause_is_told_and_within_a_tenth() {
     for service in ["a", "b", "c", "d", "e", "f"] {
-        let mut stage = Stage { engine: Engine::new(world([svc(service)]).plan()), now: Duration::ZERO };
+        let engine = Engine::new(world([svc(service)]).plan());
+        let mut stage = Stage { engine, later: BTreeMap::new(), now: Duration::ZERO };
         stage.play("up");
         let exited = stage.news(service, &["exited", "1"]);
         let outcome = stage.engine.step(exited, Duration::from_secs(1));

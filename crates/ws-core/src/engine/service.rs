@@ -1,18 +1,15 @@
-//! One service: its states, what they mean for those that wait on it, and its restart policy.
-//!
-//! Knows nothing of other services beyond their numbers; [`super::Engine`] decides about several.
+//! One service: where it is and how it goes on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ws_model::{
-    Cause, Condition, ExitReason, Phase, Reason, Restart, RestartPolicy, ServiceKind, ServiceName,
+    Cause, Condition, ExitReason, Phase, Probe, ProbeKind, Reason, Restart, RestartPolicy, ServiceKind,
+    ServiceName,
 };
 
-use super::{Generation, Tick};
+use super::{Generation, ProbeRole, Tick};
 use crate::plan::ServicePlan;
-
-/// Failed attempts of a probe in a row that make a ready service unhealthy.
-pub(super) const MISSES: u8 = 3;
 
 /// The shortest time that a service must have been ready for its restarts to be counted anew.
 const STABLE: Duration = Duration::from_secs(10);
@@ -31,16 +28,22 @@ const STABLE: Duration = Duration::from_secs(10);
 ///                        │            │ could not         │  ready     │
 ///                        │ failed     │ start             │  unhealthy │
 ///                        │            ▼                   ▼            │
-///                        │          the restart policy ◀── ended ──▶ Exited (0)
+///                        │          the restart policy ◀── ended ──▶ Exited (success)
 ///                        │            │             │
 ///                        ▼            │ no          │ yes
 ///                      Failed ◀───────┘             └─────▶ Backoff ───┘
 ///
 ///   Waiting ── can never be had ──▶ Blocked ── can be had again ──▶ Waiting
+///   Starting ── no try can ever succeed ──▶ Failed
 ///
-///   Building, Starting, Up ── stop, restart, kill, not ready in time ──▶ Ending
-///   Ending:  Held (by those that wait on it) ──▶ Signalled ──▶ Killed ──▶ gone
-///            gone: Stopped, Waiting (restart), the restart policy (not ready in time), or
+///   Up, unready:  Gate::Hook (post_start) ──▶ Gate::Startup ──▶ Gate::Open: its ready probe decides
+///   Up, ready for the first time (no ready probe: Gate::Open) ──▶ its liveness counts
+///   Up, ready ◀── its probe and its own words, a level ──▶ Up, unhealthy
+///
+///   Building, Starting ── stop, restart, bound to what was started again ──▶ Ending
+///   Up ── the same, not ready in time, post_start failed, without life ──▶ Ending
+///   Ending:  Held (by those that wait on it) ──▶ Asked: pre_stop ─▶ stop command ─▶ signal ──▶ Killed ──▶ gone
+///            gone: Stopped, Waiting (restart), the restart policy (it failed), or
 ///            Failed (the host does not answer)
 ///   Waiting, Backoff ── stop ──▶ Stopped
 ///   Stopped, Exited, Failed, Blocked ── asked for again ──▶ Waiting
@@ -55,15 +58,15 @@ pub(super) enum State {
     Building { generation: Generation },
     /// Its program was asked to be started.
     Starting { generation: Generation },
-    /// Its program runs.
-    Up { generation: Generation, since: Tick, health: Health },
+    /// Its program runs; more of it stands in [`Unit::run`].
+    Up { generation: Generation, health: Health },
     /// Its run is being ended.
     Ending { generation: Generation, stage: Stage, then: Then },
     /// Ended, and to be started again.
     Backoff { until: Tick },
     /// Ended on request.
     Stopped,
-    /// Ended by itself with 0.
+    /// Ended by itself with success.
     Exited,
     /// Ended with failure. `lost`: a run that was killed and of whose end the host never told; nothing
     /// is started beside it.
@@ -75,10 +78,10 @@ pub(super) enum State {
 /// Whether a program that runs is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It was not yet, and must be by then.
+    /// It was not yet; what it is in the middle of must be done by then.
     Unready { by: Option<Tick> },
     /// It is.
-    Ready { since: Tick, misses: u8 },
+    Ready { since: Tick },
     /// It was.
     Unhealthy,
 }
@@ -86,12 +89,23 @@ pub(super) enum Health {
 /// How far the end of a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It still works, for those that wait on it and are being stopped.
-    Held,
-    /// It got its stop signal.
-    Signalled { kill_at: Tick },
+    /// It still works, for those that wait on it and are being stopped; `told`: whether that was told.
+    Held { told: bool },
+    /// It was asked to end, `since` then, and is killed when it has not.
+    Asked { how: Asked, since: Tick, kill_at: Tick },
     /// It was killed.
     Killed { give_up_at: Tick },
+}
+
+/// By what a run was asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Its hook runs, which comes before.
+    PreStop,
+    /// Its stop command runs.
+    Command,
+    /// It got its signal.
+    Signal,
 }
 
 /// What follows when a run is gone.
@@ -99,7 +113,7 @@ pub(super) enum Stage {
 pub(super) enum Then {
     /// It stays down.
     Stop,
-    /// It is started again, as somebody asked.
+    /// It is started again, as somebody asked or what it is bound to was.
     Restart,
     /// It failed; its restart policy decides.
     Fail,
@@ -111,6 +125,8 @@ pub(super) struct WaitOn {
     pub(super) on: usize,
     pub(super) condition: Condition,
     pub(super) required: bool,
+    /// Whether a run of the one that waits does not outlive the run of this one.
+    pub(super) bound: bool,
 }
 
 /// Whether a wait is over.
@@ -124,16 +140,82 @@ pub(super) enum Prospect {
     Never,
 }
 
+/// What must be over before a run is asked whether it is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Its `post_start`.
+    #[default]
+    Hook,
+    /// Its startup probe.
+    Startup,
+    /// Nothing any more.
+    Open,
+}
+
+/// What a run that was ready says of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Nothing in the way of being ready.
+    #[default]
+    Nothing,
+    /// `RELOADING=1`
+    Reloading,
+    /// `STOPPING=1`
+    Stopping,
+}
+
+/// What is known of the present run beside its state; of a run that is over nothing.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// Since when its program runs.
+    pub(super) since: Option<Tick>,
+    pub(super) gate: Gate,
+    /// Since when it is at this gate.
+    pub(super) gate_since: Tick,
+    /// What its ready probe says, as a level.
+    pub(super) level: bool,
+    /// Failures of its ready probe in a row.
+    pub(super) misses: u32,
+    /// Failures of its liveness probe in a row.
+    pub(super) dead: u32,
+    /// Whether its liveness counts.
+    pub(super) minded: bool,
+    /// Until when it must have told its watchdog.
+    pub(super) watchdog: Option<Tick>,
+    /// What the host probes.
+    pub(super) probing: BTreeSet<ProbeRole>,
+    /// Whether it said that it is ready, and did not take it back.
+    pub(super) said_ready: bool,
+    pub(super) said: Said,
+    /// What it says of itself.
+    pub(super) status: Option<String>,
+    /// What of that was told.
+    pub(super) status_told: Option<String>,
+    /// When it is to be told again.
+    pub(super) status_due: Option<Tick>,
+}
+
 /// One service.
 #[derive(Debug)]
 pub(super) struct Unit {
     pub(super) name: ServiceName,
+    /// The name in the file.
+    pub(super) declared: ServiceName,
+    /// Whether it came after the plan.
+    pub(super) added: bool,
     /// Whether it is to end: a task, or a service that others wait for until it completed.
     pub(super) completes: bool,
     /// Whether it is ready as soon as it runs, where it has no probe.
     pub(super) ready_at_exec: bool,
     pub(super) has_build: bool,
-    pub(super) probe: Option<ProbeLimits>,
+    pub(super) startup: Option<Watch>,
+    pub(super) ready: Option<Watch>,
+    pub(super) liveness: Option<Watch>,
+    /// How long its `post_start` may take, where it has one.
+    pub(super) post_start: Option<Duration>,
+    pub(super) has_pre_stop: bool,
+    pub(super) has_stop_command: bool,
+    pub(super) success_exit_codes: Vec<i32>,
     pub(super) restart: Restart,
     pub(super) signal: i32,
     pub(super) grace: Duration,
@@ -142,6 +224,7 @@ pub(super) struct Unit {
     pub(super) dependents: Vec<usize>,
 
     pub(super) state: State,
+    pub(super) run: Run,
     /// Why it is in its state.
     pub(super) cause: Cause,
     /// Whether somebody wants it up.
@@ -152,41 +235,87 @@ pub(super) struct Unit {
     pub(super) generation: Generation,
     /// How often it was started again.
     pub(super) restarts: u32,
-    /// How often its policy started it again since it was last stable.
+    /// How often it failed in a row since it was last stable, and was started again for it.
     pub(super) streak: u32,
     /// How its last run ended.
     pub(super) exit: Option<ExitReason>,
-    /// What its probe said last.
-    pub(super) probe_error: Option<String>,
+    /// What a probe of it said last, and which, where that was a failure.
+    pub(super) probe_error: Option<(ProbeRole, String)>,
     /// Why the next start happens, where that is not because it was asked for.
     pub(super) again: Option<Cause>,
     /// What was last told of what it waits for.
     pub(super) told: String,
-    /// While its run is being ended: since when it ran.
-    pub(super) since: Option<Tick>,
+    /// Whether its program ran, and those that are bound to it may still work with that run.
+    pub(super) binds: bool,
+    /// When its words were last told.
+    pub(super) status_at: Option<Tick>,
 }
 
 /// What the engine must know of a probe.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ProbeLimits {
+pub(super) struct Watch {
+    /// Whether the run says it by itself.
+    pub(super) notify: bool,
     pub(super) within: Duration,
+    pub(super) interval: Duration,
+    /// At least 1.
+    pub(super) failures: u32,
+}
+
+impl Watch {
+    fn new(probe: &Probe) -> Self {
+        Self {
+            notify: probe.kind == ProbeKind::Notify,
+            within: probe.within,
+            interval: probe.interval,
+            failures: probe.failures.max(1),
+        }
+    }
+}
+
+impl State {
+    /// The generation of the run that is going on.
+    pub(super) fn live(&self) -> Option<Generation> {
+        match self {
+            State::Building { generation }
+            | State::Starting { generation }
+            | State::Up { generation, .. }
+            | State::Ending { generation, .. } => Some(*generation),
+            State::Pending
+            | State::Waiting
+            | State::Backoff { .. }
+            | State::Stopped
+            | State::Exited
+            | State::Failed { .. }
+            | State::Blocked { .. } => None,
+        }
+    }
 }
 
 impl Unit {
     pub(super) fn new(plan: &ServicePlan) -> Self {
-        let probe = plan.ready.as_ref().map(|probe| ProbeLimits { within: probe.within });
+        let post_start = &plan.hooks.post_start;
         Self {
             name: plan.name.clone(),
+            declared: plan.declared.clone(),
+            added: false,
             completes: plan.kind == ServiceKind::Task,
             ready_at_exec: plan.kind == ServiceKind::Service,
             has_build: plan.build.is_some(),
-            probe,
+            startup: plan.startup.as_ref().map(Watch::new),
+            ready: plan.ready.as_ref().map(Watch::new),
+            liveness: plan.liveness.as_ref().map(Watch::new),
+            post_start: (!post_start.is_empty()).then(|| post_start.iter().map(|hook| hook.timeout).sum()),
+            has_pre_stop: !plan.hooks.pre_stop.is_empty(),
+            has_stop_command: plan.stop.command.is_some(),
+            success_exit_codes: plan.success_exit_codes.clone(),
             restart: plan.restart.clone(),
             signal: plan.stop.signal,
             grace: plan.stop.grace,
             waits: Vec::new(),
             dependents: Vec::new(),
             state: State::Pending,
+            run: Run::default(),
             cause: Cause::new(Reason::Requested, "was not asked for yet"),
             wanted: false,
             built: false,
@@ -197,7 +326,8 @@ impl Unit {
             probe_error: None,
             again: None,
             told: String::new(),
-            since: None,
+            binds: false,
+            status_at: None,
         }
     }
 
@@ -218,7 +348,7 @@ impl Unit {
         }
     }
 
-    /// Whether it is ready now; a task: whether it finished with 0.
+    /// Whether it is ready now; a task: whether it finished with success.
     pub(super) fn is_ready(&self) -> bool {
         match &self.state {
             State::Up { health: Health::Ready { .. }, .. } => true,
@@ -253,21 +383,29 @@ impl Unit {
         }
     }
 
-    /// Whether it is being ended on request.
+    /// Whether it is being ended on request, or with what it is bound to.
     pub(super) fn is_going(&self) -> bool {
         matches!(self.state, State::Ending { then: Then::Stop | Then::Restart, .. })
     }
 
-    /// What one that waits for this service until `condition` can expect.
+    /// Whether it has a run that works with the runs that it is bound to. A build does not.
+    pub(super) fn uses_others(&self) -> bool {
+        matches!(self.state, State::Starting { .. } | State::Up { .. })
+    }
+
+    /// What one that waits for this service until `condition` can expect. Started means that its `post_start` has
+    /// succeeded as well. One that is ready no more may be again, so whoever comes late waits for that.
     pub(super) fn prospect(&self, condition: Condition) -> Prospect {
         match &self.state {
             State::Waiting | State::Building { .. } | State::Starting { .. } | State::Backoff { .. } => {
                 Prospect::NotYet
             }
-            State::Up { health, .. } => match (condition, health) {
-                (Condition::Started, _) | (Condition::Ready, Health::Ready { .. }) => Prospect::Met,
-                (Condition::Ready, Health::Unready { .. } | Health::Unhealthy)
-                | (Condition::Completed, _) => Prospect::NotYet,
+            State::Up { health, .. } => match (condition, health, self.run.gate) {
+                (Condition::Started, _, Gate::Startup | Gate::Open)
+                | (Condition::Ready, Health::Ready { .. }, _) => Prospect::Met,
+                (Condition::Started, _, Gate::Hook)
+                | (Condition::Ready, Health::Unready { .. } | Health::Unhealthy, _)
+                | (Condition::Completed, _, _) => Prospect::NotYet,
             },
             State::Ending { .. } => Prospect::NotYet,
             State::Exited => match (condition, self.completes) {
@@ -282,9 +420,11 @@ impl Unit {
     pub(super) fn why_never(&self) -> String {
         let name = &self.name;
         match &self.state {
-            State::Failed { .. } => format!("{name} failed: {}", self.cause.text),
+            State::Failed { .. } | State::Exited => {
+                let failed = if self.state == State::Exited { "" } else { " failed:" };
+                format!("{name}{failed} {}", self.cause.text)
+            }
             State::Blocked { .. } => format!("{name} cannot start"),
-            State::Exited => format!("{name} exited with 0 by itself"),
             State::Stopped => format!("{name} was stopped"),
             State::Pending => format!("{name} was not asked for"),
             State::Waiting
@@ -296,33 +436,15 @@ impl Unit {
         }
     }
 
-    /// The generation of the run that may have processes now.
-    #[cfg(debug_assertions)]
-    pub(super) fn live(&self) -> Option<Generation> {
-        match &self.state {
-            State::Building { generation }
-            | State::Starting { generation }
-            | State::Up { generation, .. }
-            | State::Ending { generation, .. } => Some(*generation),
-            State::Failed { lost } => *lost,
-            State::Pending
-            | State::Waiting
-            | State::Backoff { .. }
-            | State::Stopped
-            | State::Exited
-            | State::Blocked { .. } => None,
-        }
-    }
-
     /// When something must happen although nothing happens.
     pub(super) fn deadline(&self) -> Option<Tick> {
-        match &self.state {
+        let of_state = match &self.state {
             State::Up { health: Health::Unready { by }, .. } => *by,
-            State::Ending { stage: Stage::Signalled { kill_at }, .. } => Some(*kill_at),
+            State::Ending { stage: Stage::Asked { kill_at, .. }, .. } => Some(*kill_at),
             State::Ending { stage: Stage::Killed { give_up_at }, .. } => Some(*give_up_at),
             State::Backoff { until } => Some(*until),
             State::Up { health: Health::Ready { .. } | Health::Unhealthy, .. }
-            | State::Ending { stage: Stage::Held, .. }
+            | State::Ending { stage: Stage::Held { .. }, .. }
             | State::Pending
             | State::Waiting
             | State::Building { .. }
@@ -331,13 +453,14 @@ impl Unit {
             | State::Exited
             | State::Failed { .. }
             | State::Blocked { .. } => None,
-        }
+        };
+        of_state.into_iter().chain(self.run.watchdog).chain(self.run.status_due).min()
     }
 
     /// Whether its present run has been ready for so long that earlier restarts no longer count.
     pub(super) fn is_stable(&self, now: Tick) -> bool {
         match &self.state {
-            State::Up { health: Health::Ready { since, .. }, .. } => {
+            State::Up { health: Health::Ready { since }, .. } => {
                 now.saturating_sub(*since) >= self.restart.backoff_max.max(STABLE)
             }
             State::Up { health: Health::Unready { .. } | Health::Unhealthy, .. }
@@ -351,6 +474,24 @@ impl Unit {
             | State::Exited
             | State::Failed { .. }
             | State::Blocked { .. } => false,
+        }
+    }
+
+    /// Whether its program ended as it should.
+    pub(super) fn is_success(&self, exit: ExitReason, oom: bool) -> bool {
+        let code = match exit {
+            ExitReason::Code(code) => code,
+            // That the machine killed it is no success of its own.
+            ExitReason::Signal(_) if oom => return false,
+            ExitReason::Signal(signal) => 128 + signal,
+        };
+        exit.is_success() || self.success_exit_codes.contains(&code)
+    }
+
+    /// Failures before a run that was stable no longer count.
+    pub(super) fn count_anew_if_stable(&mut self, now: Tick) {
+        if self.is_stable(now) {
+            self.streak = 0;
         }
     }
 

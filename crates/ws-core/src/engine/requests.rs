@@ -1,0 +1,273 @@
+//! What somebody asks for.
+
+use std::collections::BTreeSet;
+
+use ws_model::{Cause, Condition, EventKind, Reason, ServiceName};
+
+use super::service::{State, Then, Unit, WaitOn};
+use super::{Engine, GOES_DOWN, Goal, Outcome, Tick};
+use crate::plan::ServicePlan;
+
+/// What a request without a name means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nameless {
+    /// Every service of the plan: what was added comes and goes with whoever added it.
+    Planned,
+    /// Everything.
+    All,
+}
+
+impl Engine {
+    /// The services with these names, in their own order; a name that the file gives to several means all of them.
+    pub(super) fn chosen(&self, services: &[ServiceName], nameless: Nameless) -> Vec<usize> {
+        if services.is_empty() {
+            let means = |unit: &Unit| nameless == Nameless::All || !unit.added;
+            return (0..self.units.len()).filter(|i| means(&self.units[*i])).collect();
+        }
+        let chosen: BTreeSet<usize> = services.iter().flat_map(|name| self.named(name)).collect();
+        chosen.into_iter().collect()
+    }
+
+    /// The service with this name; where there is none, its replicas.
+    pub(super) fn named(&self, name: &ServiceName) -> Vec<usize> {
+        match self.number(name) {
+            Some(i) => vec![i],
+            None => {
+                let is_replica = |unit: &Unit| !unit.added && unit.declared == *name;
+                (0..self.units.len()).filter(|i| is_replica(&self.units[*i])).collect()
+            }
+        }
+    }
+
+    /// These and all that they wait for; only for what they cannot do without, if `required`.
+    fn closure(&self, of: &[usize], required: bool) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut todo = of.to_vec();
+        while let Some(i) = todo.pop() {
+            if found.insert(i) {
+                todo.extend(
+                    self.units[i].waits.iter().filter(|wait| wait.required || !required).map(|wait| wait.on),
+                );
+            }
+        }
+        found
+    }
+
+    pub(super) fn up(&mut self, services: &[ServiceName], now: Tick, out: &mut Outcome) {
+        if self.refuse_when_going_down(out) {
+            out.events.push((None, EventKind::WorkspaceFailed { cause: GOES_DOWN.to_owned() }));
+            return;
+        }
+        let asked = self.chosen(services, Nameless::Planned);
+        for i in self.closure(&asked, false) {
+            let by_name = !services.is_empty() && asked.contains(&i);
+            self.want(i, by_name, out);
+        }
+        let members = self.closure(&asked, true);
+        if !self.goals.iter().any(|goal| goal.members == members) {
+            self.goals.push(Goal { members, since: now });
+        }
+    }
+
+    pub(super) fn stop(&mut self, services: &[ServiceName], now: Tick, out: &mut Outcome) {
+        for i in self.chosen(services, Nameless::All) {
+            self.units[i].wanted = false;
+            let cause = Cause::new(Reason::Requested, "was asked to stop");
+            self.end(i, Then::Stop, cause, false, now, out);
+        }
+    }
+
+    pub(super) fn kill_on_request(&mut self, services: &[ServiceName], now: Tick, out: &mut Outcome) {
+        for i in self.chosen(services, Nameless::All) {
+            self.units[i].wanted = false;
+            let cause = Cause::new(Reason::Requested, "was killed on request");
+            self.end(i, Then::Stop, cause, true, now, out);
+        }
+    }
+
+    pub(super) fn restart(&mut self, services: &[ServiceName], now: Tick, out: &mut Outcome) {
+        if self.refuse_when_going_down(out) {
+            return;
+        }
+        let mut asked = self.chosen(services, Nameless::Planned);
+        if services.is_empty() {
+            // What nobody ever asked for stays away, and what is completed stays completed.
+            asked.retain(|i| match &self.units[*i].state {
+                State::Pending => false,
+                State::Exited => !self.units[*i].completes,
+                State::Waiting
+                | State::Building { .. }
+                | State::Starting { .. }
+                | State::Up { .. }
+                | State::Ending { .. }
+                | State::Backoff { .. }
+                | State::Stopped
+                | State::Failed { .. }
+                | State::Blocked { .. } => true,
+            });
+        }
+        for i in self.closure(&asked, false) {
+            if !asked.contains(&i) {
+                self.want(i, false, out);
+            }
+        }
+        let cause = Cause::new(Reason::Requested, "was asked to restart");
+        for i in asked.iter().copied() {
+            self.units[i].wanted = true;
+            match &self.units[i].state {
+                State::Waiting => {}
+                State::Building { .. } | State::Starting { .. } | State::Up { .. } | State::Ending { .. } => {
+                    self.end(i, Then::Restart, cause.clone(), false, now, out);
+                }
+                State::Backoff { .. } => {
+                    self.units[i].streak = 0;
+                    self.start_again(i, cause.clone());
+                }
+                State::Pending => self.begin(i),
+                State::Stopped | State::Exited | State::Failed { lost: None } | State::Blocked { .. } => {
+                    let built = self.units[i].built;
+                    self.begin(i);
+                    self.units[i].built = built;
+                    self.start_again(i, cause.clone());
+                }
+                State::Failed { lost: Some(_) } => {}
+            }
+        }
+        // After those that were asked for, so that each of these has the nearer cause.
+        for i in asked {
+            if self.units[i].is_going() {
+                self.end_bound(i, now, out);
+            }
+        }
+    }
+
+    pub(super) fn down(&mut self, at_once: bool, now: Tick, out: &mut Outcome) {
+        self.going_down = true;
+        for _ in std::mem::take(&mut self.goals) {
+            out.events.push((None, EventKind::WorkspaceFailed { cause: GOES_DOWN.to_owned() }));
+        }
+        for i in 0..self.units.len() {
+            self.units[i].wanted = false;
+            self.end(i, Then::Stop, Cause::new(Reason::Shutdown, GOES_DOWN), at_once, now, out);
+        }
+    }
+
+    fn refuse_when_going_down(&self, out: &mut Outcome) -> bool {
+        if self.going_down {
+            let text = format!("{GOES_DOWN}: nothing is started any more");
+            out.events.push((None, EventKind::Notice { text }));
+        }
+        self.going_down
+    }
+
+    /// Wants a service up, and starts it where it is down. A task that is completed runs again only when
+    /// it is named.
+    fn want(&mut self, i: usize, by_name: bool, out: &mut Outcome) {
+        let unit = &mut self.units[i];
+        unit.wanted = true;
+        match &mut unit.state {
+            State::Pending | State::Stopped | State::Failed { lost: None } | State::Blocked { .. } => {
+                self.begin(i);
+            }
+            State::Exited => {
+                if by_name || !unit.completes {
+                    self.begin(i);
+                }
+            }
+            State::Ending { then, .. } => match then {
+                Then::Stop => {
+                    *then = Then::Restart;
+                    unit.built = false;
+                    unit.again = Some(Cause::new(Reason::Requested, "was asked for again"));
+                }
+                Then::Restart | Then::Fail => {}
+            },
+            State::Failed { lost: Some(_) } => {
+                let text = format!("{} cannot be started: {}", unit.name, unit.cause.text);
+                out.events.push((Some(unit.name.clone()), EventKind::Notice { text }));
+            }
+            State::Waiting
+            | State::Building { .. }
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Backoff { .. } => {}
+        }
+    }
+
+    /// From the beginning: with its build, and with a fresh restart policy.
+    fn begin(&mut self, i: usize) {
+        let unit = &mut self.units[i];
+        unit.built = false;
+        unit.streak = 0;
+        unit.exit = None;
+        unit.again = None;
+        self.wait_quietly(i);
+    }
+
+    pub(super) fn start_again(&mut self, i: usize, cause: Cause) {
+        self.units[i].restarts += 1;
+        self.units[i].again = Some(cause);
+        self.wait_quietly(i);
+    }
+
+    // ---- services that come and go
+
+    pub(super) fn add(&mut self, service: ServicePlan) {
+        if self.numbers.contains_key(&service.name) {
+            return;
+        }
+        let i = self.units.len();
+        let mut unit = Unit::new(&service);
+        unit.added = true;
+        unit.generation = self.last_removed;
+        self.numbers.insert(service.name.clone(), i);
+        self.units.push(unit);
+        self.wire(i, &service);
+        self.plan.services.insert(service.name.clone(), service);
+    }
+
+    /// Writes down what a service waits on.
+    pub(super) fn wire(&mut self, i: usize, service: &ServicePlan) {
+        for wait in &service.waits {
+            let Some(on) = self.number(&wait.on) else { continue };
+            self.units[on].completes |= wait.condition == Condition::Completed;
+            let (condition, required, bound) = (wait.condition, wait.required, wait.restart);
+            self.units[i].waits.push(WaitOn { on, condition, required, bound });
+            if !self.units[on].dependents.contains(&i) {
+                self.units[on].dependents.push(i);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, service: &ServiceName) {
+        let Some(gone) = self.number(service) else { return };
+        let unit = &self.units[gone];
+        let lost = matches!(unit.state, State::Failed { lost: Some(_) });
+        if !unit.added || !unit.is_settled() || lost || !unit.dependents.is_empty() {
+            return;
+        }
+        // One who comes later under this name must not be taken for this one by late news.
+        self.last_removed = self.last_removed.max(unit.generation);
+        self.numbers.remove(service);
+        self.plan.services.remove(service);
+        self.units.remove(gone);
+        // Those behind it move up by one. It is rare, and there are few.
+        let moved = |i: usize| if i > gone { i - 1 } else { i };
+        for number in self.numbers.values_mut() {
+            *number = moved(*number);
+        }
+        for unit in &mut self.units {
+            unit.dependents.retain(|d| *d != gone);
+            for dependent in &mut unit.dependents {
+                *dependent = moved(*dependent);
+            }
+            for wait in &mut unit.waits {
+                wait.on = moved(wait.on);
+            }
+        }
+        for goal in &mut self.goals {
+            goal.members = goal.members.iter().copied().filter(|i| *i != gone).map(moved).collect();
+        }
+        self.dirty = self.dirty.iter().copied().filter(|i| *i != gone).map(moved).collect();
+    }
+}

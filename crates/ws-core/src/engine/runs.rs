@@ -1,0 +1,294 @@
+//! How runs begin and how they end by themselves, and what that means for others.
+
+use ws_model::{Cause, Condition, EventKind, ExitReason, Reason, RestartPolicy};
+
+use super::service::{Prospect, Run, State, Then};
+use super::{Effect, Engine, Generation, Outcome, Step, Tick};
+
+/// From this failure in a row on, a pause is told as part of a loop.
+const LOOP: u32 = 3;
+
+impl Engine {
+    pub(super) fn try_start(&mut self, i: usize, now: Tick, out: &mut Outcome) {
+        let blocked_by = self.waits_with(i, Prospect::Never).find(|wait| wait.required).map(|wait| wait.on);
+        if let Some(on) = blocked_by {
+            let (root, text) = match &self.units[on].state {
+                State::Blocked { root } => (root.clone(), format!("{}: {root}", self.units[on].why_never())),
+                State::Pending
+                | State::Waiting
+                | State::Building { .. }
+                | State::Starting { .. }
+                | State::Up { .. }
+                | State::Ending { .. }
+                | State::Backoff { .. }
+                | State::Stopped
+                | State::Exited
+                | State::Failed { .. } => (self.units[on].why_never(), self.units[on].why_never()),
+            };
+            self.enter(i, State::Blocked { root }, Cause::new(Reason::DependencyFailed, text), out);
+            return;
+        }
+        let build = self.units[i].has_build && !self.units[i].built;
+        let missing: Vec<String> = self
+            .waits_with(i, Prospect::NotYet)
+            .filter(|wait| !build || wait.condition == Condition::Completed)
+            .map(|wait| format!("{} ({})", self.units[wait.on].name, wait.condition.as_str()))
+            .collect();
+        if !missing.is_empty() {
+            let text = format!("waits for {}", crate::text::some(&missing));
+            if self.units[i].told != text {
+                self.units[i].told.clone_from(&text);
+                let unit = &mut self.units[i];
+                unit.cause = Cause::new(Reason::Dependency, text);
+                self.tell_phase(i, out);
+            }
+            return;
+        }
+        let met: Vec<String> = self
+            .waits_with(i, Prospect::Met)
+            .filter(|wait| !build || wait.condition == Condition::Completed)
+            .map(|wait| format!("{} is {}", self.units[wait.on].name, wait.condition.as_str()))
+            .collect();
+        let unit = &mut self.units[i];
+        let cause = match (&unit.again, met.is_empty()) {
+            (Some(cause), _) => cause.clone(),
+            (None, false) => Cause::new(Reason::DependenciesReady, crate::text::some(&met)),
+            (None, true) => Cause::new(Reason::Requested, "was asked for"),
+        };
+        unit.generation += 1;
+        unit.probe_error = None;
+        unit.run = Run::default();
+        let generation = unit.generation;
+        let (step, state) = if build {
+            (Step::Build, State::Building { generation })
+        } else {
+            unit.again = None;
+            (Step::Main, State::Starting { generation })
+        };
+        out.effects.push(Effect::Start { service: unit.name.clone(), generation, step });
+        self.enter(i, state, cause, out);
+        if step == Step::Main && std::mem::take(&mut self.units[i].binds) {
+            self.end_bound(i, now, out);
+        }
+    }
+
+    /// The run of a service is being replaced by a next one: what works with it by [`Wait::restart`] ends, and starts
+    /// again when it has what it waits for. And so on with what is bound to that.
+    ///
+    /// [`Wait::restart`]: crate::plan::Wait::restart
+    pub(super) fn end_bound(&mut self, i: usize, now: Tick, out: &mut Outcome) {
+        let text = format!("{} is started again", self.units[i].name);
+        self.end_bound_because(i, &Cause::new(Reason::DependencyRestarted, text), false, now, out);
+    }
+
+    /// `required`: only what cannot do without it.
+    fn end_bound_because(&mut self, i: usize, cause: &Cause, required: bool, now: Tick, out: &mut Outcome) {
+        for d in self.units[i].dependents.clone() {
+            let bound = self.units[d]
+                .waits
+                .iter()
+                .any(|wait| wait.on == i && wait.bound && (wait.required || !required));
+            if bound && self.units[d].uses_others() {
+                self.end(d, Then::Restart, cause.clone(), false, now, out);
+                self.end_bound(d, now, out);
+            }
+        }
+    }
+
+    pub(super) fn start_failed(
+        &mut self,
+        i: usize,
+        generation: Generation,
+        error: &str,
+        hopeless: bool,
+        now: Tick,
+        out: &mut Outcome,
+    ) {
+        match &self.units[i].state {
+            State::Building { generation: live } if *live == generation => {
+                let cause = Cause::new(Reason::BuildFailed, format!("the build could not start: {error}"));
+                self.enter(i, State::Failed { lost: None }, cause, out);
+            }
+            State::Starting { generation: live } | State::Up { generation: live, .. }
+                if *live == generation =>
+            {
+                let cause = Cause::new(Reason::StartFailed, format!("could not start: {error}"));
+                if hopeless {
+                    self.failed_for_good(i, cause, now, out);
+                } else {
+                    self.failed(i, &cause, now, out);
+                }
+            }
+            State::Ending { generation: live, then, .. } if *live == generation => {
+                let then = *then;
+                self.gone(i, then, now, out);
+            }
+            State::Failed { lost } if *lost == Some(generation) => self.found(i),
+            State::Pending
+            | State::Waiting
+            | State::Building { .. }
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Ending { .. }
+            | State::Backoff { .. }
+            | State::Stopped
+            | State::Exited
+            | State::Failed { .. }
+            | State::Blocked { .. } => {}
+        }
+    }
+
+    pub(super) fn exited(
+        &mut self,
+        i: usize,
+        generation: Generation,
+        exit: ExitReason,
+        oom: bool,
+        now: Tick,
+        out: &mut Outcome,
+    ) {
+        let unit = &mut self.units[i];
+        let cause = if oom {
+            Cause::new(Reason::Oom, format!("{exit}: it needed more memory than its limit"))
+        } else {
+            Cause::new(Reason::Exit, exit.to_string())
+        };
+        match &unit.state {
+            State::Building { generation: live } if *live == generation => {
+                if exit.is_success() {
+                    unit.built = true;
+                    self.wait_quietly(i);
+                } else {
+                    unit.exit = Some(exit);
+                    let cause = Cause::new(Reason::BuildFailed, format!("the build {}", cause.text));
+                    self.enter(i, State::Failed { lost: None }, cause, out);
+                }
+            }
+            State::Starting { generation: live } | State::Up { generation: live, .. }
+                if *live == generation =>
+            {
+                unit.exit = Some(exit);
+                let again = match unit.restart.policy {
+                    RestartPolicy::Always => !unit.completes,
+                    RestartPolicy::No | RestartPolicy::OnFailure => false,
+                };
+                if !unit.is_success(exit, oom) || again {
+                    self.failed(i, &cause, now, out);
+                } else {
+                    let by_itself = (!unit.completes).then(|| unit.name.clone());
+                    let text = match (by_itself.is_some(), exit) {
+                        (true, _) => format!("{exit} by itself"),
+                        (false, ExitReason::Code(code)) => format!("finished with {code}"),
+                        (false, ExitReason::Signal(_)) => format!("{exit}, which is a success of it"),
+                    };
+                    self.enter(i, State::Exited, Cause::new(Reason::Exit, text), out);
+                    if let Some(name) = by_itself {
+                        let text = format!(
+                            "{name} {exit} and is not started again; \
+                             a program that runs to completion is `kind: task`"
+                        );
+                        out.events.push((Some(name), EventKind::Notice { text }));
+                    }
+                }
+            }
+            State::Ending { generation: live, then, .. } if *live == generation => {
+                let then = *then;
+                unit.exit = Some(exit);
+                self.gone(i, then, now, out);
+            }
+            State::Failed { lost } if *lost == Some(generation) => {
+                unit.exit = Some(exit);
+                self.found(i);
+            }
+            State::Pending
+            | State::Waiting
+            | State::Building { .. }
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Ending { .. }
+            | State::Backoff { .. }
+            | State::Stopped
+            | State::Exited
+            | State::Failed { .. }
+            | State::Blocked { .. } => {}
+        }
+    }
+
+    /// A run that was given up ended after all: the service can be started again.
+    fn found(&mut self, i: usize) {
+        self.units[i].state = State::Failed { lost: None };
+        self.touch(i);
+    }
+
+    /// A run is over, and it was not asked to be: the restart policy decides.
+    pub(super) fn failed(&mut self, i: usize, cause: &Cause, now: Tick, out: &mut Outcome) {
+        let unit = &mut self.units[i];
+        unit.count_anew_if_stable(now);
+        match unit.after_failure(cause) {
+            Ok(pause) => {
+                let count = match unit.restart.max {
+                    Some(max) => format!("restart {} of {max}", unit.streak),
+                    None => format!("restart {}", unit.streak),
+                };
+                unit.again = Some(Cause::new(cause.reason, format!("starts again, as it {}", cause.text)));
+                let cause = if unit.streak < LOOP {
+                    Cause::new(cause.reason, format!("{} ({count})", cause.text))
+                } else {
+                    let words = unit.exit.and_then(in_words).map(|w| format!(" ({w})")).unwrap_or_default();
+                    let text = format!("{}{words}, {} failures in a row ({count})", cause.text, unit.streak);
+                    Cause::new(Reason::CrashLoop, text)
+                };
+                self.enter(i, State::Backoff { until: now + pause }, cause, out);
+                let told = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                if let Some((_, EventKind::Phase { retry_in_ms, .. })) = out.events.last_mut() {
+                    *retry_in_ms = Some(told);
+                }
+            }
+            Err(cause) => return self.failed_for_good(i, cause, now, out),
+        }
+        if std::mem::take(&mut self.units[i].binds) {
+            self.end_bound(i, now, out);
+        }
+    }
+
+    /// Those that are bound to it and cannot do without it end as well, and fail for the same reason.
+    fn failed_for_good(&mut self, i: usize, cause: Cause, now: Tick, out: &mut Outcome) {
+        self.enter(i, State::Failed { lost: None }, cause, out);
+        if std::mem::take(&mut self.units[i].binds) {
+            let cause = Cause::new(Reason::DependencyFailed, self.units[i].why_never());
+            self.end_bound_because(i, &cause, true, now, out);
+        }
+    }
+
+    /// A run that was to end is gone.
+    pub(super) fn gone(&mut self, i: usize, then: Then, now: Tick, out: &mut Outcome) {
+        let cause = self.units[i].cause.clone();
+        match then {
+            Then::Stop => self.enter(i, State::Stopped, cause, out),
+            Then::Restart => {
+                self.units[i].streak = 0;
+                let again = self.units[i].again.take().unwrap_or(cause);
+                self.start_again(i, again);
+            }
+            Then::Fail => self.failed(i, &cause, now, out),
+        }
+    }
+}
+
+/// What a way to end means, where that is not plain.
+fn in_words(exit: ExitReason) -> Option<&'static str> {
+    match exit {
+        ExitReason::Code(126) => Some("a program that cannot be executed"),
+        ExitReason::Code(127) => Some("a program that was not found"),
+        ExitReason::Code(code) if code > 128 => in_words(ExitReason::Signal(code - 128)),
+        ExitReason::Signal(4) => Some("an instruction that this processor does not have"),
+        ExitReason::Signal(6) => Some("it gave itself up"),
+        ExitReason::Signal(7) => Some("memory that is not there"),
+        ExitReason::Signal(8) => Some("an impossible calculation"),
+        ExitReason::Signal(9) => Some("somebody killed it"),
+        ExitReason::Signal(11) => Some("memory that is not its own"),
+        ExitReason::Signal(13) => Some("nobody reads what it writes"),
+        ExitReason::Signal(31) => Some("a system call that it may not use"),
+        ExitReason::Code(_) | ExitReason::Signal(_) => None,
+    }
+}
