@@ -9,6 +9,7 @@ mod bench;
 mod chaos;
 mod examples;
 mod schema;
+mod sim;
 mod test;
 mod tidy;
 
@@ -27,6 +28,9 @@ use: cargo xtask COMMAND
                         (`WS_BIN` names a built `ws` to measure instead of building one)
   bench idle            how often an idle stack wakes up
   chaos [ROUNDS]        kill supervisor, init, launchers, services, … at random moments, 1000 rounds in all
+  sim [--seeds N] [--from SEED] [--seed SEED] [--threads N]
+                        random schedules against the engine and the supervisor, in simulated time; with
+                        --seed, one of them with all that happens, made small if it breaks something
   tidy                  check what no compiler checks: module docs, dependency directions, …
 ";
 
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         ["test", "--no-install"] => test::run(&root, false),
         ["schema"] => schema::write(&root),
         ["schema", "--check"] => schema::check(&root),
+        ["sim", rest @ ..] => sim::run(&root, rest),
         ["tidy"] => tidy::run(&root),
         ["bench"] => bench::run(&root, &bench::Options { services: vec![10, 100], rounds: 9 }),
         ["bench", "flood"] => bench::flood(&root, 30),

@@ -1,0 +1,498 @@
+//! The simulated host: does what effects ask for, in its own time and not always well.
+//!
+//! Knows nothing of what should happen. News of one service come in the order in which they became true; between
+//! services any order may come. What it is asked that makes no sense it does not do: that is for the
+//! [`Oracle`](crate::oracle::Oracle) to see.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ws_core::engine::{Effect, Generation, Hook, Input, Notified, ProbeRole, Step, Tick};
+use ws_model::{Condition, ExitReason, ServiceKind, ServiceName};
+
+use crate::dice::Dice;
+use crate::scenario::{Habits, Happening, Scenario, Span, Unit};
+
+/// From one attempt of a probe that succeeded to the next, once all is calm: nothing new is to be expected.
+const CALM_PACE: Duration = Duration::from_secs(30);
+
+/// When a kill that goes unanswered for too long is answered, where it is.
+const TOO_LATE: Span = Span::millis(10_500, 40_000);
+
+/// How many things a talkative program says.
+const WORDS: u64 = 4;
+
+/// What the host has of a service: one at most.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Which run it is.
+    pub generation: Generation,
+    /// Which program.
+    pub step: Step,
+    /// Whether its program was executed.
+    pub executed: bool,
+    /// Whether it is to be killed.
+    pub killed: bool,
+    /// Probes that are on.
+    pub probes: BTreeSet<ProbeRole>,
+    /// Hooks that run.
+    pub hooks: BTreeSet<Hook>,
+    asked_to_stop: bool,
+}
+
+/// Something that is on its way.
+#[derive(Debug, Clone)]
+enum Coming {
+    Executed,
+    StartFailed {
+        error: &'static str,
+        hopeless: bool,
+    },
+    Ends {
+        exit: ExitReason,
+        oom: bool,
+    },
+    Attempt {
+        role: ProbeRole,
+        number: u64,
+    },
+    HookEnds {
+        hook: Hook,
+        result: Result<(), String>,
+    },
+    Says {
+        news: Notified,
+        number: u64,
+    },
+    Talks {
+        number: u64,
+    },
+    /// Told although the run is over: it was on its way.
+    Stale(Input),
+}
+
+/// The host.
+#[derive(Debug)]
+pub struct SimHost {
+    dice: Dice,
+    stale: u8,
+    units: BTreeMap<ServiceName, Unit>,
+    /// Services that are to end by themselves.
+    completes: BTreeSet<ServiceName>,
+    runs: BTreeMap<ServiceName, Run>,
+    forced: BTreeMap<(ServiceName, ProbeRole), bool>,
+    calm: bool,
+    future: BTreeMap<(Tick, u64), (ServiceName, Generation, Coming)>,
+    serial: u64,
+}
+
+impl SimHost {
+    /// The host of a scenario, on which nothing runs yet.
+    #[must_use]
+    pub fn new(scenario: &Scenario) -> Self {
+        let waits = scenario.services.iter().flat_map(|unit| &unit.waits);
+        Self {
+            dice: Dice::new(scenario.seed),
+            stale: scenario.stale,
+            units: scenario.services.iter().map(|unit| (unit.name.clone(), unit.clone())).collect(),
+            completes: waits
+                .filter(|wait| wait.condition == Condition::Completed)
+                .map(|wait| wait.on.clone())
+                .collect(),
+            runs: BTreeMap::new(),
+            forced: BTreeMap::new(),
+            calm: false,
+            future: BTreeMap::new(),
+            serial: 0,
+        }
+    }
+
+    /// What runs.
+    #[must_use]
+    pub fn runs(&self) -> &BTreeMap<ServiceName, Run> {
+        &self.runs
+    }
+
+    /// One more service.
+    pub fn add(&mut self, unit: Unit) {
+        self.units.insert(unit.name.clone(), unit);
+    }
+
+    /// One service less; what runs of it is gone.
+    pub fn remove(&mut self, service: &ServiceName) {
+        self.units.remove(service);
+        self.runs.remove(service);
+    }
+
+    /// Everything that runs is gone at once.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        self.future.clear();
+    }
+
+    /// When something is to be told next.
+    #[must_use]
+    pub fn next(&self) -> Option<Tick> {
+        self.future.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// The next thing that is told at this time; none when that is later.
+    pub fn tell(&mut self, now: Tick) -> Option<Input> {
+        while self.next().is_some_and(|at| at <= now) {
+            let (_, (service, generation, coming)) = self.future.pop_first()?;
+            if let Some(input) = self.comes(service, generation, coming, now) {
+                return Some(input);
+            }
+        }
+        None
+    }
+
+    /// Begins an effect.
+    pub fn submit(&mut self, effect: &Effect, now: Tick) {
+        match effect {
+            Effect::Start { service, generation, step } => self.start(service, *generation, *step, now),
+            Effect::Signal { service, generation, signal } => {
+                let Some(run) = self.live(service, *generation).filter(|run| run.executed) else { return };
+                run.asked_to_stop = true;
+                self.stops(service, *generation, ExitReason::Signal(*signal), now);
+            }
+            Effect::Kill { service, generation } => {
+                let Some(run) = self.live(service, *generation) else { return };
+                let executed = run.executed;
+                if std::mem::replace(&mut run.killed, true) {
+                    return;
+                }
+                let habits = self.habits(service);
+                let mut dice = self.dice_of("kill", service, *generation);
+                let mut delay = dice.time(habits.kill);
+                if dice.percent(habits.undying) {
+                    if dice.percent(50) {
+                        return;
+                    }
+                    delay = dice.time(TOO_LATE);
+                }
+                let coming = if executed || dice.percent(50) {
+                    Coming::Ends { exit: ExitReason::Signal(9), oom: false }
+                } else {
+                    Coming::StartFailed { error: "was killed", hopeless: false }
+                };
+                self.later(service, *generation, now + delay, coming);
+            }
+            Effect::StartProbe { service, generation, probe } => {
+                let Some(run) = self.live(service, *generation) else { return };
+                run.probes.insert(*probe);
+                let notify =
+                    self.units.get(service).and_then(|unit| unit.probe(*probe)).is_none_or(|p| p.notify);
+                if !notify {
+                    let pace = self.dice_of("pace", service, *generation).time(self.habits(service).pace);
+                    let coming = Coming::Attempt { role: *probe, number: 0 };
+                    self.later(service, *generation, now + pace, coming);
+                }
+            }
+            Effect::StopProbe { service, generation, probe } => {
+                if let Some(run) = self.live(service, *generation) {
+                    run.probes.remove(probe);
+                }
+            }
+            Effect::RunHook { service, generation, hook } => {
+                let Some(run) = self.live(service, *generation) else { return };
+                run.hooks.insert(*hook);
+                self.hook(service, *generation, *hook, now);
+            }
+        }
+    }
+
+    /// Something that the scenario wants to happen on the host; what is told at once.
+    pub fn happen(&mut self, happening: &Happening, now: Tick) -> Option<Input> {
+        match happening {
+            Happening::Exit(service, exit, oom) => {
+                let run = self.runs.get(service).filter(|run| run.executed)?;
+                let (generation, exit, oom) = (run.generation, *exit, *oom);
+                self.comes(service.clone(), generation, Coming::Ends { exit, oom }, now)
+            }
+            Happening::Probe(service, role, works) => {
+                self.forced.insert((service.clone(), *role), *works);
+                None
+            }
+            Happening::Notify(service, news) => {
+                let run = self.runs.get(service).filter(|run| run.executed)?;
+                let (service, generation, news) = (service.clone(), run.generation, news.clone());
+                Some(Input::Notified { service, generation, news })
+            }
+            Happening::HostLost => Some(Input::HostLost { error: "the host lost its namespaces".to_owned() }),
+            Happening::Calm => {
+                self.grow_calm(now);
+                None
+            }
+            Happening::Up(_)
+            | Happening::Stop(_)
+            | Happening::Restart(_)
+            | Happening::Kill(_)
+            | Happening::Down { .. }
+            | Happening::Run(_)
+            | Happening::Settled
+            | Happening::End => None,
+        }
+    }
+
+    /// What was to go wrong goes well from now on, and what hangs in the air comes to an end.
+    fn grow_calm(&mut self, now: Tick) {
+        self.calm = true;
+        self.forced.clear();
+        let runs: Vec<(ServiceName, Generation, bool)> =
+            self.runs.iter().map(|(name, run)| (name.clone(), run.generation, run.killed)).collect();
+        for (service, generation, killed) in runs {
+            if killed {
+                let coming = Coming::Ends { exit: ExitReason::Signal(9), oom: false };
+                self.later(&service, generation, now + Duration::from_secs(1), coming);
+            } else if self.notifies(&service) {
+                let coming = Coming::Says { news: Notified::Ready, number: WORDS };
+                self.later(&service, generation, now + Duration::from_secs(1), coming);
+            }
+        }
+    }
+
+    fn live(&mut self, service: &ServiceName, generation: Generation) -> Option<&mut Run> {
+        self.runs.get_mut(service).filter(|run| run.generation == generation)
+    }
+
+    /// How a service is treated now.
+    fn habits(&self, service: &ServiceName) -> Habits {
+        let habits = self.units.get(service).map(|unit| unit.habits.clone()).unwrap_or_default();
+        if !self.calm {
+            return habits;
+        }
+        let Habits { start, life, stops, kill, pace, hook, .. } = habits;
+        Habits { start, life, stops, kill, pace, hook, ..Habits::default() }
+    }
+
+    fn dice_of(&self, what: &str, service: &ServiceName, number: u64) -> Dice {
+        self.dice.of(what, 0).of(service.as_str(), number)
+    }
+
+    fn notifies(&self, service: &ServiceName) -> bool {
+        self.units
+            .get(service)
+            .is_some_and(|unit| [&unit.startup, &unit.ready].into_iter().flatten().any(|probe| probe.notify))
+    }
+
+    fn later(&mut self, service: &ServiceName, generation: Generation, at: Tick, coming: Coming) {
+        self.serial += 1;
+        self.future.insert((at, self.serial), (service.clone(), generation, coming));
+    }
+
+    fn start(&mut self, service: &ServiceName, generation: Generation, step: Step, now: Tick) {
+        let run = Run {
+            generation,
+            step,
+            executed: false,
+            killed: false,
+            probes: BTreeSet::new(),
+            hooks: BTreeSet::new(),
+            asked_to_stop: false,
+        };
+        self.runs.insert(service.clone(), run);
+        let habits = self.habits(service);
+        let mut dice = self.dice_of("start", service, generation);
+        let at = now + dice.time(habits.start);
+        let coming = if dice.percent(habits.start_fails) {
+            Coming::StartFailed { error: "no such file", hopeless: dice.percent(habits.hopeless) }
+        } else {
+            Coming::Executed
+        };
+        self.later(service, generation, at, coming);
+    }
+
+    /// A program that was asked to stop does, if it listens.
+    fn stops(&mut self, service: &ServiceName, generation: Generation, by: ExitReason, now: Tick) {
+        let habits = self.habits(service);
+        let mut dice = self.dice_of("stop", service, generation);
+        let delay = dice.time(habits.stops);
+        if dice.percent(habits.deaf) {
+            return;
+        }
+        let exit = if dice.percent(habits.ends_badly) { ExitReason::Code(1) } else { by };
+        self.later(service, generation, now + delay, Coming::Ends { exit, oom: false });
+    }
+
+    fn hook(&mut self, service: &ServiceName, generation: Generation, hook: Hook, now: Tick) {
+        let habits = self.habits(service);
+        let mut dice = self.dice_of(hook_name(hook), service, generation);
+        let timeout = self.units.get(service).and_then(|unit| match hook {
+            Hook::PostStart => unit.post_start,
+            Hook::PreStop => unit.pre_stop,
+            // Nothing but the grace period bounds it.
+            Hook::Stop => None,
+        });
+        let took = dice.time(habits.hook);
+        let hangs = dice.percent(habits.hook_hangs) || timeout.is_some_and(|timeout| took > timeout);
+        let (at, result) = match (hangs, timeout) {
+            (true, None) => return,
+            (true, Some(timeout)) => (now + timeout, Err("`hook` took too long".to_owned())),
+            (false, _) if dice.percent(habits.hook_fails) => {
+                (now + took, Err("`hook` exited with 1".to_owned()))
+            }
+            (false, _) => (now + took, Ok(())),
+        };
+        self.later(service, generation, at, Coming::HookEnds { hook, result });
+    }
+
+    /// A program was executed: what it will do by itself.
+    fn lives(&mut self, service: &ServiceName, generation: Generation, now: Tick) {
+        let Some(unit) = self.units.get(service).cloned() else { return };
+        let habits = self.habits(service);
+        let Some(step) = self.live(service, generation).map(|run| run.step) else { return };
+        let mut dice = self.dice_of("life", service, generation);
+        let life = dice.time(habits.life);
+        let completes =
+            step == Step::Build || unit.kind == ServiceKind::Task || self.completes.contains(service);
+        let dies = dice.percent(habits.dies);
+        if completes || dies {
+            let badly = dice.percent(habits.ends_badly);
+            let oom = dice.percent(habits.oom) && badly;
+            let good = *unit.success.first().unwrap_or(&0);
+            let exit = match (badly, oom) {
+                (true, true) => ExitReason::Signal(9),
+                (true, false) if dice.percent(30) => ExitReason::Signal(11),
+                (true, false) => ExitReason::Code(1),
+                (false, _) if dice.percent(50) => ExitReason::Code(good),
+                (false, _) => ExitReason::Code(0),
+            };
+            self.later(service, generation, now + life, Coming::Ends { exit, oom });
+        }
+        if step == Step::Build {
+            return;
+        }
+        if self.notifies(service) && !dice.percent(habits.probe_fails) {
+            let at = now + dice.time(habits.pace);
+            self.later(service, generation, at, Coming::Says { news: Notified::Ready, number: WORDS });
+        }
+        if let Some(live) = unit.live.as_ref().filter(|live| live.notify) {
+            let coming = Coming::Says { news: Notified::Watchdog, number: 0 };
+            self.later(service, generation, now + live.interval / 2, coming);
+        }
+        if dice.percent(habits.talks) {
+            self.later(service, generation, now + dice.time(habits.pace), Coming::Talks { number: 0 });
+        }
+    }
+
+    /// What is on its way arrives.
+    fn comes(
+        &mut self,
+        service: ServiceName,
+        generation: Generation,
+        coming: Coming,
+        now: Tick,
+    ) -> Option<Input> {
+        if let Coming::Stale(input) = coming {
+            return Some(input);
+        }
+        self.live(&service, generation)?;
+        match coming {
+            Coming::Executed => {
+                self.live(&service, generation)?.executed = true;
+                self.lives(&service, generation, now);
+                Some(Input::Executed { service, generation, pid: None })
+            }
+            Coming::StartFailed { error, hopeless } => {
+                if self.live(&service, generation)?.executed {
+                    return None;
+                }
+                self.over(&service, generation, now);
+                Some(Input::StartFailed { service, generation, error: error.to_owned(), hopeless })
+            }
+            Coming::Ends { exit, oom } => {
+                self.over(&service, generation, now);
+                Some(Input::Exited { service, generation, exit, oom })
+            }
+            Coming::Attempt { role, number } => {
+                if !self.live(&service, generation)?.probes.contains(&role) {
+                    return None;
+                }
+                let habits = self.habits(&service);
+                let name = crate::text::role_name(role);
+                let mut dice = self.dice_of(name, &service, (generation << 20) + number);
+                let forced = self.forced.get(&(service.clone(), role)).copied();
+                let good = forced.unwrap_or(!dice.percent(habits.probe_fails));
+                let pace = if self.calm && good { CALM_PACE } else { dice.time(habits.pace) };
+                self.later(&service, generation, now + pace, Coming::Attempt { role, number: number + 1 });
+                let result = if good { Ok("answered".to_owned()) } else { Err("refused".to_owned()) };
+                Some(Input::Probed { service, generation, probe: role, result })
+            }
+            Coming::HookEnds { hook, result } => {
+                let run = self.live(&service, generation)?;
+                run.hooks.remove(&hook);
+                if hook == Hook::Stop && result.is_ok() && !std::mem::replace(&mut run.asked_to_stop, true) {
+                    self.stops(&service, generation, ExitReason::Code(0), now);
+                }
+                Some(Input::HookEnded { service, generation, hook, result })
+            }
+            Coming::Says { news, number } => {
+                if news == Notified::Watchdog {
+                    let interval = self.units.get(&service)?.live.as_ref()?.interval;
+                    let coming = Coming::Says { news: Notified::Watchdog, number: number + 1 };
+                    self.later(&service, generation, now + interval / 2, coming);
+                    let habits = self.habits(&service);
+                    let forced = self.forced.get(&(service.clone(), ProbeRole::Live)).copied();
+                    let number = (generation << 20) + number;
+                    let silent = self.dice_of("watchdog", &service, number).percent(habits.probe_fails);
+                    if !forced.unwrap_or(!silent) {
+                        return None;
+                    }
+                }
+                Some(Input::Notified { service, generation, news })
+            }
+            Coming::Talks { number } => {
+                let pace = self.habits(&service).pace;
+                let mut dice = self.dice_of("talk", &service, (generation << 20) + number);
+                if number < WORDS && !self.calm {
+                    let at = now + dice.time(pace);
+                    self.later(&service, generation, at, Coming::Talks { number: number + 1 });
+                }
+                let news = match dice.below(8) {
+                    0 | 1 => Notified::Status(format!("busy with {number}")),
+                    2 | 3 => Notified::ExtendTimeout(dice.time(Span::millis(1000, 20_000))),
+                    4 => Notified::Stopping,
+                    5 => Notified::WatchdogTrigger,
+                    _ => {
+                        let at = now + dice.time(pace);
+                        let coming = Coming::Says { news: Notified::Ready, number: WORDS };
+                        self.later(&service, generation, at, coming);
+                        Notified::Reloading
+                    }
+                };
+                Some(Input::Notified { service, generation, news })
+            }
+            Coming::Stale(_) => None,
+        }
+    }
+
+    /// A run is over; something of it may still be on its way.
+    fn over(&mut self, service: &ServiceName, generation: Generation, now: Tick) {
+        let run = self.runs.remove(service);
+        let mut dice = self.dice_of("stale", service, generation);
+        if self.calm || !dice.percent(self.stale) {
+            return;
+        }
+        let at = now + dice.time(Span::millis(0, 3000));
+        let (of, executed) = (service.clone(), run.is_some_and(|run| run.executed));
+        let probe = dice.choose(&[ProbeRole::Startup, ProbeRole::Ready, ProbeRole::Live]);
+        let input = match dice.below(5) {
+            0 => Input::Probed { service: of, generation, probe, result: Ok("answered".to_owned()) },
+            1 => Input::Probed { service: of, generation, probe, result: Err("refused".to_owned()) },
+            2 => Input::Notified { service: of, generation, news: Notified::Ready },
+            3 => Input::HookEnded { service: of, generation, hook: Hook::PostStart, result: Ok(()) },
+            _ if executed => Input::Exited { service: of, generation, exit: ExitReason::Code(1), oom: false },
+            _ => Input::Executed { service: of, generation, pid: None },
+        };
+        self.later(service, generation, at, Coming::Stale(input));
+    }
+}
+
+fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::PostStart => "post_start",
+        Hook::PreStop => "pre_stop",
+        Hook::Stop => "stop command",
+    }
+}

@@ -1,0 +1,163 @@
+//! `cargo xtask sim` runs this: many seeds, one of them, or a scenario that stands in a file.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for developers")]
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use ws_sim::{Scenario, play, random, shrink, text};
+
+const USAGE: &str = "\
+use: ws-sim [--seeds N] [--from SEED] [--seed SEED] [--threads N] [--play FILE]
+
+  --seeds N     play this many random scenarios against the engine (1000)
+  --from SEED   beginning with this one (0)
+  --seed SEED   play one, print it, and make it small if something does not hold
+  --threads N   at the same time (all processors)
+  --play FILE   play a scenario that stands in a file, and print what happened
+";
+
+/// What was asked for.
+struct Options {
+    seeds: u64,
+    from: u64,
+    seed: Option<u64>,
+    threads: usize,
+    file: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let options = match options(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprint!("error: {error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = match (&options.seed, &options.file) {
+        (Some(seed), _) => one(*seed),
+        (None, Some(file)) => from_file(file),
+        (None, None) => many(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options { seeds: 1000, from: 0, seed: None, threads, file: None };
+    while let Some(key) = arguments.next() {
+        let value = arguments.next().ok_or_else(|| format!("`{key}` needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("`{value}` is no number"));
+        match key.as_str() {
+            "--seeds" => options.seeds = number()?,
+            "--from" => options.from = number()?,
+            "--seed" => options.seed = Some(number()?),
+            "--threads" => options.threads = usize::try_from(number()?.max(1)).unwrap_or(1),
+            "--play" => options.file = Some(value),
+            _ => return Err(format!("`{key}` is not known")),
+        }
+    }
+    Ok(options)
+}
+
+fn from_file(path: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("reading `{path}`: {error}"))?;
+    let scenario = text::parse(&text).map_err(|error| format!("{path}: {error}"))?;
+    let played = play::play_twice(&scenario);
+    print!("{}", played.transcript);
+    match played.broken {
+        None => Ok(()),
+        Some((at, broken)) => Err(format!("{:.3} s: {broken}", at.as_secs_f64())),
+    }
+}
+
+fn one(seed: u64) -> Result<(), String> {
+    let scenario = random::scenario(seed);
+    let played = play::play_twice(&scenario);
+    match &played.broken {
+        None => {
+            print!("{}\n{}", text::write(&scenario), played.transcript);
+            Ok(())
+        }
+        Some(_) => Err(report(&scenario)),
+    }
+}
+
+/// A scenario that breaks something, made small, with what happens in it.
+fn report(scenario: &Scenario) -> String {
+    let seed = scenario.seed;
+    let Some((_, broken)) = play::play_twice(scenario).broken else {
+        return format!("seed {seed} broke something and does not any more");
+    };
+    let small = shrink::smallest(scenario, broken.invariant);
+    let played = play::play(&small, true);
+    let (at, broken) = played.broken.unwrap_or((std::time::Duration::ZERO, broken));
+    format!(
+        "seed {seed}: {broken}\n\nat {:.3} s of this scenario (`cargo xtask sim --seed {seed}` plays it again):\n\n{}\n{}",
+        at.as_secs_f64(),
+        text::write(&small),
+        played.transcript,
+    )
+}
+
+fn many(options: &Options) -> Result<(), String> {
+    // Each panic is told once, with its scenario.
+    std::panic::set_hook(Box::new(|_| ()));
+    let began = Instant::now();
+    let (next, steps) = (AtomicU64::new(options.from), AtomicU64::new(0));
+    let end = options.from.saturating_add(options.seeds);
+    let failed: Mutex<Vec<(u64, ws_sim::Broken)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let scenario = random::scenario(seed);
+                    // Now and then twice: it must make no difference.
+                    let played = if seed.is_multiple_of(64) {
+                        play::play_twice(&scenario)
+                    } else {
+                        play::play(&scenario, false)
+                    };
+                    steps.fetch_add(played.steps, Ordering::Relaxed);
+                    if let Some((_, broken)) = played.broken {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push((seed, broken));
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.sort_by_key(|(seed, _)| *seed);
+    println!(
+        "{} scenarios, {} steps, {:.1} s on {} threads: {} broke something",
+        options.seeds,
+        steps.into_inner(),
+        began.elapsed().as_secs_f64(),
+        options.threads,
+        failed.len(),
+    );
+    let mut counts = std::collections::BTreeMap::new();
+    for (_, broken) in &failed {
+        *counts.entry(broken.invariant).or_insert(0_u64) += 1;
+    }
+    for (invariant, count) in counts {
+        let first = failed.iter().find(|(_, broken)| broken.invariant == invariant);
+        println!("  {invariant}: {count}, the first with seed {}", first.map_or(0, |(seed, _)| *seed));
+    }
+    match failed.first() {
+        None => Ok(()),
+        Some((seed, _)) => Err(report(&random::scenario(*seed))),
+    }
+}

@@ -1,0 +1,114 @@
+//! Transcripts: what went in (`<`), what was done (`>`) and what was told (`!`), a line each.
+
+use std::fmt::Write as _;
+
+use ws_core::engine::{Effect, Hook, Input, Outcome, Step, Tick};
+use ws_model::{EventKind, ServiceName, event::signal_name};
+
+use crate::text::{news_text, role_name};
+
+/// Adds a step to a transcript.
+pub fn step(to: &mut String, now: Tick, what: &Input, outcome: &Outcome) {
+    let at = now.as_secs_f64();
+    // That time went by is worth a line only when something came of it.
+    if *what != Input::Tick || !outcome.effects.is_empty() || !outcome.events.is_empty() {
+        let _ = writeln!(to, "{at:>9.3} < {}", input(what));
+    }
+    for effect in &outcome.effects {
+        let _ = writeln!(to, "          > {}", self::effect(effect));
+    }
+    for (service, event) in &outcome.events {
+        let _ = writeln!(to, "          ! {}", self::event(service.as_ref(), event));
+    }
+}
+
+fn input(input: &Input) -> String {
+    let named = |word: &str, services: &[ServiceName]| {
+        services.iter().fold(word.to_owned(), |text, name| format!("{text} {name}"))
+    };
+    match input {
+        Input::Add { service } => format!("add {}", service.name),
+        Input::Remove { service } => format!("remove {service}"),
+        Input::Up { services } => named("up", services),
+        Input::Stop { services } => named("stop", services),
+        Input::Restart { services } => named("restart", services),
+        Input::Kill { services } => named("kill", services),
+        Input::Down { now: false } => "down".to_owned(),
+        Input::Down { now: true } => "down now".to_owned(),
+        Input::Executed { service, generation, pid: _ } => format!("{service}~{generation} executed"),
+        Input::StartFailed { service, generation, error, hopeless } => {
+            let hopeless = if *hopeless { ", for ever" } else { "" };
+            format!("{service}~{generation} could not start: {error}{hopeless}")
+        }
+        Input::Exited { service, generation, exit, oom } => {
+            let oom = if *oom { " (out of memory)" } else { "" };
+            format!("{service}~{generation} {exit}{oom}")
+        }
+        Input::Probed { service, generation, probe, result } => {
+            let (Ok(text) | Err(text)) = result;
+            let word = if result.is_ok() { "succeeds" } else { "fails" };
+            format!("{service}~{generation} {} probe {word}: {text}", role_name(*probe))
+        }
+        Input::Notified { service, generation, news } => {
+            format!("{service}~{generation} says {}", news_text(news))
+        }
+        Input::HookEnded { service, generation, hook, result } => {
+            let how =
+                result.as_ref().err().map_or("succeeded".to_owned(), |error| format!("failed: {error}"));
+            format!("{service}~{generation} {} {how}", hook_name(*hook))
+        }
+        Input::Published { service, host, host_port, port } => {
+            format!("{service} {port} is published at {host}:{host_port}")
+        }
+        Input::HostLost { error } => format!("host lost: {error}"),
+        Input::Tick => "tick".to_owned(),
+    }
+}
+
+fn effect(effect: &Effect) -> String {
+    match effect {
+        Effect::Start { service, generation, step: Step::Main } => format!("start {service}~{generation}"),
+        Effect::Start { service, generation, step: Step::Build } => format!("build {service}~{generation}"),
+        Effect::Signal { service, generation, signal } => {
+            format!("{} {service}~{generation}", signal_name(*signal))
+        }
+        Effect::Kill { service, generation } => format!("kill {service}~{generation}"),
+        Effect::StartProbe { service, generation, probe } => {
+            format!("probe {service}~{generation} {}", role_name(*probe))
+        }
+        Effect::StopProbe { service, generation, probe } => {
+            format!("stop probing {service}~{generation} {}", role_name(*probe))
+        }
+        Effect::RunHook { service, generation, hook } => {
+            format!("run {} of {service}~{generation}", hook_name(*hook))
+        }
+    }
+}
+
+fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::PostStart => "post_start",
+        Hook::PreStop => "pre_stop",
+        Hook::Stop => "stop command",
+    }
+}
+
+/// An event in a line.
+#[must_use]
+pub fn event(service: Option<&ServiceName>, event: &EventKind) -> String {
+    let who = service.map_or("workspace", ServiceName::as_str);
+    match event {
+        EventKind::SupervisorStarted { .. } => "supervisor started".to_owned(),
+        EventKind::SupervisorStopped { cause } => format!("supervisor stopped: {cause}"),
+        EventKind::Phase { phase, cause, exit: _, retry_in_ms } => {
+            let retry = retry_in_ms.map(|ms| format!(", again in {ms} ms")).unwrap_or_default();
+            format!("{who} {phase} [{}] {}{retry}", cause.reason.as_str(), cause.text)
+        }
+        EventKind::Published { host, host_port, port } => format!("{who} {port} at {host}:{host_port}"),
+        EventKind::WorkspaceReady { after_ms } => format!("READY after {after_ms} ms"),
+        EventKind::WorkspaceFailed { cause } => format!("FAILED {cause}"),
+        EventKind::LogDropped { bytes } => format!("{who} lost {bytes} bytes of its log"),
+        EventKind::Status { text } => format!("{who} says: {text}"),
+        EventKind::Notice { text } => format!("{who} notice: {text}"),
+    }
+}
