@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use regex::Regex;
-use ws_model::{Condition, ProbeKind, Protocol, Service, ServiceKind, ServiceName};
+use ws_model::{Condition, External, PortProto, ProbeKind, Protocol, Service, ServiceKind, ServiceName};
 
 use crate::codes;
 use crate::load::WorkspaceFile;
 use crate::lower::Draft;
-use crate::raw::forms::MountFrom;
+use crate::raw::forms::{LinkRaw, MountFrom};
+use crate::raw::read::At;
 use crate::report::{Report, error, shown, warning};
 use crate::source::Sources;
-use crate::yaml::Span;
+use crate::yaml::{Span, Value};
 
 type Models = BTreeMap<ServiceName, Service>;
 
@@ -41,11 +42,32 @@ pub(crate) fn all(
     sources: &Sources,
     report: &mut Report,
 ) {
-    let by_name: BTreeMap<&str, &Draft<'_>> =
-        drafts.iter().map(|draft| (draft.name.value.as_str(), draft)).collect();
+    let names = Names {
+        services: drafts.iter().map(|draft| (draft.name.value.as_str(), draft)).collect(),
+        external: whole
+            .files
+            .iter()
+            .flat_map(|file| &file.raw.external)
+            .flat_map(|external| &external.value.0)
+            .map(|(name, external)| (name.value.as_str(), (name.span, &external.value.0)))
+            .collect(),
+        unread: whole
+            .files
+            .iter()
+            .filter_map(|file| match &file.tree.get("external")?.value.value {
+                Value::Map(entries) => Some(entries),
+                _ => None,
+            })
+            .flatten()
+            .map(|entry| entry.key.text.as_str())
+            .collect(),
+        complete: whole.is_readable("external"),
+    };
     for draft in drafts {
-        references(draft, &by_name, whole, models, report);
+        references(draft, &names, models, report);
     }
+    external(&names, drafts, report);
+    replicas(&names, drafts, report);
     published_ports(drafts, report);
     volumes(whole, drafts, report);
     secrets(whole, drafts, report);
@@ -56,21 +78,30 @@ pub(crate) fn all(
     }
 }
 
+/// What links and dependencies can name.
+struct Names<'a> {
+    services: BTreeMap<&'a str, &'a Draft<'a>>,
+    /// With where each is declared.
+    external: BTreeMap<&'a str, (Span, &'a External)>,
+    /// Names of external things, those with a mistake included: that one was reported.
+    unread: BTreeSet<&'a str>,
+    /// Whether these are all that there are.
+    complete: bool,
+}
+
 /// Links and dependencies: that what they name is there.
-fn references(
-    draft: &Draft<'_>,
-    all: &BTreeMap<&str, &Draft<'_>>,
-    whole: Whole<'_>,
-    models: &mut Models,
-    report: &mut Report,
-) {
+fn references(draft: &Draft<'_>, names: &Names<'_>, models: &mut Models, report: &mut Report) {
     let name = &draft.name.value;
     let mut dropped = BTreeSet::new();
     let links_inherited = draft.own.links.is_none();
     for (index, link) in draft.raw.links.iter().flat_map(|links| &links.value.0).enumerate() {
         let to = &link.value.to;
-        match resolve(draft, &to.value, to.span, links_inherited, all, whole, report) {
-            Resolved::Active(_) | Resolved::Unknown => {}
+        match resolve(draft, &to.value, to.span, links_inherited, names, report) {
+            Resolved::Active(_) => {}
+            Resolved::Unknown => unknown(draft, &to.value, to.span, names, true, report),
+            Resolved::External(declared, external) => {
+                link_outside(link, &to.value, declared, external, report);
+            }
             Resolved::Myself => _ = dropped.insert(index),
             Resolved::Inactive(target) => inactive(draft, target, to.span, "links to", report),
         }
@@ -84,14 +115,25 @@ fn references(
     let dependencies_inherited = draft.own.depends_on.is_none();
     for (index, dependency) in draft.raw.depends_on.iter().flat_map(|all| &all.value.0).enumerate() {
         let on = &dependency.service;
-        match resolve(draft, &on.value, on.span, dependencies_inherited, all, whole, report) {
-            Resolved::Unknown => {}
+        match resolve(draft, &on.value, on.span, dependencies_inherited, names, report) {
+            Resolved::Unknown => unknown(draft, &on.value, on.span, names, false, report),
+            Resolved::External(declared, _) => {
+                let message = format!("`{}` is external, and nothing can depend on it", on.value);
+                let issue = error(codes::NOT_A_SERVICE, on.span, message);
+                report.push(
+                    issue.label("ws does not know when it is ready").related(declared, "declared here").help(
+                        format!("leave it out: `links: [{}]` is all that it takes to reach it", on.value),
+                    ),
+                );
+            }
             Resolved::Myself => _ = dropped.insert(index),
             Resolved::Inactive(_) if !dependency.required => _ = dropped.insert(index),
             Resolved::Inactive(target) => inactive(draft, target, on.span, "depends on", report),
             Resolved::Active(target) => {
                 let Some(condition) = &dependency.condition else { continue };
-                let is_ready_at_once = target.kind == ServiceKind::Service && target.raw.ready.is_none();
+                let is_ready_at_once = target.kind == ServiceKind::Service
+                    && target.raw.ready.is_none()
+                    && target.raw.startup.is_none();
                 if condition.value.0 == Condition::Ready && is_ready_at_once {
                     let message =
                         format!("`{}` has no `ready`: it counts as ready when its program runs", on.value);
@@ -112,6 +154,8 @@ fn references(
 enum Resolved<'a> {
     Active(&'a Draft<'a>),
     Inactive(&'a Draft<'a>),
+    /// It runs elsewhere; with where that is declared.
+    External(Span, &'a External),
     /// It names the service itself, by `defaults`: they are meant for the others.
     Myself,
     Unknown,
@@ -122,8 +166,7 @@ fn resolve<'a>(
     to: &ServiceName,
     span: Span,
     inherited: bool,
-    all: &BTreeMap<&str, &'a Draft<'a>>,
-    whole: Whole<'_>,
+    names: &Names<'a>,
     report: &mut Report,
 ) -> Resolved<'a> {
     if *to == from.name.value {
@@ -134,20 +177,131 @@ fn resolve<'a>(
         }
         return Resolved::Myself;
     }
-    match all.get(to.as_str()) {
-        Some(target) if target.active || !from.active => Resolved::Active(target),
-        Some(target) => Resolved::Inactive(target),
-        None if !whole.complete => Resolved::Unknown,
-        None => {
-            let issue = error(codes::UNKNOWN_SERVICE, span, format!("there is no service `{to}`"));
-            report.push_with(issue.label("not in `services`"), |issue| {
-                issue.did_you_mean(
-                    span,
-                    to.as_str(),
-                    all.keys().copied().filter(|name| *name != from.name.value.as_str()),
-                )
-            });
-            Resolved::Unknown
+    match (names.services.get(to.as_str()), names.external.get(to.as_str())) {
+        (Some(target), _) if target.active || !from.active => Resolved::Active(target),
+        (Some(target), _) => Resolved::Inactive(target),
+        (None, Some((declared, external))) => Resolved::External(*declared, external),
+        (None, None) => Resolved::Unknown,
+    }
+}
+
+/// Reports a name that nothing has; only a link can mean something external.
+fn unknown(
+    from: &Draft<'_>,
+    to: &ServiceName,
+    span: Span,
+    names: &Names<'_>,
+    is_link: bool,
+    report: &mut Report,
+) {
+    if !names.complete || (is_link && names.unread.contains(to.as_str())) {
+        return;
+    }
+    let issue = error(codes::UNKNOWN_SERVICE, span, format!("there is no service `{to}`"));
+    report.push_with(issue.label("not in `services`"), |issue| {
+        if let Some(service) = replica_of(to, names) {
+            let help = format!("`{to}` is one of the copies of `{service}`, which are meant all together");
+            return issue.help(help).fix(span, service);
+        }
+        let external = names.external.keys().filter(|_| is_link);
+        let known = names.services.keys().chain(external).copied();
+        issue.did_you_mean(span, to.as_str(), known.filter(|name| *name != from.name.value.as_str()))
+    });
+}
+
+/// The service of which this is the name of a copy.
+fn replica_of<'a>(name: &ServiceName, names: &Names<'a>) -> Option<&'a str> {
+    let (service, number) = name.as_str().rsplit_once('-')?;
+    let (known, draft) = names.services.get_key_value(service)?;
+    let replicas = replicas_of(draft);
+    let number: u32 = number.parse().ok()?;
+    (replicas > 1 && (1..=replicas).contains(&number)).then_some(*known)
+}
+
+/// What is external has one TCP port.
+fn link_outside(
+    link: &At<LinkRaw>,
+    name: &ServiceName,
+    declared: Span,
+    external: &External,
+    report: &mut Report,
+) {
+    let port = PortProto { port: external.port, protocol: Protocol::Tcp };
+    let Some(other) = link.value.ports.iter().find(|other| **other != port) else { return };
+    let issue = error(codes::NOT_A_SERVICE, link.span, format!("`{name}` is not reached on {other}"));
+    let issue = issue.related(declared, format!("external, on {port}"));
+    let better = format!("{name}:{}", external.port);
+    // The long form has its ports somewhere inside.
+    let is_short = report.files.text(link.span).is_some_and(|text| text.starts_with(name.as_str()));
+    let issue = issue.help(format!("write `{better}`"));
+    report.push(if is_short { issue.fix(link.span, better) } else { issue });
+}
+
+/// Names of what runs elsewhere, which are names in the same network as those of services.
+fn external(names: &Names<'_>, drafts: &[Draft<'_>], report: &mut Report) {
+    let links = drafts.iter().flat_map(|draft| &draft.raw.links).flat_map(|links| &links.value.0);
+    let used: BTreeSet<&str> = links.map(|link| link.value.to.value.as_str()).collect();
+    for (name, (span, _)) in &names.external {
+        if *name == "localhost" {
+            let issue = error(codes::BAD_NAME, *span, "`localhost` cannot be the name of something external");
+            report.push(issue.label("it is every service's name for itself"));
+        } else if let Some(service) = names.services.get(name) {
+            let issue =
+                error(codes::NOT_A_SERVICE, *span, format!("`{name}` is external, and a service too"));
+            report
+                .push(issue.related(service.name.span, "the service").help("give one of them another name"));
+        } else if !used.contains(name) {
+            report.push(warning(codes::UNUSED, *span, format!("no service links to `{name}`")));
+        }
+    }
+}
+
+/// How many copies of a service run.
+pub(crate) fn replicas_of(draft: &Draft<'_>) -> u32 {
+    draft.raw.replicas.as_ref().map_or(1, |replicas| replicas.value.0)
+}
+
+/// What several copies of a service cannot have.
+fn replicas(names: &Names<'_>, drafts: &[Draft<'_>], report: &mut Report) {
+    for draft in drafts {
+        let Some(at) = draft.raw.replicas.as_ref().filter(|at| at.value.0 > 1) else { continue };
+        let (name, count) = (&draft.name.value, at.value.0);
+        if draft.kind == ServiceKind::Task {
+            let issue = error(codes::CONTRADICTION, at.key, format!("`{name}` is a task, and has replicas"));
+            report.push(issue.label("a task is done once").help("leave it out"));
+            continue;
+        }
+        if ServiceName::new(format!("{name}-{count}")).is_err() {
+            let message = format!("the name `{name}` leaves no place for the number of a copy");
+            let issue = error(codes::BAD_NAME, draft.name.span, message);
+            report.push(issue.related(at.key, format!("the copies are `{name}-1` and so on")));
+        }
+        for number in 1..=count {
+            let replica = format!("{name}-{number}");
+            let other = names.services.get(replica.as_str()).map(|other| other.name.span);
+            let other = other.or_else(|| names.external.get(replica.as_str()).map(|(span, _)| *span));
+            if let Some(other) = other {
+                let message = format!("`{replica}` is the name of a copy of `{name}`");
+                let issue = error(codes::REPLICAS, other, message);
+                report.push(
+                    issue
+                        .related(at.key, format!("`{name}` has {count} copies"))
+                        .help("give it another name"),
+                );
+            }
+        }
+        for port in draft.raw.ports.iter().flat_map(|ports| &ports.value.0) {
+            let publish = &port.value.0;
+            let Some(host_port) = publish.host_port else { continue };
+            let message = format!("port {host_port} of the host is one, and `{name}` has {count} copies");
+            let better = match publish.host {
+                IpAddr::V4(address) if address.is_loopback() => format!("0:{}", publish.port),
+                IpAddr::V4(address) => format!("{address}:0:{}", publish.port),
+                IpAddr::V6(address) => format!("[{address}]:0:{}", publish.port),
+            };
+            let issue = error(codes::REPLICAS, port.span, message).related(at.key, "here");
+            report
+                .push(issue.help(format!("`\"{better}\"` picks a free one for each")).fix(port.span, better));
         }
     }
 }
@@ -230,6 +384,16 @@ fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
             };
             if !draft.active || volume.shared.as_ref().is_some_and(|shared| shared.value) {
                 continue;
+            }
+            let replicas = replicas_of(draft);
+            if replicas > 1 {
+                let service = &draft.name.value;
+                let message = format!("the volume `{name}` is mounted by {replicas} copies of `{service}`");
+                report.push(
+                    error(codes::VOLUME_NOT_SHARED, span, message)
+                        .related(*declaration, "declared here")
+                        .help(format!("if they are meant to share it: `{name}: {{ shared: true }}`")),
+                );
             }
             match users.get(name.as_str()) {
                 Some((first, first_span)) if **first != draft.name.value => {

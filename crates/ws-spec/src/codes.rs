@@ -190,7 +190,10 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
         "The replicas of a service are called `name-1`, `name-2` and so on, also as hosts inside, and something else \
         has one of these names.",
     ),
-    ("WS0505", "The name of a service and the number of its replica are together longer than a host's name can be."),
+    (
+        "WS0505",
+        "The name of a service and the number of its replica are together longer than a host's name can be.",
+    ),
     ("WS0506", "A service and something in `external` have the same name, and both would be hosts inside."),
     (
         "WS0507",

@@ -41,7 +41,13 @@ pub(crate) fn long_form(key: &str) -> Option<&'static str> {
         "secrets" => "write `secrets: { key: { file: path } }`",
         "services" => "write `services: { api: { command: ./api } }`",
         "build" => "write `build: { command: make }`",
-        "ready" => "write `ready: { tcp: \":8080\" }`",
+        "startup" => "write `startup: { tcp: \":8080\", within: 5m }`",
+        "ready" => "write `ready: { tcp: \":8080\" }`, or `ready: notify`",
+        "liveness" => "write `liveness: { http: \":8080/healthz\" }`",
+        "external" => "write `external: { orders: \"host:3000\" }`",
+        "requires" => "write `requires: { node: \">=20\" }`",
+        "logs" => "write `logs: { max_size: 10M, max_files: 3 }`",
+        "headers" => "write `headers: { Host: shop.example }`",
         "restart" => "write `restart: { policy: on-failure }`",
         "stop" => "write `stop: { signal: SIGTERM, grace: 10s }`",
         "limits" => "write `limits: { memory: 512M }`",
@@ -58,12 +64,15 @@ fn instead(what: &str, key: &str) -> Option<&'static str> {
         "a service" | "defaults" => service(key),
         "a build" => build(key),
         "a probe" => probe(key),
+        "an http probe" => http(key),
+        "a hook" => hook(key),
+        "a stop" => stop(key),
+        "`logs`" => logs(key),
         "`limits`" => limits(key),
         "a restart policy" => restart(key),
         "a mount" => mount(key),
         "a volume" => volume(key),
         "a secret" => secret(key),
-        "a dependency" => dependency(key),
         "a link" => link(key),
         "a network" => Some("a workspace has one private network; only its `subnet` can be chosen"),
         _ => None,
@@ -82,7 +91,10 @@ fn workspace(key: &str) -> Option<&'static str> {
         "limits" => {
             "limits of the whole workspace are not in this version of ws; `defaults: { limits: … }` sets them for each service"
         }
-        "exports" | "external" | "requires" | "posture" => "this key is not in this version of ws",
+        "exports" | "posture" => "this key is not in this version of ws",
+        "includes" | "imports" | "import" => "write `include: [path/workspace.yaml]`",
+        "external_services" | "externals" => "write `external: { orders: \"host:3000\" }`",
+        "require" | "tools" | "requirements" => "write `requires: { node: \">=20\" }`",
         _ if key.starts_with("x-") => {
             "put common settings into `defaults`; an anchor (`&name`) can stand where it is used first"
         }
@@ -104,19 +116,28 @@ fn service(key: &str) -> Option<&'static str> {
         "network_mode" => {
             "leave it out: every service has a network of its own; `links` says what it may reach"
         }
-        "healthcheck" | "health_check" => {
-            "write `ready: { http: \":8080/healthz\", within: 60s }`, or `exec`, `tcp`, `log`"
+        "healthcheck" | "health_check" | "health" => {
+            "write `ready: { exec: [program, argument], interval: 5s, within: 60s }`, or `http`, `tcp`, `grpc`, `log`, \
+             `notify`; `liveness` restarts a service that stops to answer"
         }
         "readiness" | "readiness_probe" => "write `ready: { tcp: \":5432\" }`",
+        "liveness_probe" | "livenessProbe" | "watchdog" => {
+            "write `liveness: { http: \":8080/healthz\", interval: 10s, failures: 3 }`"
+        }
+        "startup_probe" | "startupProbe" | "start_period" => {
+            "write `startup: { http: \":8080/healthz\", within: 5m }`"
+        }
         "deploy" => {
-            "write `limits: { cpus: 1.5, memory: 512M }` and `restart`; replicas are not in this version of ws"
+            "write `replicas: 3`, `limits: { cpus: 1.5, memory: 512M }` and `restart: { policy: on-failure, max: 10 }`"
         }
         "resources" => "write `limits: { cpus: 1.5, memory: 512M }`",
         "container_name" | "hostname" | "domainname" => {
             "leave it out: the name of the service is its host name"
         }
         "extends" => "put what services have in common into `defaults`",
-        "external_links" => "services reach only services of their own workspace, by `links`",
+        "external_links" => {
+            "write `external: { orders: \"host:3000\" }` at the left margin, and `links: [orders]` here"
+        }
         "dns" | "dns_search" | "dns_opt" | "extra_hosts" => {
             "leave it out: ws answers for the names of the workspace"
         }
@@ -128,7 +149,8 @@ fn service(key: &str) -> Option<&'static str> {
         "ulimits" => "write `limits: { files: 4096 }`",
         "shm_size" => "write `limits: { tmp: 256M }`: it holds /dev/shm too",
         "stop_signal" => "write `stop: { signal: SIGTERM }`",
-        "stop_grace_period" => "write `stop: { grace: 10s }`",
+        "stop_grace_period" | "stop_timeout" => "write `stop: { grace: 10s }`",
+        "stop_command" => "write `stop: { command: [program, argument] }`",
         "user" | "group_add" | "userns_mode" => {
             "leave it out: every service runs as a user that is not root and has no rights on the host"
         }
@@ -143,18 +165,25 @@ fn service(key: &str) -> Option<&'static str> {
         "working-dir" | "workdir" | "cwd" | "dir" | "directory" => "write `working_dir: path`",
         "volume" | "mounts" => "write `volumes: [\"name:/data\", \"./dir:/data\"]`",
         "configs" => "services see the project read-only; `reads` shows them more",
-        "logging" | "log_driver" | "log_opt" => "leave it out: ws keeps the output; `ws logs` shows it",
+        "logging" | "log_driver" | "log_opt" => {
+            "write `logs: { max_size: 10M, max_files: 3 }`: ws keeps the output, and `ws logs` shows it"
+        }
         "labels" | "annotations" | "label_file" => "leave it out: services have no labels",
-        "tty" | "stdin_open" | "stdin" => "leave it out: standard input is an idle pipe",
+        "stdin_open" => "write `stdin: open`",
+        "interactive" | "terminal" | "pty" => "write `tty: true`",
         "init" => "leave it out: an init runs in every service",
         "ipc" | "pid" | "uts" | "cgroup" | "cgroup_parent" | "runtime" | "platform" | "isolation" => {
             "leave it out: every service has namespaces of its own"
         }
         "pull_policy" => "leave it out: there are no images",
-        "scale" | "replicas" => "replicas are not in this version of ws: write a service for each",
+        "scale" | "instances" => "write `replicas: 3`",
         "develop" | "watch" => "watching files is not in this version of ws",
-        "post_start" | "pre_stop" => "write a service with `kind: task` for work that is done once",
-        "liveness" | "egress" | "policy" | "use" | "toolchains" | "listen" | "reload" | "posture" => {
+        "poststart" | "after_start" => "write `post_start: [./warm-up]`",
+        "prestart" | "before_start" => "write `pre_start: [./prepare]`",
+        "prestop" | "before_stop" => "write `pre_stop: [./drain]`",
+        "post_stop" => "there is no hook after the stop: write a task, or `pre_stop: [./drain]`",
+        "success_codes" | "exit_codes" | "success_exit_status" => "write `success_exit_codes: [143]`",
+        "egress" | "policy" | "use" | "toolchains" | "listen" | "reload" | "posture" => {
             "this key is not in this version of ws"
         }
         "restart_policy" => "write `restart: { policy: on-failure, max: 10 }`",
@@ -183,13 +212,63 @@ fn build(key: &str) -> Option<&'static str> {
 fn probe(key: &str) -> Option<&'static str> {
     Some(match key {
         "test" | "command" | "cmd" => "write `exec: [program, argument]`",
-        "retries" | "start_period" | "start_interval" => {
+        "retries" | "failure_threshold" => "write `failures: 3`",
+        "start_period" | "initial_delay" => {
             "write `within: 60s`: until then it may fail as often as it likes"
         }
+        "period" => "write `interval: 5s`",
+        "disable" => "leave the probe out",
         "url" | "path" | "http_get" => "write `http: \":8080/healthz\"`",
+        "headers" | "status" | "body" => {
+            "it belongs to `http`: `http: { url: \":8080/healthz\", status: [200], headers: { Host: shop.example } }`"
+        }
         "port" => "write `tcp: \":5432\"`",
         "pattern" | "regex" => "write `log: \"regular expression\"`",
-        "notify" | "grpc" => "this probe is not in this version of ws: `exec`, `http`, `tcp` and `log` are",
+        "sd_notify" | "systemd" => "write `notify: true`",
+        _ => return None,
+    })
+}
+
+fn http(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "port" | "path" | "host" | "scheme" => "write `url: \":8080/healthz\"`",
+        "method" => "leave it out: it is a GET",
+        "header" => "write `headers: { Host: shop.example }`",
+        "statuses" | "status_code" | "codes" => "write `status: [200, \"300-399\"]`",
+        "interval" | "start_interval" | "timeout" | "within" | "failures" => {
+            "it belongs beside `http`: `ready: { http: { url: \":8080/healthz\" }, within: 60s }`"
+        }
+        _ => return None,
+    })
+}
+
+fn hook(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "user" | "privileged" => "leave it out: a hook runs as the service does",
+        "working_dir" | "environment" => "leave it out: a hook has those of the service",
+        "exec" | "run" | "cmd" | "args" => "write `command: [program, argument]`",
+        _ => return None,
+    })
+}
+
+fn stop(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "timeout" | "grace_period" | "within" => "write `grace: 10s`",
+        "exec" | "run" | "cmd" => "write `command: [program, argument]`",
+        "pre_stop" => "it belongs to the service: `pre_stop: [./drain]`",
+        _ => return None,
+    })
+}
+
+fn logs(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "driver" => "leave it out: ws keeps the output in files of its own",
+        "options" => {
+            "write `max_size` and `max_files` into `logs` itself: `logs: { max_size: 10M, max_files: 3 }`"
+        }
+        "max-size" | "size" => "write `max_size: 10M`",
+        "max-file" | "max_file" | "max-files" | "files" => "write `max_files: 3`",
+        "retention" | "age" | "keep" => "write `max_age: 7d`",
         _ => return None,
     })
 }
@@ -240,13 +319,6 @@ fn secret(key: &str) -> Option<&'static str> {
         "env" => "write `environment: VARIABLE`",
         _ => return None,
     })
-}
-
-fn dependency(key: &str) -> Option<&'static str> {
-    match key {
-        "restart" => Some("restarting with a dependency is not in this version of ws"),
-        _ => None,
-    }
 }
 
 fn link(key: &str) -> Option<&'static str> {

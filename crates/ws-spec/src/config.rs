@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use ws_model::{
-    ConfigPath, LinkPorts, MountSource, ProbeKind, Publish, RestartPolicy, SecretSource, SecretTarget,
-    Service, ServiceKind, Workspace,
+    ConfigPath, External, ExternalHost, HookCommand, LinkPorts, MountSource, Probe, ProbeKind, Publish,
+    RestartPolicy, SecretSource, SecretTarget, Service, ServiceKind, Stdin, Workspace,
 };
 
 use crate::raw::scalar::show_duration;
@@ -41,6 +41,20 @@ pub fn config(workspace: &Workspace, spans: &SpanMap, origins: bool) -> String {
                 SecretSource::Environment(variable) => ("environment", variable.clone()),
             };
             out.value(name.as_str(), &format!("{{ {key}: {} }}", quoted(&value)), &at.key(key));
+        }
+        out.close();
+    }
+    if !workspace.external.is_empty() {
+        out.open("external");
+        for (name, external) in &workspace.external {
+            out.value(name.as_str(), &quoted(&outside(external)), &root.key("external").key(name));
+        }
+        out.close();
+    }
+    if !workspace.requires.is_empty() {
+        out.open("requires");
+        for one in &workspace.requires {
+            out.value(&one.program, &quoted(&one.version), &root.key("requires").key(&one.program));
         }
         out.close();
     }
@@ -126,7 +140,10 @@ impl Writer<'_> {
                 let condition = dependency
                     .condition
                     .map_or(String::new(), |it| format!("condition: {it}, ", it = it.as_str()));
-                let value = format!("{{ {condition}required: {} }}", dependency.required);
+                let value = format!(
+                    "{{ {condition}required: {}, restart: {} }}",
+                    dependency.required, dependency.restart
+                );
                 self.value(dependency.service.as_str(), &value, &at.key("depends_on").index(index));
             }
             self.close();
@@ -180,25 +197,43 @@ impl Writer<'_> {
                 }
             }),
         );
-        if let Some(probe) = &service.ready {
-            let at = at.key("ready");
-            self.open("ready");
-            let (key, value) = match &probe.kind {
-                ProbeKind::Exec(command) => ("exec", words(&command.0)),
-                ProbeKind::Http { port, path, .. } => ("http", quoted(&format!(":{port}{path}"))),
-                ProbeKind::Tcp { port } => ("tcp", quoted(&format!(":{port}"))),
-                ProbeKind::Log { pattern } => ("log", quoted(pattern)),
-                ProbeKind::Notify => ("notify", "true".to_owned()),
-                ProbeKind::Grpc { port, service } => ("grpc", quoted(&format!(":{port}/{service}"))),
-            };
-            self.value(key, &value, &at.key(key));
-            for (key, time) in
-                [("interval", probe.interval), ("timeout", probe.timeout), ("within", probe.within)]
-            {
-                self.value(key, &show_duration(time), &at.key(key));
+        for (key, probe) in
+            [("startup", &service.startup), ("ready", &service.ready), ("liveness", &service.liveness)]
+        {
+            if let Some(probe) = probe {
+                self.probe(key, probe, at);
             }
-            self.close();
         }
+        for (key, hooks) in [
+            ("pre_start", &service.hooks.pre_start),
+            ("post_start", &service.hooks.post_start),
+            ("pre_stop", &service.hooks.pre_stop),
+        ] {
+            self.list(key, at, hooks.iter().map(hook));
+        }
+        if service.replicas != 1 {
+            self.value("replicas", &service.replicas.to_string(), &at.key("replicas"));
+        }
+        if !service.success_exit_codes.is_empty() {
+            let codes: Vec<_> = service.success_exit_codes.iter().map(ToString::to_string).collect();
+            let codes = format!("[{}]", codes.join(", "));
+            self.value("success_exit_codes", &codes, &at.key("success_exit_codes"));
+        }
+        match service.stdin {
+            Stdin::Default => {}
+            Stdin::Open => self.value("stdin", "open", &at.key("stdin")),
+            Stdin::Closed => self.value("stdin", "closed", &at.key("stdin")),
+        }
+        if service.tty {
+            self.value("tty", "true", &at.key("tty"));
+        }
+        let logs = &service.logs;
+        let logs = [
+            ("max_size", logs.max_size.map(|it| it.to_string())),
+            ("max_files", logs.max_files.map(|it| it.to_string())),
+            ("max_age", logs.max_age.map(show_duration)),
+        ];
+        self.given("logs", logs, at);
         let restart = &service.restart;
         self.open("restart");
         let policy = match restart.policy {
@@ -215,6 +250,9 @@ impl Writer<'_> {
         self.value("backoff", &backoff, &at.key("restart").key("backoff"));
         self.close();
         self.open("stop");
+        if let Some(command) = &service.stop.command {
+            self.value("command", &words(&command.0), &at.key("stop").key("command"));
+        }
         self.value(
             "signal",
             &ws_model::event::signal_name(service.stop.signal),
@@ -230,15 +268,100 @@ impl Writer<'_> {
             ("files", limits.files.map(|it| it.to_string())),
             ("tmp", limits.tmp.map(|it| it.to_string())),
         ];
-        if limits.iter().any(|(_, limit)| limit.is_some()) {
-            self.open("limits");
-            for (key, limit) in limits {
-                if let Some(limit) = limit {
-                    self.value(key, &limit, &at.key("limits").key(key));
-                }
+        self.given("limits", limits, at);
+    }
+
+    /// A mapping with those of its values that are given; without any it is not written.
+    fn given<const N: usize>(&mut self, key: &str, values: [(&str, Option<String>); N], at: &ConfigPath) {
+        if values.iter().all(|(_, value)| value.is_none()) {
+            return;
+        }
+        self.open(key);
+        for (name, value) in values {
+            if let Some(value) = value {
+                self.value(name, &value, &at.key(key).key(name));
+            }
+        }
+        self.close();
+    }
+
+    fn probe(&mut self, role: &str, probe: &Probe, at: &ConfigPath) {
+        let at = at.key(role);
+        self.open(role);
+        match &probe.kind {
+            ProbeKind::Exec(command) => self.value("exec", &words(&command.0), &at.key("exec")),
+            ProbeKind::Http { port, path, headers, status, body } => {
+                self.http(&format!(":{port}{path}"), headers, status, body.as_deref(), &at.key("http"));
+            }
+            ProbeKind::Tcp { port } => self.value("tcp", &quoted(&format!(":{port}")), &at.key("tcp")),
+            ProbeKind::Log { pattern } => self.value("log", &quoted(pattern), &at.key("log")),
+            ProbeKind::Notify => self.value("notify", "true", &at.key("notify")),
+            ProbeKind::Grpc { port, service } if service.is_empty() => {
+                self.value("grpc", &quoted(&format!(":{port}")), &at.key("grpc"));
+            }
+            ProbeKind::Grpc { port, service } => {
+                self.value("grpc", &quoted(&format!(":{port}/{service}")), &at.key("grpc"));
+            }
+        }
+        // Those that the probe has in this place.
+        let (startup, liveness) = (role == "startup", role == "liveness");
+        let times = [
+            ("start_interval", probe.start_interval, !liveness),
+            ("interval", probe.interval, !startup),
+            ("timeout", probe.timeout, true),
+            ("within", probe.within, !liveness),
+        ];
+        for (key, time, _) in times.into_iter().filter(|(_, _, has_it)| *has_it) {
+            self.value(key, &show_duration(time), &at.key(key));
+        }
+        if !startup {
+            self.value("failures", &probe.failures.to_string(), &at.key("failures"));
+        }
+        self.close();
+    }
+
+    fn http(
+        &mut self,
+        url: &str,
+        headers: &[(String, String)],
+        status: &[(u16, u16)],
+        body: Option<&str>,
+        at: &ConfigPath,
+    ) {
+        if headers.is_empty() && status.is_empty() && body.is_none() {
+            self.value("http", &quoted(url), at);
+            return;
+        }
+        self.open("http");
+        self.value("url", &quoted(url), &at.key("url"));
+        if !headers.is_empty() {
+            self.open("headers");
+            for (name, value) in headers {
+                self.value(name, &quoted(value), &at.key("headers").key(name));
             }
             self.close();
         }
+        let ranges = status.iter().map(|(first, last)| match first == last {
+            true => first.to_string(),
+            false => quoted(&format!("{first}-{last}")),
+        });
+        self.list("status", at, ranges);
+        if let Some(body) = body {
+            self.value("body", &quoted(body), &at.key("body"));
+        }
+        self.close();
+    }
+}
+
+fn hook(hook: &HookCommand) -> String {
+    format!("{{ command: {}, timeout: {} }}", words(&hook.command.0), show_duration(hook.timeout))
+}
+
+fn outside(external: &External) -> String {
+    match &external.host {
+        ExternalHost::Loopback => format!("host:{}", external.port),
+        ExternalHost::Address(address) => format!("{address}:{}", external.port),
+        ExternalHost::Name(name) => format!("{name}:{}", external.port),
     }
 }
 

@@ -6,19 +6,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ws_model::{
-    Build, CommandLine, Dependency, Limits, Link, LinkPorts, Mount, MountSource, Probe, ProbeKind, Restart,
-    RestartPolicy, SecretSource, SecretTarget, SecretUse, Service, ServiceKind, ServiceName, Stop, Subnet,
-    Tmpfs, VolumeDecl, Workspace, WorkspaceName,
+    Build, ByteSize, CommandLine, Dependency, External, HookCommand, Hooks, Limits, Link, LinkPorts,
+    LogRetention, Mount, MountSource, Probe, ProbeKind, Requirement, Restart, RestartPolicy, SecretSource,
+    SecretTarget, SecretUse, Service, ServiceKind, ServiceName, Stdin, Stop, Subnet, Tmpfs, VolumeDecl,
+    Workspace, WorkspaceName,
 };
 
 use crate::codes;
 use crate::command::{self, CommandFault};
 use crate::load::{EnvFiles, Loaded, WorkspaceFile};
-use crate::raw::forms::{
-    CommandRaw, EnvFileRaw, EnvironmentRaw, MountFrom, PROBE_INTERVAL, PROBE_TIMEOUT, PROBE_WITHIN,
-};
-use crate::raw::read::{At, Merge, as_name};
-use crate::raw::{ReadyRaw, RestartRaw, SecretRaw, ServiceRaw};
+use crate::raw::forms::{CommandRaw, EnvFileRaw, EnvironmentRaw, MountFrom};
+use crate::raw::life::HookRaw;
+use crate::raw::probe::{self, HttpRaw, ProbeRaw};
+use crate::raw::read::{At, Merge, OneOrMany, as_name};
+use crate::raw::scalar::{Size, Time};
+use crate::raw::{RestartRaw, SecretRaw, ServiceRaw, StopRaw};
 use crate::report::{Report, error, shown, warning};
 use crate::source::Sources;
 use crate::spans::VariableOrigin;
@@ -36,6 +38,9 @@ const MAX_PATTERN_BYTES: usize = 256 * 1024;
 const LARGE_PATTERN_BYTES: usize = 16 * 1024;
 /// See [`LARGE_PATTERN_BYTES`].
 const MAX_LARGE_PATTERNS: usize = 50;
+
+/// The signal that asks a service to stop, when the file says nothing.
+const SIGTERM: i32 = 15;
 
 /// A service that was read, with what is needed to check it against the others.
 #[derive(Debug)]
@@ -87,6 +92,12 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
             drafts.push(draft(name, &own.value, home, sources, &mut budget, report)?);
         }
     }
+    let copies = drafts.iter().map(|draft| crate::check::replicas_of(draft) as usize).sum::<usize>();
+    if copies > MAX_SERVICES {
+        let message = format!("the services have {copies} copies together, and {MAX_SERVICES} is the most");
+        report.push(error(codes::TOO_COSTLY, Span::default(), message));
+        return None;
+    }
     let services = drafts.iter().map(|draft| (&draft.name.value, draft.name.span));
     if !unique(services, "services", report) {
         return None;
@@ -109,6 +120,11 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
         )
     });
     let volumes: BTreeMap<_, _> = volumes.collect();
+
+    let declared = || files.iter().flat_map(|file| &file.raw.external).flat_map(|external| &external.value.0);
+    unique(declared().map(|(name, _)| (&name.value, name.span)), "external", report);
+    let external: BTreeMap<ServiceName, External> =
+        declared().map(|(name, external)| (name.value.clone(), external.value.0.clone())).collect();
 
     let named = || files.iter().flat_map(|file| &file.raw.env_file).flat_map(|files| &files.value.0);
     let active_files = drafts.iter().filter(|draft| draft.active).flat_map(env_files_of);
@@ -143,8 +159,8 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
 
     let first = &files[0].raw;
     let workspace = Workspace {
-        external: BTreeMap::new(),
-        requires: Vec::new(),
+        external,
+        requires: requirements(&files),
         name: workspace_name(first, sources),
         root: sources.root.clone(),
         policy_inputs: policy_inputs.into_iter().collect(),
@@ -160,6 +176,24 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
         services: models,
     };
     Some(Lowered { workspace, origins })
+}
+
+/// What the files require, each program once: all that is asked of it must hold.
+fn requirements(files: &[WorkspaceFile<'_>]) -> Vec<Requirement> {
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let written = files.iter().flat_map(|file| &file.raw.requires).flat_map(|requires| &requires.value.0);
+    for (program, version) in written {
+        let conditions = all.entry(&program.value.0).or_default();
+        let version = version.value.0.as_str();
+        if version != "*" && !conditions.contains(&version) {
+            conditions.push(version);
+        }
+    }
+    let one = |(program, conditions): (&str, Vec<&str>)| Requirement {
+        program: program.to_owned(),
+        version: if conditions.is_empty() { "*".to_owned() } else { conditions.join(", ") },
+    };
+    all.into_iter().map(one).collect()
 }
 
 /// Refuses a workspace without a service.
@@ -292,7 +326,7 @@ struct Home<'f, 'e, 's> {
 fn draft<'f>(
     name: &'f At<ServiceName>,
     own: &'f ServiceRaw,
-    home: Home<'f, '_, '_>,
+    mut home: Home<'f, '_, '_>,
     sources: &Sources,
     budget: &mut Budget,
     report: &mut Report,
@@ -311,7 +345,7 @@ fn draft<'f>(
     let dir = home.file.dir.as_path();
     let mut draft = Draft { name, own, raw, dir, kind, active, environment: BTreeMap::new() };
     if active {
-        environment(&mut draft, defaults, home, sources, budget, report)?;
+        environment(&mut draft, defaults, &mut home, sources, budget, report)?;
     }
     Some(draft)
 }
@@ -320,17 +354,32 @@ fn draft<'f>(
 pub(crate) fn with_defaults(own: &ServiceRaw, defaults: &ServiceRaw) -> ServiceRaw {
     let mut raw = own.clone().merge(defaults);
     // A probe of the service takes the times of the default, never its kind.
-    if let (Some(own), Some(ready)) = (&own.ready, &mut raw.ready)
-        && has_kind(&own.value)
+    let probes =
+        [(&own.startup, &mut raw.startup), (&own.ready, &mut raw.ready), (&own.liveness, &mut raw.liveness)];
+    for (own, merged) in probes {
+        if let (Some(own), Some(merged)) = (own, merged)
+            && !own.value.kinds().is_empty()
+        {
+            merged.value = std::mem::take(&mut merged.value).with_kind_of(&own.value);
+        }
+    }
+    // One that has its own command to stop it does not take the default's way to run it, and the other way round.
+    if let (Some(own), Some(merged)) = (&own.stop, &mut raw.stop)
+        && own.value.command.is_some()
     {
-        let ReadyRaw { exec, http, tcp, log, .. } = own.value.clone();
-        (ready.value.exec, ready.value.http, ready.value.tcp, ready.value.log) = (exec, http, tcp, log);
+        merged.value.shell = own.value.shell.clone();
+    }
+    // A terminal is the standard input.
+    if own.tty.as_ref().is_some_and(|tty| tty.value) && own.stdin.is_none() {
+        raw.stdin = None;
     }
     // What is meant for services that stay up is not meant for tasks.
     if raw.kind.as_ref().is_some_and(|kind| kind.value.0 == ServiceKind::Task) {
-        if own.ready.is_none() {
-            raw.ready = None;
-        }
+        raw.startup.clone_from(&own.startup);
+        raw.ready.clone_from(&own.ready);
+        raw.liveness.clone_from(&own.liveness);
+        raw.post_start.clone_from(&own.post_start);
+        raw.replicas.clone_from(&own.replicas);
         let own_policy = own.restart.as_ref().and_then(|restart| restart.value.policy.as_ref());
         if let Some(restart) = &mut raw.restart
             && own_policy.is_none()
@@ -340,10 +389,6 @@ pub(crate) fn with_defaults(own: &ServiceRaw, defaults: &ServiceRaw) -> ServiceR
         }
     }
     raw
-}
-
-fn has_kind(ready: &ReadyRaw) -> bool {
-    ready.exec.is_some() || ready.http.is_some() || ready.tcp.is_some() || ready.log.is_some()
 }
 
 /// The env files of a service, lowest first.
@@ -376,7 +421,7 @@ fn check_env_files<'a>(
 fn environment(
     draft: &mut Draft<'_>,
     defaults: Option<&ServiceRaw>,
-    home: Home<'_, '_, '_>,
+    home: &mut Home<'_, '_, '_>,
     sources: &Sources,
     budget: &mut Budget,
     report: &mut Report,
@@ -594,7 +639,7 @@ fn service(
         service: one.service.value.clone(),
         condition: one.condition.as_ref().map(|condition| condition.value.0),
         required: one.required,
-        restart: false,
+        restart: one.restart,
     });
     let links = raw.links.iter().flat_map(|links| &links.value.0);
     let links = links.map(|one| Link {
@@ -606,17 +651,15 @@ fn service(
         },
         wait: one.value.wait,
     });
-    let ready = probe(draft, sources, budget, report);
+    let startup = probe(draft, Role::Startup, sources, budget, report);
+    let ready = probe(draft, Role::Ready, sources, budget, report);
+    let liveness = probe(draft, Role::Liveness, sources, budget, report);
+    let hooks = hooks(draft, sources, report);
     let restart = restart(draft, report);
     let limits = limits(raw, report);
-    let stop = raw.stop.as_ref().map(|stop| &stop.value);
-    let stop = Stop {
-        command: None,
-        signal: stop.and_then(|stop| stop.signal.as_ref()).map_or(15, |signal| signal.value.0),
-        grace: stop
-            .and_then(|stop| stop.grace.as_ref())
-            .map_or(Duration::from_secs(10), |grace| grace.value.0),
-    };
+    let stop = stop(draft, sources, report);
+    let stdin = stdin(draft, report);
+    let logs = logs(raw, report);
 
     Some(Service {
         kind: draft.kind,
@@ -639,15 +682,15 @@ fn service(
         volumes,
         tmpfs: tmpfs.collect(),
         secrets: secrets.collect(),
-        startup: None,
+        startup,
         ready,
-        liveness: None,
-        hooks: ws_model::Hooks::default(),
-        replicas: 1,
-        success_exit_codes: Vec::new(),
-        stdin: ws_model::Stdin::Default,
-        tty: false,
-        logs: ws_model::LogRetention::default(),
+        liveness,
+        hooks,
+        replicas: raw.replicas.as_ref().map_or(1, |replicas| replicas.value.0),
+        success_exit_codes: success_exit_codes(raw),
+        stdin,
+        tty: raw.tty.as_ref().is_some_and(|tty| tty.value),
+        logs,
         restart,
         stop,
         limits,
@@ -658,6 +701,8 @@ fn service(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ShellKey {
     Allowed,
+    /// Only where the command is written in its long form, as a mapping.
+    InLongForm,
     /// The command of a probe is a value itself, and has no place for another key.
     Absent,
 }
@@ -726,6 +771,7 @@ fn command_line(
                     (_, ShellKey::Allowed) => {
                         issue.help("add `shell: true`, or put it in quotes to hand it to the program")
                     }
+                    (_, ShellKey::InLongForm) => issue.help("write `{ command: \"…\", shell: true }`"),
                     (_, ShellKey::Absent) => issue.help("write `[\"/bin/sh\", \"-c\", \"…\"]`"),
                 };
                 report.push(issue);
@@ -765,85 +811,257 @@ fn check_targets(raw: &ServiceRaw, report: &mut Report) {
     }
 }
 
-fn probe(draft: &Draft<'_>, sources: &Sources, budget: &mut Budget, report: &mut Report) -> Option<Probe> {
-    let at = draft.raw.ready.as_ref()?;
-    let ready = &at.value;
+/// Which of its probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Startup,
+    Ready,
+    Liveness,
+}
+
+impl Role {
+    fn of(self, service: &ServiceRaw) -> Option<&At<ProbeRaw>> {
+        match self {
+            Self::Startup => service.startup.as_ref(),
+            Self::Ready => service.ready.as_ref(),
+            Self::Liveness => service.liveness.as_ref(),
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Ready => "ready",
+            Self::Liveness => "liveness",
+        }
+    }
+
+    /// A key that has no meaning here, with what to do.
+    fn misplaced(self, probe: &ProbeRaw) -> Option<(&'static str, Span, &'static str)> {
+        let key = |span: Option<Span>, key, help| span.map(|span| (key, span, help));
+        match self {
+            Self::Startup => {
+                let help =
+                    "it is asked until it has succeeded once: `start_interval` and `within` are its times";
+                let interval = key(probe.interval.as_ref().map(|at| at.key), "interval", help);
+                interval.or_else(|| key(probe.failures.as_ref().map(|at| at.key), "failures", help))
+            }
+            Self::Ready => None,
+            Self::Liveness => {
+                let help = "it begins when the service was ready; the times of the start belong to `ready` or `startup`";
+                let within = key(probe.within.as_ref().map(|at| at.key), "within", help);
+                within.or_else(|| key(probe.start_interval.as_ref().map(|at| at.key), "start_interval", help))
+            }
+        }
+    }
+}
+
+fn probe(
+    draft: &Draft<'_>,
+    role: Role,
+    sources: &Sources,
+    budget: &mut Budget,
+    report: &mut Report,
+) -> Option<Probe> {
+    let at = role.of(&draft.raw)?;
+    let raw = &at.value;
+    let (name, key) = (&draft.name.value, role.key());
     if draft.kind == ServiceKind::Task {
-        let issue =
-            error(codes::CONTRADICTION, at.key, format!("`{}` is a task, and has a probe", draft.name.value));
+        let issue = error(codes::CONTRADICTION, at.key, format!("`{name}` is a task, and has a probe"));
         report.push(issue.label("a task is ready once it has ended with 0").help("leave it out"));
         return None;
     }
-    let given: Vec<Span> = [
-        ready.exec.as_ref().map(|exec| exec.key),
-        ready.http.as_ref().map(|http| http.key),
-        ready.tcp.as_ref().map(|tcp| tcp.key),
-        ready.log.as_ref().map(|log| log.key),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    match given[..] {
+    if let Some((what, span, help)) = role.misplaced(raw) {
+        let issue = error(codes::CONTRADICTION, span, format!("`{key}` has no `{what}`"));
+        report.push(issue.help(help));
+        return None;
+    }
+    match raw.kinds()[..] {
         [] => {
             // Times alone in `defaults` are for those services that have a probe; and a kind that could
             // not be read was reported.
-            let own = draft.own.ready.as_ref().is_some_and(|own| own.value.unread.is_empty());
-            if own && ready.unread.is_empty() {
-                let issue = error(
-                    codes::MISSING_KEY,
-                    at.key,
-                    format!("the probe of `{}` does nothing", draft.name.value),
-                );
-                report.push(
-                    issue.help("write one of `exec`, `http`, `tcp` and `log`: `ready: { tcp: \":5432\" }`"),
-                );
+            let own = role.of(draft.own).is_some_and(|own| own.value.unread.is_empty());
+            if own && raw.unread.is_empty() {
+                let issue = error(codes::MISSING_KEY, at.key, format!("the probe of `{name}` does nothing"));
+                let kinds = match role {
+                    Role::Startup | Role::Ready => "`exec`, `http`, `tcp`, `grpc`, `log` and `notify`",
+                    Role::Liveness => "`exec`, `http`, `tcp`, `grpc` and `notify`",
+                };
+                report.push(issue.help(format!("write one of {kinds}: `{key}: {{ tcp: \":5432\" }}`")));
             }
             return None;
         }
+        [("log", span)] if role == Role::Liveness => {
+            let issue = error(codes::CONTRADICTION, span, "`log` cannot say whether a service still works");
+            report.push(
+                issue
+                    .label("a line that was written once says nothing of later")
+                    .help("write one of `exec`, `http`, `tcp`, `grpc` and `notify`"),
+            );
+            return None;
+        }
         [_] => {}
-        [first, second, ..] => {
+        [(_, first), (_, second), ..] => {
             report.push(
                 error(codes::CONTRADICTION, second, "a probe is of one kind").related(first, "first here"),
             );
             return None;
         }
     }
-    let kind = if let Some(exec) = &ready.exec {
-        ProbeKind::Exec(command_line(exec, false, None, ShellKey::Absent, &sources.home, report)?)
-    } else if let Some(http) = &ready.http {
-        ProbeKind::Http {
-            port: http.value.port,
-            path: http.value.path.clone(),
-            headers: Vec::new(),
-            status: Vec::new(),
-            body: None,
-        }
-    } else if let Some(tcp) = &ready.tcp {
-        ProbeKind::Tcp { port: tcp.value.0 }
-    } else {
-        let log = ready.log.as_ref()?;
-        check_pattern(log, budget, report)?;
-        ProbeKind::Log { pattern: log.value.clone() }
+    let kind = probe_kind(raw, sources, budget, report)?;
+    let mut time = |time: &Option<At<Time>>, default: Duration| {
+        time.as_ref().map_or(default, |time| more_than_nothing(time, report))
     };
-    let mut time = |time: &Option<At<crate::raw::scalar::Time>>, default: Duration| match time {
-        None => default,
-        Some(time) if time.value.0.is_zero() => {
-            report.push(error(codes::OUT_OF_RANGE, time.span, "this time must be more than nothing"));
-            default
-        }
-        Some(time) => time.value.0,
-    };
-    let interval = time(&ready.interval, PROBE_INTERVAL);
-    let timeout = time(&ready.timeout, PROBE_TIMEOUT);
-    let within = time(&ready.within, PROBE_WITHIN);
+    let interval = time(&raw.interval, probe::INTERVAL);
     Some(Probe {
         kind,
-        start_interval: interval,
-        interval: interval.max(Duration::from_secs(5)),
-        timeout,
-        within,
-        failures: 3,
+        start_interval: time(&raw.start_interval, interval.min(probe::START_INTERVAL)),
+        interval,
+        timeout: time(&raw.timeout, probe::TIMEOUT),
+        within: time(&raw.within, probe::WITHIN),
+        failures: raw.failures.as_ref().map_or(probe::FAILURES, |failures| failures.value.0),
     })
+}
+
+/// A time that cannot be zero.
+fn more_than_nothing(time: &At<Time>, report: &mut Report) -> Duration {
+    if time.value.0.is_zero() {
+        report.push(error(codes::OUT_OF_RANGE, time.span, "this time must be more than nothing"));
+    }
+    time.value.0
+}
+
+/// What a probe with one kind does.
+fn probe_kind(
+    raw: &ProbeRaw,
+    sources: &Sources,
+    budget: &mut Budget,
+    report: &mut Report,
+) -> Option<ProbeKind> {
+    if let Some(exec) = &raw.exec {
+        return command_line(exec, false, None, ShellKey::Absent, &sources.home, report).map(ProbeKind::Exec);
+    }
+    if let Some(http) = &raw.http {
+        let HttpRaw { url, headers, status, body, unread: _ } = &http.value;
+        let url = &url.as_ref()?.value;
+        if let Some(body) = body {
+            check_pattern(body, budget, report)?;
+        }
+        let status = status.iter().flat_map(|status| &status.value.0);
+        return Some(ProbeKind::Http {
+            port: url.port,
+            path: url.path.clone(),
+            headers: headers.as_ref().map(|headers| headers.value.0.clone()).unwrap_or_default(),
+            status: status.map(|range| (range.value.0, range.value.1)).collect(),
+            body: body.as_ref().map(|body| body.value.clone()),
+        });
+    }
+    if let Some(tcp) = &raw.tcp {
+        return Some(ProbeKind::Tcp { port: tcp.value.0 });
+    }
+    if let Some(grpc) = &raw.grpc {
+        return Some(ProbeKind::Grpc { port: grpc.value.port, service: grpc.value.service.clone() });
+    }
+    if let Some(log) = &raw.log {
+        check_pattern(log, budget, report)?;
+        return Some(ProbeKind::Log { pattern: log.value.clone() });
+    }
+    Some(ProbeKind::Notify)
+}
+
+fn hooks(draft: &Draft<'_>, sources: &Sources, report: &mut Report) -> Hooks {
+    let raw = &draft.raw;
+    if let (Some(at), ServiceKind::Task) = (&raw.post_start, draft.kind) {
+        let message = format!("`{}` is a task, and has `post_start`", draft.name.value);
+        let issue = error(codes::CONTRADICTION, at.key, message);
+        report.push(
+            issue
+                .label("a task may have ended before that has begun")
+                .help("write another task that has this one in its `depends_on`"),
+        );
+    }
+    let mut all = |hooks: &Option<At<OneOrMany<HookRaw>>>| {
+        let commands = hooks.iter().flat_map(|hooks| &hooks.value.0);
+        commands.filter_map(|hook| hook_command(&hook.value, sources, report)).collect()
+    };
+    Hooks { pre_start: all(&raw.pre_start), post_start: all(&raw.post_start), pre_stop: all(&raw.pre_stop) }
+}
+
+fn hook_command(hook: &HookRaw, sources: &Sources, report: &mut Report) -> Option<HookCommand> {
+    /// How long a hook may take, when the file says nothing.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+    let shell = hook.shell.as_ref().filter(|shell| shell.value).map(|shell| shell.key);
+    let key = if hook.is_short { ShellKey::InLongForm } else { ShellKey::Allowed };
+    let timeout = hook.timeout.as_ref().map_or(TIMEOUT, |timeout| more_than_nothing(timeout, report));
+    let command = command_line(&hook.command, shell.is_some(), shell, key, &sources.home, report)?;
+    if command.0[0].starts_with('-') {
+        let program = shown(&command.0[0]);
+        let issue = error(codes::BAD_COMMAND, hook.command.span, format!("`{program}` is not a program"));
+        report.push(
+            issue
+                .label("each entry is a command of its own")
+                .help("for one command with arguments, write a list in the list: `[[program, argument]]`"),
+        );
+        return None;
+    }
+    Some(HookCommand { command, timeout })
+}
+
+fn stop(draft: &Draft<'_>, sources: &Sources, report: &mut Report) -> Stop {
+    let default = StopRaw::default();
+    let raw = draft.raw.stop.as_ref().map_or(&default, |stop| &stop.value);
+    let own_shell = draft.own.stop.as_ref().and_then(|stop| stop.value.shell.as_ref());
+    let own_shell = own_shell.filter(|shell| shell.value).map(|shell| shell.key);
+    let shell = raw.shell.as_ref().is_some_and(|shell| shell.value);
+    if let (Some(span), None) = (own_shell, &raw.command)
+        && !raw.unread.contains(&"command")
+    {
+        let issue = error(codes::CONTRADICTION, span, "`stop` has `shell`, and no `command`");
+        report.push(issue.help("write `stop: { command: …, shell: true }`"));
+    }
+    let command = raw.command.as_ref().and_then(|command| {
+        command_line(command, shell, own_shell, ShellKey::Allowed, &sources.home, report)
+    });
+    Stop {
+        command,
+        signal: raw.signal.as_ref().map_or(SIGTERM, |signal| signal.value.0),
+        grace: raw.grace.as_ref().map_or(Duration::from_secs(10), |grace| grace.value.0),
+    }
+}
+
+/// What counts as a success beside 0, each once.
+fn success_exit_codes(raw: &ServiceRaw) -> Vec<i32> {
+    let mut out = Vec::new();
+    for code in raw.success_exit_codes.iter().flat_map(|codes| &codes.value.0) {
+        let code = code.value.0;
+        if code != 0 && !out.contains(&code) {
+            out.push(code);
+        }
+    }
+    out
+}
+
+fn stdin(draft: &Draft<'_>, report: &mut Report) -> Stdin {
+    let Some(stdin) = &draft.raw.stdin else { return Stdin::Default };
+    match &draft.raw.tty {
+        Some(tty) if tty.value => {
+            let issue = error(codes::CONTRADICTION, stdin.key, "`stdin` stands beside `tty`");
+            report.push(issue.label("the terminal is the standard input").related(tty.key, "here"));
+            Stdin::Default
+        }
+        _ => stdin.value.0,
+    }
+}
+
+fn logs(raw: &ServiceRaw, report: &mut Report) -> LogRetention {
+    /// Smaller files would be nothing but changes of files.
+    const LEAST: ByteSize = ByteSize(64 * 1024);
+    let Some(logs) = raw.logs.as_ref().map(|logs| &logs.value) else { return LogRetention::default() };
+    LogRetention {
+        max_size: at_least(logs.max_size.as_ref(), "output", LEAST, report),
+        max_files: logs.max_files.as_ref().map(|files| files.value.0),
+        max_age: logs.max_age.as_ref().map(|age| more_than_nothing(age, report)),
+    }
 }
 
 fn check_pattern(pattern: &At<String>, budget: &mut Budget, report: &mut Report) -> Option<()> {
@@ -910,29 +1128,31 @@ fn restart(draft: &Draft<'_>, report: &mut Report) -> Restart {
 
 fn limits(raw: &ServiceRaw, report: &mut Report) -> Limits {
     let Some(limits) = raw.limits.as_ref().map(|limits| &limits.value) else { return Limits::default() };
-    let mut size = |size: &Option<At<crate::raw::scalar::Size>>, what: &str, least: ws_model::ByteSize| {
-        let size = size.as_ref()?;
-        let bytes = size.value.0;
-        if bytes < least {
-            let issue =
-                error(codes::OUT_OF_RANGE, size.span, format!("{} bytes of {what} are too few", bytes.0));
-            let issue = issue.label(format!("at least {least}"));
-            let written = report.files.text(size.span).unwrap_or_default();
-            let has_no_unit = bytes.0 > 0 && written.bytes().all(|byte| byte.is_ascii_digit());
-            report.push(if has_no_unit {
-                let better = format!("{}M", bytes.0);
-                issue.help(format!("did you mean `{better}`?")).fix(size.span, better)
-            } else {
-                issue
-            });
-        }
-        Some(bytes)
-    };
+    let mut size = |size: &Option<At<Size>>, what, least| at_least(size.as_ref(), what, least, report);
     Limits {
-        memory: size(&limits.memory, "memory", ws_model::ByteSize::mib(1)),
-        tmp: size(&limits.tmp, "tmpfs", ws_model::ByteSize(64 * 1024)),
+        memory: size(&limits.memory, "memory", ByteSize::mib(1)),
+        tmp: size(&limits.tmp, "tmpfs", ByteSize(64 * 1024)),
         cpus: limits.cpus.as_ref().map(|cpus| cpus.value.0),
         pids: limits.pids.as_ref().map(|pids| pids.value.0),
         files: limits.files.as_ref().map(|files| u64::from(files.value.0)),
     }
+}
+
+/// A size, reported where it is too small.
+fn at_least(size: Option<&At<Size>>, what: &str, least: ByteSize, report: &mut Report) -> Option<ByteSize> {
+    let size = size?;
+    let bytes = size.value.0;
+    if bytes < least {
+        let issue = error(codes::OUT_OF_RANGE, size.span, format!("{} bytes of {what} are too few", bytes.0));
+        let issue = issue.label(format!("at least {least}"));
+        let written = report.files.text(size.span).unwrap_or_default();
+        let has_no_unit = bytes.0 > 0 && written.bytes().all(|byte| byte.is_ascii_digit());
+        report.push(if has_no_unit {
+            let better = format!("{}M", bytes.0);
+            issue.help(format!("did you mean `{better}`?")).fix(size.span, better)
+        } else {
+            issue
+        });
+    }
+    Some(bytes)
 }

@@ -170,8 +170,10 @@ fn walk<'a>(tree: &'a Node, segments: &[Segment]) -> Found<'a> {
             (Segment::Key(key), Value::Seq(items)) => {
                 items.iter().find(|item| is_entry_for(item, key)).map(|item| (None, item))
             }
-            // The short forms of `restart` and of an entry of `depends_on`.
-            (Segment::Key(key), Value::Text(_)) if key == "policy" || key == "condition" => {
+            // The short forms of `restart`, of an entry of `depends_on`, of a hook, of an http probe, of a probe.
+            (Segment::Key(key), Value::Text(_))
+                if matches!(key.as_str(), "policy" | "condition" | "command" | "url" | "notify") =>
+            {
                 Some((found.key, found.node))
             }
             // One value in the place of a list of one.

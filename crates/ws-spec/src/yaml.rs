@@ -606,6 +606,7 @@ c "c": map 31
 
     #[test]
     fn places_of_a_text_behind_others_are_moved() {
+        let number = regex::Regex::new("(start|end): ([0-9]+)").unwrap();
         for source in
             ["a: [1.10, 'x', \"u\\n\"]\nb: |\n  l\n", "a: [1\n", "a: b: c\n", "ä:\n  - *x\n", "a: 1\na: 2\n"]
         {
@@ -620,7 +621,6 @@ c "c": map 31
             };
             let expected: Vec<u32> = faults.iter().map(|fault| start(fault) + 100).collect();
             assert_eq!(moved.iter().map(start).collect::<Vec<_>>(), expected, "{source}");
-            let number = regex::Regex::new("(start|end): ([0-9]+)").unwrap();
             let there = text(there);
             let back = number.replace_all(&there, |found: &regex::Captures<'_>| {
                 format!("{}: {}", &found[1], found[2].parse::<u32>().unwrap() - 100)

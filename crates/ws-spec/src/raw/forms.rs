@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use ws_model::{
-    ByteSize, Condition, Level, PortProto, RestartPolicy, SecretName, ServiceKind, ServiceName, VolumeName,
+    ByteSize, Condition, Level, PortProto, RestartPolicy, SecretName, ServiceKind, ServiceName, Stdin,
+    VolumeName,
 };
 
 use super::RestartRaw;
 use super::read::{
     At, Cx, HostPath, InnerPath, List, Merge, Read, bad_name, entries, host_path, inner_path, key_node,
-    no_nul, number_text, part_of, place_of, record, scalar_text, text, word,
+    no_nul, part_of, place_of, record, scalar_text, text, word,
 };
 use super::scalar::{Port, Size, parse_port, parse_port_proto, parse_size, range_in};
 use crate::codes;
@@ -64,6 +64,9 @@ words! {
         "always" => RestartPolicy::Always,
         "unless-stopped" => RestartPolicy::Always,
     }
+
+    /// What the standard input of a service is.
+    StdinWord(Stdin) as "Stdin" { "open" => Stdin::Open, "closed" => Stdin::Closed }
 
     /// When a dependency is satisfied, in our words and in Compose's.
     ConditionWord(Condition) as "Condition" {
@@ -352,6 +355,7 @@ pub(crate) struct DependencyRaw {
     pub(crate) service: At<ServiceName>,
     pub(crate) condition: Option<At<ConditionWord>>,
     pub(crate) required: bool,
+    pub(crate) restart: bool,
 }
 
 record! {
@@ -364,6 +368,9 @@ record! {
         /// Whether the service fails when this one is left out by its profiles or cannot be had.
         /// Default: true.
         required: bool,
+        /// Whether the service is stopped each time that this one is started anew, be it after a failure or by
+        /// `ws restart`, and started again when this one is there. Default: false.
+        restart: bool,
     }
 }
 
@@ -371,7 +378,7 @@ impl Read for DependsOn {
     fn read(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         if let Value::Seq(_) = &node.value {
             let names = List::<ServiceName>::read(node, cx)?.0;
-            let plain = |service| DependencyRaw { service, condition: None, required: true };
+            let plain = |service| DependencyRaw { service, condition: None, required: true, restart: false };
             return Some(Self(names.into_iter().map(plain).collect()));
         }
         let mut out = Vec::new();
@@ -389,7 +396,8 @@ impl Read for DependsOn {
                 }
             };
             let required = long.required.is_none_or(|required| required.value);
-            out.push(DependencyRaw { service, condition: long.condition, required });
+            let restart = long.restart.is_some_and(|restart| restart.value);
+            out.push(DependencyRaw { service, condition: long.condition, required, restart });
         }
         Some(Self(out))
     }
@@ -817,104 +825,6 @@ impl JsonSchema for SecretUseRaw {
 }
 
 // ---------------------------------------------------------------------------------------------------
-// ready
-
-/// `:8080/healthz`
-#[derive(Debug, Clone)]
-pub(crate) struct ProbeUrl {
-    pub(crate) port: u16,
-    pub(crate) path: String,
-}
-
-impl Read for ProbeUrl {
-    fn read(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        let expected = "a port and a path such as `\":8080/healthz\"`";
-        let text = match number_text(node).map(Cow::Borrowed) {
-            Some(number) => number,
-            None => Cow::Borrowed(text(node, cx, expected)?),
-        };
-        let unfit = |path: &str| path.contains(|c: char| c.is_control() || c == ' ' || !c.is_ascii());
-        let bad = |cx: &mut Cx<'_>, message: String| {
-            let issue = error(codes::BAD_PROBE, node.span, message);
-            // `http://localhost:8080/x` is what people have in their health checks.
-            let rest = text.split_once("://").map_or(&*text, |(_, rest)| rest);
-            let from_port = rest.find(':').map_or("", |at| &rest[at..]);
-            let port = from_port[..from_port.find('/').unwrap_or(from_port.len())].strip_prefix(':');
-            cx.push(match port.and_then(parse_port) {
-                Some(_) if !unfit(from_port) => {
-                    issue.help(format!("write `{}`", shown(from_port))).fix(node.span, from_port)
-                }
-                _ => issue.help("write a port of the service and a path: `\":8080/healthz\"`"),
-            });
-        };
-        let (port, path) = match text.find('/') {
-            Some(slash) => text.split_at(slash),
-            None => (&*text, "/"),
-        };
-        let Some(port) = parse_port(port.strip_prefix(':').unwrap_or(port)) else {
-            bad(cx, format!("`{}` is not a port and a path", shown(&text)));
-            return None;
-        };
-        if unfit(path) {
-            bad(cx, format!("`{}` has characters that a request cannot have", shown(path)));
-            return None;
-        }
-        Some(Self { port, path: path.to_owned() })
-    }
-}
-impl Merge for ProbeUrl {}
-
-impl JsonSchema for ProbeUrl {
-    fn schema_name() -> Cow<'static, str> {
-        "ProbeUrl".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A port of the service and a path: `\":8080/healthz\"`.",
-            "anyOf": [
-                { "type": "string", "pattern": "^:?[0-9]{1,5}(/.*)?$|\\$" },
-                { "type": "integer", "minimum": 1, "maximum": 65535 }
-            ]
-        })
-    }
-}
-
-/// `:5432`
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ProbePort(pub(crate) u16);
-
-impl Read for ProbePort {
-    fn read(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        let text = match number_text(node) {
-            Some(number) => number,
-            None => text(node, cx, "a port such as `\":5432\"`")?,
-        };
-        let port = parse_port(text.strip_prefix(':').unwrap_or(text));
-        if port.is_none() {
-            let issue = error(codes::BAD_PROBE, node.span, format!("`{}` is not a port", shown(text)));
-            cx.push(issue.help("write a port of the service: `\":5432\"`"));
-        }
-        port.map(Self)
-    }
-}
-impl Merge for ProbePort {}
-
-impl JsonSchema for ProbePort {
-    fn schema_name() -> Cow<'static, str> {
-        "ProbePort".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A TCP port of the service: `\":5432\"`.",
-            "anyOf": [
-                { "type": "string", "pattern": "^:?[0-9]{1,5}$|\\$" },
-                { "type": "integer", "minimum": 1, "maximum": 65535 }
-            ]
-        })
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------
 // restart, stop, profiles
 
 impl Read for RestartRaw {
@@ -1059,10 +969,3 @@ impl JsonSchema for ProfileName {
         json_schema!({ "type": "string", "pattern": "^[a-zA-Z0-9][a-zA-Z0-9_.-]*$|\\$" })
     }
 }
-
-/// The pauses and times of a probe, when the file says nothing.
-pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(200);
-/// See [`PROBE_INTERVAL`].
-pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// See [`PROBE_INTERVAL`].
-pub(crate) const PROBE_WITHIN: Duration = Duration::from_secs(60);

@@ -4,6 +4,9 @@
 //! is made from them, and editors show it. It is written for the users of `ws`.
 
 pub(crate) mod forms;
+pub(crate) mod life;
+pub(crate) mod outside;
+pub(crate) mod probe;
 pub(crate) mod read;
 pub(crate) mod scalar;
 
@@ -11,8 +14,11 @@ use ws_model::{SecretName, ServiceName, VolumeName, WorkspaceName};
 
 use forms::{
     CommandRaw, DependsOn, EnvFileRaw, EnvironmentRaw, IncludeRaw, KindWord, LevelWord, LinkRaw, MountRaw,
-    ProbePort, ProbeUrl, ProfileName, RestartWord, SecretUseRaw, SignalRaw, TmpfsRaw,
+    ProfileName, RestartWord, SecretUseRaw, SignalRaw, StdinWord, TmpfsRaw,
 };
+use life::{ExitCodeRaw, FileCount, HookRaw, Replicas};
+use outside::{ExternalRaw, ProgramName, VersionRaw};
+use probe::ProbeRaw;
 use read::{HostPath, List, Map, OneOrMany, long_only, record};
 use scalar::{Backoff, Cpus, Network, Port, PublishRaw, Size, Time};
 
@@ -46,6 +52,13 @@ record! {
         volumes: Map<VolumeName, VolumeRaw>,
         /// Secrets by name. A service gets those that its own `secrets` lists.
         secrets: Map<SecretName, SecretRaw>,
+        /// Names for what runs elsewhere: `{ orders: "host:3000" }` for a port of this machine,
+        /// `"192.168.1.5:5432"`, `"api.example:443"`. A service reaches it by a link, `orders`, as
+        /// `orders:3000`: `ws` connects on from the host, for TCP.
+        external: Map<ServiceName, ExternalRaw>,
+        /// Programs that must be there, and of which version: `{ node: ">=20", psql: 15 }`. `ws up` asks each
+        /// for its version before anything starts.
+        requires: Map<ProgramName, VersionRaw>,
         /// What every service has unless it says otherwise. Mappings are merged key by key; a list or a
         /// single value of the service replaces the default. Variables of `environment` here are
         /// overridden by the service's `env_file`, and that by its `environment`.
@@ -143,8 +156,42 @@ record! {
         /// The secrets that the service gets, as files `/run/secrets/<name>`; `{ name: { env: NAME } }`
         /// hands one over as an environment variable.
         secrets: List<SecretUseRaw>,
-        /// When the service is ready. Without it: as soon as its program runs.
-        ready: ReadyRaw,
+        /// Until when it is starting: `ready` and `liveness` are not asked before this has succeeded once. For
+        /// programs that take long to start, and some of that time cannot answer.
+        #[schemars(with = "Option<probe::ProbeSchema>")]
+        startup: ProbeRaw,
+        /// When it is ready, and whether it still is: one that fails afterwards makes the service unhealthy
+        /// until it succeeds again. Without it: ready as soon as its program runs, or `startup` has succeeded.
+        #[schemars(with = "Option<probe::ProbeSchema>")]
+        ready: ProbeRaw,
+        /// Whether it still works, asked from the time when it was ready first: one that fails is stopped, and
+        /// `restart` says what then. Not `log`.
+        #[schemars(with = "Option<probe::ProbeSchema>")]
+        liveness: ProbeRaw,
+        /// Commands that run in the service's sandbox before its program, one after the other, at each start.
+        /// The first that fails ends the start. Each is a text, a list of program and arguments, or
+        /// `{ command: …, shell: true, timeout: 60s }`.
+        pre_start: OneOrMany<HookRaw>,
+        /// Commands that run beside the program as soon as it runs. The service is not ready before all of them
+        /// have ended with 0; the first that fails ends the run.
+        post_start: OneOrMany<HookRaw>,
+        /// Commands that run before the program is asked to stop, within the time of `stop.grace`. One that
+        /// fails is told, and holds nothing up.
+        pre_stop: OneOrMany<HookRaw>,
+        /// How many copies of it run: 1 to 100, default 1. Copies of `api` are `api-1`, `api-2` and so on, each
+        /// with an address of its own; a link to `api` reaches them all, and its name lists all addresses.
+        replicas: Replicas,
+        /// Exit codes that are a success beside 0, as numbers or signals: `[143, SIGINT]`. They count for tasks,
+        /// for `restart: on-failure` and for how its end is told.
+        success_exit_codes: OneOrMany<ExitCodeRaw>,
+        /// What its standard input is: `open`, a pipe that stays silent, or `closed`, at its end at once.
+        /// Default: `open` for services, `closed` for tasks.
+        stdin: StdinWord,
+        /// Whether it runs on a terminal of its own: for programs that show or buffer differently there. What it
+        /// writes becomes its standard output. Default: false.
+        tty: bool,
+        /// How much of its output is kept.
+        logs: LogsRaw,
         /// What happens when it ends: `no`, `on-failure`, `always`, `unless-stopped`, or a mapping.
         /// Default: `on-failure` for services, `no` for tasks.
         #[schemars(with = "Option<forms::RestartSchema>")]
@@ -170,29 +217,6 @@ record! {
 long_only!(BuildRaw);
 
 record! {
-    /// When a service is ready: exactly one of `exec`, `http`, `tcp` and `log`, and how often it is
-    /// asked.
-    #[schemars(rename = "Ready")]
-    ReadyRaw: "a probe" {
-        /// A command that is run inside; ready when it ends with 0. A text is split, not run by a shell.
-        exec: CommandRaw,
-        /// A GET that must answer with 200 to 399: `":8080/healthz"`.
-        http: ProbeUrl,
-        /// A port that must accept a connection: `":5432"`.
-        tcp: ProbePort,
-        /// A regular expression that a line of its output must match.
-        log: String,
-        /// The pause between two attempts. Default: `200ms`.
-        interval: Time,
-        /// The time that one attempt may take. Default: `5s`.
-        timeout: Time,
-        /// The time within which it must become ready; otherwise the start has failed. Default: `60s`.
-        within: Time,
-    }
-}
-long_only!(ReadyRaw);
-
-record! {
     /// What happens when a service ends.
     #[schemars(rename = "RestartLong")]
     RestartRaw: "a restart policy" {
@@ -209,13 +233,32 @@ record! {
     /// How a service is stopped.
     #[schemars(rename = "Stop")]
     StopRaw: "a stop" {
+        /// A command that runs inside and makes it stop, in place of the signal: a list, or a text. Where it has
+        /// ended and the program has not, the signal follows.
+        command: CommandRaw,
+        /// Whether the text of `command` is run by `/bin/sh -c`. Default: false.
+        shell: bool,
         /// The signal that asks it to stop. Default: `SIGTERM`.
         signal: SignalRaw,
-        /// The time that it gets before it is killed. Default: `10s`.
+        /// The time that it gets before it is killed, `pre_stop` and `command` included. Default: `10s`.
         grace: Time,
     }
 }
 long_only!(StopRaw);
+
+record! {
+    /// How much of the output of a service is kept on disk, for each of its replicas.
+    #[schemars(rename = "Logs")]
+    LogsRaw: "`logs`" {
+        /// The size at which a file is put aside and a new one is begun: `10M`, at least `64K`.
+        max_size: Size,
+        /// How many files are kept beside the present one, the oldest is removed: 1 to 1000.
+        max_files: FileCount,
+        /// Files whose last line is older than this are removed: `7d`. Default: no file is removed for its age.
+        max_age: Time,
+    }
+}
+long_only!(LogsRaw);
 
 record! {
     /// What a service may use. A limit that is not here is not set, except `pids`.

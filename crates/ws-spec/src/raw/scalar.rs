@@ -86,7 +86,7 @@ pub(crate) fn show_duration(duration: Duration) -> String {
 }
 
 /// A text in a message; a variable may have left nothing of it.
-fn named(text: &str) -> String {
+pub(crate) fn named(text: &str) -> String {
     if text.is_empty() { "an empty text".to_owned() } else { format!("`{}`", shown(text)) }
 }
 
