@@ -27,7 +27,6 @@ impl Engine {
         if unit.state != (State::Starting { generation }) {
             return;
         }
-        unit.binds = true;
         unit.run.since = Some(now);
         unit.run.gate_since = now;
         let by = unit.post_start.map(|limit| now + limit + ANSWER);

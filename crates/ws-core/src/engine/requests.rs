@@ -232,7 +232,7 @@ impl Engine {
             let Some(on) = self.number(&wait.on) else { continue };
             self.units[on].completes |= wait.condition == Condition::Completed;
             let (condition, required, bound) = (wait.condition, wait.required, wait.restart);
-            self.units[i].waits.push(WaitOn { on, condition, required, bound });
+            self.units[i].waits.push(WaitOn { on, condition, required, bound, had: false });
             if !self.units[on].dependents.contains(&i) {
                 self.units[on].dependents.push(i);
             }

@@ -67,28 +67,37 @@ impl Engine {
         };
         out.effects.push(Effect::Start { service: unit.name.clone(), generation, step });
         self.enter(i, state, cause, out);
-        if step == Step::Main && std::mem::take(&mut self.units[i].binds) {
+        if step == Step::Main {
+            for number in 0..self.units[i].waits.len() {
+                let wait = self.units[i].waits[number];
+                let had = self.units[wait.on].prospect(wait.condition) == Prospect::Met;
+                self.units[i].waits[number].had = had;
+            }
             self.end_bound(i, now, out);
         }
     }
 
-    /// The run of a service is being replaced by a next one: what works with it by [`Wait::restart`] ends, and starts
+    /// The run of a service is being replaced by a next one: what is bound to it by [`Wait::restart`] ends, and starts
     /// again when it has what it waits for. And so on with what is bound to that.
     ///
     /// [`Wait::restart`]: crate::plan::Wait::restart
     pub(super) fn end_bound(&mut self, i: usize, now: Tick, out: &mut Outcome) {
         let text = format!("{} is started again", self.units[i].name);
-        self.end_bound_because(i, &Cause::new(Reason::DependencyRestarted, text), false, now, out);
+        let cause = Cause::new(Reason::DependencyRestarted, text);
+        for d in self.units[i].dependents.clone() {
+            if self.units[d].is_bound_to(i) {
+                self.end(d, Then::Restart, cause.clone(), false, now, out);
+                self.end_bound(d, now, out);
+            }
+        }
     }
 
-    /// `required`: only what cannot do without it.
-    fn end_bound_because(&mut self, i: usize, cause: &Cause, required: bool, now: Tick, out: &mut Outcome) {
+    /// The run of a service has failed and there is no next one: what is bound to it and cannot do without it ends,
+    /// and fails for that.
+    pub(super) fn end_bound_for_good(&mut self, i: usize, now: Tick, out: &mut Outcome) {
+        let cause = Cause::new(Reason::DependencyFailed, self.units[i].why_never());
         for d in self.units[i].dependents.clone() {
-            let bound = self.units[d]
-                .waits
-                .iter()
-                .any(|wait| wait.on == i && wait.bound && (wait.required || !required));
-            if bound && self.units[d].uses_others() {
+            if self.units[d].is_bound_to(i) && !self.units[d].can_do_without(i) {
                 self.end(d, Then::Restart, cause.clone(), false, now, out);
                 self.end_bound(d, now, out);
             }
@@ -234,7 +243,10 @@ impl Engine {
                 let cause = if unit.streak < LOOP {
                     Cause::new(cause.reason, format!("{} ({count})", cause.text))
                 } else {
-                    let words = unit.exit.and_then(in_words).map(|w| format!(" ({w})")).unwrap_or_default();
+                    let words = match (cause.reason, unit.exit.and_then(in_words)) {
+                        (Reason::Exit, Some(words)) => format!(" ({words})"),
+                        (_, _) => String::new(),
+                    };
                     let text = format!("{}{words}, {} failures in a row ({count})", cause.text, unit.streak);
                     Cause::new(Reason::CrashLoop, text)
                 };
@@ -243,21 +255,15 @@ impl Engine {
                 if let Some((_, EventKind::Phase { retry_in_ms, .. })) = out.events.last_mut() {
                     *retry_in_ms = Some(told);
                 }
+                self.end_bound(i, now, out);
             }
-            Err(cause) => return self.failed_for_good(i, cause, now, out),
-        }
-        if std::mem::take(&mut self.units[i].binds) {
-            self.end_bound(i, now, out);
+            Err(cause) => self.failed_for_good(i, cause, now, out),
         }
     }
 
-    /// Those that are bound to it and cannot do without it end as well, and fail for the same reason.
     fn failed_for_good(&mut self, i: usize, cause: Cause, now: Tick, out: &mut Outcome) {
         self.enter(i, State::Failed { lost: None }, cause, out);
-        if std::mem::take(&mut self.units[i].binds) {
-            let cause = Cause::new(Reason::DependencyFailed, self.units[i].why_never());
-            self.end_bound_because(i, &cause, true, now, out);
-        }
+        self.end_bound_for_good(i, now, out);
     }
 
     /// A run that was to end is gone.

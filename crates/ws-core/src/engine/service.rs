@@ -125,8 +125,10 @@ pub(super) struct WaitOn {
     pub(super) on: usize,
     pub(super) condition: Condition,
     pub(super) required: bool,
-    /// Whether a run of the one that waits does not outlive the run of this one.
+    /// Whether a run of the one that waits is bound to the run of this one that it was started with.
     pub(super) bound: bool,
+    /// Whether its last run was started with one, and not without because it could not be had.
+    pub(super) had: bool,
 }
 
 /// Whether a wait is over.
@@ -245,8 +247,6 @@ pub(super) struct Unit {
     pub(super) again: Option<Cause>,
     /// What was last told of what it waits for.
     pub(super) told: String,
-    /// Whether its program ran, and those that are bound to it may still work with that run.
-    pub(super) binds: bool,
     /// When its words were last told.
     pub(super) status_at: Option<Tick>,
 }
@@ -326,7 +326,6 @@ impl Unit {
             probe_error: None,
             again: None,
             told: String::new(),
-            binds: false,
             status_at: None,
         }
     }
@@ -388,9 +387,15 @@ impl Unit {
         matches!(self.state, State::Ending { then: Then::Stop | Then::Restart, .. })
     }
 
-    /// Whether it has a run that works with the runs that it is bound to. A build does not.
-    pub(super) fn uses_others(&self) -> bool {
+    /// Whether it has a run that goes on and is bound to a run of `on`. A build is bound to nothing.
+    pub(super) fn is_bound_to(&self, on: usize) -> bool {
         matches!(self.state, State::Starting { .. } | State::Up { .. })
+            && self.waits.iter().any(|wait| wait.on == on && wait.bound && wait.had)
+    }
+
+    /// Whether it can do without `on`.
+    pub(super) fn can_do_without(&self, on: usize) -> bool {
+        self.waits.iter().all(|wait| wait.on != on || !wait.required)
     }
 
     /// What one that waits for this service until `condition` can expect. Started means that its `post_start` has
@@ -483,7 +488,7 @@ impl Unit {
             ExitReason::Code(code) => code,
             // That the machine killed it is no success of its own.
             ExitReason::Signal(_) if oom => return false,
-            ExitReason::Signal(signal) => 128 + signal,
+            ExitReason::Signal(signal) => signal.saturating_add(128),
         };
         exit.is_success() || self.success_exit_codes.contains(&code)
     }

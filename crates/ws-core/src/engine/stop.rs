@@ -166,6 +166,9 @@ impl Engine {
                 let text = format!("was killed and did not end within {}", crate::text::duration(ANSWER));
                 let cause = Cause::new(Reason::GraceExceeded, text);
                 self.enter(i, State::Failed { lost: Some(generation) }, cause, out);
+                if then == Then::Fail {
+                    self.end_bound_for_good(i, now, out);
+                }
             }
         }
     }
