@@ -18,6 +18,30 @@ pub enum WaitFor {
     Completed,
 }
 
+impl WaitFor {
+    /// Whether a service is so.
+    #[must_use]
+    pub fn is_met(self, row: &ServiceStatus) -> bool {
+        match self {
+            Self::Ready => row.ready,
+            Self::Started => match row.phase {
+                Phase::Running | Phase::Ready | Phase::Unhealthy | Phase::Stopping | Phase::Exited => true,
+                // It ended by itself, unless it could not be executed at all.
+                Phase::Backoff => row.reason != Reason::StartFailed,
+                Phase::Pending
+                | Phase::Waiting
+                | Phase::Building
+                | Phase::Starting
+                | Phase::Stopped
+                | Phase::Failed
+                | Phase::Violated => false,
+            },
+            Self::Stopped => row.phase.is_settled_down(),
+            Self::Completed => row.phase == Phase::Exited,
+        }
+    }
+}
+
 /// How waiting ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitOutcome {
@@ -99,23 +123,7 @@ impl WaitState {
     }
 
     fn is_reached(&self, row: &ServiceStatus) -> bool {
-        match self.condition {
-            WaitFor::Ready => row.ready,
-            WaitFor::Started => match row.phase {
-                Phase::Running | Phase::Ready | Phase::Unhealthy | Phase::Stopping | Phase::Exited => true,
-                // It ended by itself, unless it could not be executed at all.
-                Phase::Backoff => row.reason != Reason::StartFailed,
-                Phase::Pending
-                | Phase::Waiting
-                | Phase::Building
-                | Phase::Starting
-                | Phase::Stopped
-                | Phase::Failed
-                | Phase::Violated => false,
-            },
-            WaitFor::Stopped => row.phase.is_settled_down(),
-            WaitFor::Completed => row.phase == Phase::Exited,
-        }
+        self.condition.is_met(row)
     }
 
     /// Whether it will not get there unless somebody asks for it. Pending is not hopeless: somebody may.

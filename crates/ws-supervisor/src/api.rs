@@ -31,14 +31,16 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use ws_core::host::{ExecIo, ExecSpec};
 use ws_model::wire::{
-    Accepted, ApiError, DownRequest, EXEC_PROTOCOL, EventQuery, ExecResult, Info, LogQuery, SEQ_HEADER,
-    ServiceStatus, ServicesRequest, UpRequest, Why,
+    Accepted, ApiError, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest, LogQuery,
+    RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest, StatsQuery, StatsSample, UpRequest, Why,
 };
 use ws_model::{EventKind, ServiceName};
 
 use crate::exec;
 use crate::journal::Journal;
 use crate::logs::LogStore;
+use crate::stats;
+use crate::supervisor::{Running, SessionId};
 
 /// The longest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -75,12 +77,18 @@ pub(crate) enum Request {
     Up(Vec<ServiceName>, Reply<Answer<Accepted>>),
     Stop(Vec<ServiceName>, Reply<Answer<Accepted>>),
     Restart(Vec<ServiceName>, Reply<Answer<Accepted>>),
-    Kill(Vec<ServiceName>, Reply<Answer<Accepted>>),
+    Kill(KillRequest, Reply<Answer<Accepted>>),
     Down(DownRequest, Reply<Answer<Accepted>>),
     Why(ServiceName, Reply<Answer<Why>>),
-    /// Whether a command could be run now.
-    MayExec(ServiceName, Reply<Answer<()>>),
-    Exec(ExecSpec, ExecIo, Reply<ExecResult>),
+    /// Of which names there are logs when somebody wants these.
+    Names(Vec<ServiceName>, Reply<Vec<ServiceName>>),
+    Usage(Reply<Vec<StatsSample>>),
+    /// Whether a command could be run now, and in which unit.
+    MayExec(ServiceName, Reply<Answer<ServiceName>>),
+    Exec(ExecSpec, ExecIo, Reply<Answer<Running>>),
+    /// Whether a one-off could be run now.
+    MayRun(ServiceName, Reply<Answer<()>>),
+    Run(ServiceName, RunRequest, ExecIo, Reply<Answer<Running>>),
     /// Somebody wants to own the stack; does so for as long as the answer lives.
     Hold(Reply<Answer<HoldGuard>>),
 }
@@ -119,6 +127,12 @@ pub(crate) enum Notice {
     HoldEnded,
     /// Something to tell, about whom.
     Tell(Option<ServiceName>, EventKind),
+    /// The host has made the place of a one-off, or could not.
+    Added { name: ServiceName, result: Result<(), String> },
+    /// The host has taken the place of a one-off away.
+    Removed { name: ServiceName, errors: Vec<String> },
+    /// A session is over: its command ended by itself, or its client is gone.
+    SessionEnded { id: SessionId, by_itself: bool },
 }
 
 /// What the handlers use.
@@ -239,7 +253,9 @@ fn router(api: Api) -> Router {
         .route("/down", post(down))
         .route("/events", get(events))
         .route("/logs", get(logs))
+        .route("/stats", get(stats_of))
         .route("/exec/{service}", post(exec_in))
+        .route("/run/{service}", post(run_one_off))
         .route("/hold", get(hold))
         .route("/why/{service}", get(why));
     Router::new()
@@ -287,8 +303,8 @@ async fn restart(State(api): State<Api>, body: HttpRequest) -> Answer<Response> 
 }
 
 async fn kill(State(api): State<Api>, body: HttpRequest) -> Answer<Response> {
-    let request: ServicesRequest = read_body(body).await?;
-    api.change(|reply| Request::Kill(request.services, reply)).await
+    let request: KillRequest = read_body(body).await?;
+    api.change(|reply| Request::Kill(request, reply)).await
 }
 
 async fn down(State(api): State<Api>, body: HttpRequest) -> Answer<Response> {
@@ -314,8 +330,14 @@ async fn events(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
 }
 
 async fn logs(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
-    let query = read_query(pairs, |pairs| LogQuery::from_pairs(pairs))?;
-    let reader = api.logs.read(&query);
+    let mut query = read_query(pairs, |pairs| LogQuery::from_pairs(pairs))?;
+    if !query.services.is_empty() {
+        query.services = api.ask(|reply| Request::Names(query.services, reply)).await?;
+    }
+    let reader = api
+        .logs
+        .read(&query)
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.text).help(error.help))?;
     let chunks = stream::unfold(reader, |mut reader| async {
         let chunk = reader.next().await?;
         Some((Ok::<_, io::Error>(chunk), reader))
@@ -348,32 +370,65 @@ impl Drop for HoldGuard {
     }
 }
 
+async fn stats_of(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
+    let query = read_query(pairs, |pairs| StatsQuery::from_pairs(pairs))?;
+    Ok(ndjson(Body::from_stream(stats::stream(api, query))))
+}
+
 async fn exec_in(State(api): State<Api>, service: PathService, mut request: HttpRequest) -> Answer<Response> {
     let service = service_name(service)?;
+    let upgrade = upgrade_of(&mut request, "exec")?;
+    let service = api.ask(|reply| Request::MayExec(service, reply)).await??;
+    Ok(upgraded(upgrade, async move |request: ExecRequest, io| {
+        let spec = ExecSpec {
+            service,
+            argv: request.command,
+            env: request.env,
+            cwd: request.working_dir,
+            tty: request.tty,
+        };
+        api.ask(|reply| Request::Exec(spec, io, reply)).await?
+    }))
+}
+
+async fn run_one_off(
+    State(api): State<Api>,
+    service: PathService,
+    mut request: HttpRequest,
+) -> Answer<Response> {
+    let service = service_name(service)?;
+    let upgrade = upgrade_of(&mut request, "run")?;
+    let of = service.clone();
+    api.ask(|reply| Request::MayRun(of, reply)).await??;
+    Ok(upgraded(upgrade, async move |request: RunRequest, io| {
+        api.ask(|reply| Request::Run(service, request, io, reply)).await?
+    }))
+}
+
+/// The upgrade that a request asks for.
+fn upgrade_of(request: &mut HttpRequest, what: &str) -> Answer<OnUpgrade> {
     let wanted = request.headers().get(header::UPGRADE);
     let wanted = wanted.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(EXEC_PROTOCOL.as_bytes()));
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let (Some(upgrade), true) = (upgrade, wanted) else {
-        let text = format!("`exec` needs the headers `connection: upgrade` and `upgrade: {EXEC_PROTOCOL}`");
-        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, text));
-    };
-    let of = service.clone();
-    api.ask(|reply| Request::MayExec(of, reply)).await??;
-    let run: exec::Runner = Box::new(move |spec, io| {
-        let (reply, done) = oneshot::channel();
-        tokio::spawn(async move {
-            // When the loop has ended the reply is dropped with the request, which says so.
-            let _ = api.requests.send(Request::Exec(spec, io, reply)).await;
-        });
-        done
-    });
-    tokio::spawn(exec::serve(upgrade, service, run));
+    request.extensions_mut().remove::<OnUpgrade>().filter(|_| wanted).ok_or_else(|| {
+        let text = format!("`{what}` needs the headers `connection: upgrade` and `upgrade: {EXEC_PROTOCOL}`");
+        Refusal::new(StatusCode::UPGRADE_REQUIRED, text)
+    })
+}
+
+/// Goes on with frames: `begin` begins what the first one asks for.
+fn upgraded<R, B, F>(upgrade: OnUpgrade, begin: B) -> Response
+where
+    R: exec::Wanted,
+    B: FnOnce(R, ExecIo) -> F + Send + 'static,
+    F: Future<Output = Answer<Running>> + Send + 'static,
+{
+    tokio::spawn(exec::serve(upgrade, begin));
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, EXEC_PROTOCOL)];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 impl Api {
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Answer<T> {
+    pub(crate) async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Answer<T> {
         let ended = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the supervisor has ended");
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| ended())?;

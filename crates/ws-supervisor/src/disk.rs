@@ -6,8 +6,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 
@@ -18,6 +19,8 @@ pub(crate) struct Bounds {
     pub(crate) part_bytes: u64,
     /// How many finished parts are kept.
     pub(crate) parts: u32,
+    /// Finished parts that were last written to longer ago go.
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// A file of lines that is appended to.
@@ -33,8 +36,19 @@ impl RotatingFile {
         Self { path, bounds, open: None }
     }
 
+    /// Says how much is kept from now on.
+    pub(crate) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     /// Appends whole lines: all of them or, after an error, none.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        // Somebody has removed the file, or the directory with it: what goes there is lost without an error.
+        if let Some((file, _)) = &self.open
+            && file.metadata()?.nlink() == 0
+        {
+            self.open = None;
+        }
         let added = u64::try_from(lines.len()).unwrap_or(u64::MAX);
         if let Some((_, size)) = &self.open
             && *size > 0
@@ -42,6 +56,7 @@ impl RotatingFile {
         {
             self.open = None;
             rotate(&self.path, self.bounds.parts)?;
+            remove_old_parts(&self.path, self.bounds);
         }
         let (file, size) = match &mut self.open {
             Some(open) => open,
@@ -99,6 +114,36 @@ fn rotate(path: &Path, parts: u32) -> io::Result<()> {
     if parts == 0 { std::fs::remove_file(path) } else { Ok(()) }
 }
 
+/// Removes finished parts that are too many or too old. One that cannot be removed stays: the next rotation tries
+/// again.
+pub(crate) fn remove_old_parts(path: &Path, bounds: Bounds) {
+    let now = SystemTime::now();
+    let too_old = |part: &Path| {
+        let written = std::fs::symlink_metadata(part).and_then(|metadata| metadata.modified());
+        // A clock that was set back makes none older.
+        let age = written.ok().and_then(|written| now.duration_since(written).ok());
+        bounds.max_age.is_some_and(|max| age.is_some_and(|age| age > max))
+    };
+    for (n, part) in existing_parts(path).filter(|(n, _)| *n > 0) {
+        if n > bounds.parts || too_old(&part) {
+            let _ = std::fs::remove_file(part);
+        }
+    }
+}
+
+/// The parts that are there, newest first. Ends at two in a row that are not: one may just be renamed, or was too old.
+fn existing_parts(path: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
+    let mut absent = 0;
+    (0..)
+        .map(|n| (n, part(path, n)))
+        .map_while(move |(n, part)| {
+            let there = part.symlink_metadata().is_ok();
+            absent = if there || n == 0 { 0 } else { absent + 1 };
+            (absent < 2).then_some(there.then_some((n, part)))
+        })
+        .flatten()
+}
+
 fn part(path: &Path, n: u32) -> PathBuf {
     if n == 0 {
         return path.to_owned();
@@ -118,10 +163,10 @@ pub(crate) struct Parts {
 impl Parts {
     /// Opens all parts that are there. The newest is opened first: when a rotation comes in between, a
     /// part may be met twice, and none is missed.
-    pub(crate) fn open(path: &Path, bounds: Bounds) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let mut files = Vec::new();
-        for n in 0..=bounds.parts {
-            match options().read(true).open(part(path, n)) {
+        for (_, part) in existing_parts(path) {
+            match options().read(true).open(part) {
                 Ok(file) => files.push(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -209,14 +254,14 @@ impl Iterator for Backwards {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { part_bytes: 100, parts: 2 };
+    const BOUNDS: Bounds = Bounds { part_bytes: 100, parts: 2, max_age: None };
 
     fn forwards(path: &Path) -> Vec<String> {
-        Parts::open(path, BOUNDS).unwrap().lines().map(|line| String::from_utf8(line).unwrap()).collect()
+        Parts::open(path).unwrap().lines().map(|line| String::from_utf8(line).unwrap()).collect()
     }
 
     fn backwards(path: &Path) -> Vec<String> {
-        let lines = Parts::open(path, BOUNDS).unwrap().lines_backwards();
+        let lines = Parts::open(path).unwrap().lines_backwards();
         lines.map(|line| String::from_utf8(line).unwrap()).collect()
     }
 

@@ -1,4 +1,4 @@
-//! `exec`: a command inside a service's sandbox, its streams as frames on an upgraded connection.
+//! `exec` and `run`: a command inside a sandbox, its streams as frames on an upgraded connection.
 //!
 //! ```text
 //! client ── frames ─▶ feed ─▶ pipe or terminal ─▶ process
@@ -7,7 +7,7 @@
 //!
 //! Both directions wait for each other's readers, so a command that writes faster than its client reads
 //! is slowed down and nothing is lost. When the client goes away the process's streams are closed (a
-//! terminal: hung up), and what it makes of that is up to it.
+//! terminal: hung up), and [`Running`] ends the command.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,12 +19,15 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::PipeFlags;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
-use ws_core::host::{ExecIo, ExecSpec};
-use ws_model::ServiceName;
-use ws_model::wire::{ExecFrame, ExecRequest, ExecResult, FRAME_HEAD};
+use ws_core::host::ExecIo;
+use ws_model::wire::{ExecFrame, ExecRequest, ExecResult, FRAME_HEAD, RunRequest};
+
+use crate::api::Answer;
+use crate::supervisor::Running;
 
 /// How long the client may take for its first frame.
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -36,81 +39,128 @@ const MAX_REST: usize = 1 << 20;
 /// The end-of-file character of a terminal.
 const END_OF_FILE: u8 = 4;
 
-/// Begins to run a command; the receiver gets how it ended.
-pub(crate) type Runner = Box<dyn FnOnce(ExecSpec, ExecIo) -> oneshot::Receiver<ExecResult> + Send>;
+/// What the first frame asks for.
+pub(crate) trait Wanted: DeserializeOwned + Send + 'static {
+    /// Program and arguments, where they are given.
+    fn command(&self) -> Option<&[String]>;
+    fn env(&self) -> &[(String, String)];
+    fn working_dir(&self) -> Option<&str>;
+    fn tty(&self) -> bool;
+}
+
+impl Wanted for ExecRequest {
+    fn command(&self) -> Option<&[String]> {
+        Some(&self.command)
+    }
+
+    fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    fn working_dir(&self) -> Option<&str> {
+        self.working_dir.as_deref()
+    }
+
+    fn tty(&self) -> bool {
+        self.tty
+    }
+}
+
+impl Wanted for RunRequest {
+    fn command(&self) -> Option<&[String]> {
+        self.command.as_deref()
+    }
+
+    fn env(&self) -> &[(String, String)] {
+        &self.env
+    }
+
+    fn working_dir(&self) -> Option<&str> {
+        self.working_dir.as_deref()
+    }
+
+    fn tty(&self) -> bool {
+        self.tty
+    }
+}
 
 /// Serves an upgraded connection until the command has ended or the client is gone.
-pub(crate) async fn serve(upgrade: OnUpgrade, service: ServiceName, run: Runner) {
+pub(crate) async fn serve<R: Wanted, F>(upgrade: OnUpgrade, begin: impl FnOnce(R, ExecIo) -> F)
+where
+    F: Future<Output = Answer<Running>>,
+{
     let Ok(upgraded) = upgrade.await else { return };
     let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
     // An error is the client's going away: there is nobody to tell.
-    let _ = talk(reader, &mut writer, service, run).await;
+    let _ = talk(reader, &mut writer, begin).await;
     let _ = writer.shutdown().await;
 }
 
-async fn talk(
+async fn talk<R: Wanted, F>(
     mut reader: impl AsyncRead + Unpin + Send + 'static,
     writer: &mut (impl AsyncWrite + Unpin),
-    service: ServiceName,
-    run: Runner,
-) -> io::Result<()> {
-    let request = match tokio::time::timeout(START_WITHIN, read_request(&mut reader)).await {
+    begin: impl FnOnce(R, ExecIo) -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = Answer<Running>>,
+{
+    let request = match tokio::time::timeout(START_WITHIN, read_request::<R>(&mut reader)).await {
         Ok(read) => read?,
         Err(_) => Err("the command did not come in time".to_owned()),
     };
     let prepared = request.and_then(|request| {
         let streams =
-            Streams::open(request.tty).map_err(|error| format!("could not open its streams: {error}"))?;
+            Streams::open(request.tty()).map_err(|error| format!("could not open its streams: {error}"))?;
         Ok((request, streams))
     });
-    let (request, (io, streams)) = match prepared {
-        Ok(prepared) => prepared,
+    let begun = match prepared {
+        Ok((request, (io, streams))) => match begin(request, io).await {
+            Ok(running) => Ok((running, streams)),
+            Err(refusal) => Err(refusal.error.error),
+        },
+        Err(error) => Err(error),
+    };
+    let (running, streams) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             let result = ExecResult::NotStarted { error, not_found: false };
             return write_exit(writer, &result).await;
         }
     };
-    let spec = ExecSpec {
-        service,
-        argv: request.command,
-        env: request.env,
-        cwd: request.working_dir,
-        tty: request.tty,
-    };
-    let done = run(spec, io);
     let Streams { stdin, stdout, stderr } = streams;
     let (gone, client_gone) = oneshot::channel::<()>();
     let feeding = tokio::spawn(async move {
         feed(reader, stdin).await;
         drop(gone);
     });
-    let result = pass(writer, stdout, stderr, done, client_gone).await;
+    let result = pass(writer, stdout, stderr, running, client_gone).await;
     // It waits for a client that has nothing to say any more.
     feeding.abort();
     result
 }
 
 /// The first frame. The outer error: the client is gone; the inner one: what it asks makes no sense.
-async fn read_request(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Result<ExecRequest, String>> {
+async fn read_request<R: Wanted>(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Result<R, String>> {
     let Some((ExecFrame::Start, data)) = read_frame(reader).await? else {
         return Ok(Err("the first frame is no request".to_owned()));
     };
-    let request: ExecRequest = match serde_json::from_slice(&data) {
+    let request: R = match serde_json::from_slice(&data) {
         Ok(request) => request,
         Err(error) => return Ok(Err(format!("the request is not understood: {error}"))),
     };
     Ok(check(&request).map(|()| request))
 }
 
-fn check(request: &ExecRequest) -> Result<(), String> {
-    if request.command.first().is_none_or(String::is_empty) {
+fn check(request: &impl Wanted) -> Result<(), String> {
+    if request.command().is_some_and(|command| command.first().is_none_or(String::is_empty)) {
         return Err("there is no command".to_owned());
     }
-    let texts = request.command.iter().chain(request.env.iter().flat_map(|(key, value)| [key, value]));
-    if texts.chain(&request.working_dir).any(|text| text.contains('\0')) {
+    let env = request.env().iter().flat_map(|(key, value)| [key.as_str(), value]);
+    let texts = request.command().unwrap_or_default().iter().map(String::as_str).chain(env);
+    if texts.chain(request.working_dir()).any(|text| text.contains('\0')) {
         return Err("a NUL cannot stand in a command, its environment or its directory".to_owned());
     }
-    match request.env.iter().find(|(key, _)| key.is_empty() || key.contains('=')) {
+    match request.env().iter().find(|(key, _)| key.is_empty() || key.contains('=')) {
         Some((key, _)) => Err(format!("`{key}` is not the name of a variable")),
         None => Ok(()),
     }
@@ -159,14 +209,14 @@ async fn pass(
     writer: &mut (impl AsyncWrite + Unpin),
     stdout: pipe::Receiver,
     stderr: Option<pipe::Receiver>,
-    mut done: oneshot::Receiver<ExecResult>,
+    mut running: Running,
     mut client_gone: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let mut stdout = Output::new(stdout);
     let mut stderr = stderr.map(Output::new);
     let result = loop {
         let (kind, piece) = tokio::select! {
-            result = &mut done => break result,
+            result = running.ended() => break result,
             _ = &mut client_gone => return Ok(()),
             piece = stdout.read(), if !stdout.ended => (ExecFrame::Stdout, piece),
             piece = read_optional(&mut stderr), if stderr.as_ref().is_some_and(|output| !output.ended) =>
@@ -186,10 +236,6 @@ async fn pass(
             write_frame(writer, kind, &piece).await?;
         }
     }
-    let result = result.unwrap_or_else(|_| ExecResult::NotStarted {
-        error: "the supervisor is going down".to_owned(),
-        not_found: false,
-    });
     write_exit(writer, &result).await
 }
 
@@ -336,13 +382,15 @@ mod tests {
     }
 
     /// Runs the request without a client's crate, on an in-memory connection.
-    async fn run_with(first: &[u8], run: Runner) -> Vec<(ExecFrame, Vec<u8>)> {
+    async fn run_with(
+        first: &[u8],
+        begin: impl FnOnce(ExecRequest, ExecIo) -> Running + Send + 'static,
+    ) -> Frames {
         let (mut client, server) = tokio::io::duplex(64 << 10);
         client.write_all(first).await.unwrap();
         let (reader, mut writer) = tokio::io::split(server);
         let serving = tokio::spawn(async move {
-            let service = ServiceName::new("db").unwrap();
-            talk(reader, &mut writer, service, run).await
+            talk(reader, &mut writer, async move |request, io| Ok(begin(request, io))).await
         });
         let mut frames = Vec::new();
         while let Ok(Some(frame)) = read_frame(&mut client).await {
@@ -356,15 +404,16 @@ mod tests {
         frames
     }
 
+    type Frames = Vec<(ExecFrame, Vec<u8>)>;
+
     #[tokio::test]
     async fn garbage_is_answered_and_runs_nothing() {
-        let never: fn() -> Runner = || Box::new(|_, _| panic!("it was run"));
         let mut wrong_kind = ExecFrame::Stdin.head(1).unwrap().to_vec();
         wrong_kind.push(b'x');
         let mut no_json = ExecFrame::Start.head(1).unwrap().to_vec();
         no_json.push(b'{');
         for first in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), wrong_kind, no_json] {
-            let frames = run_with(&first, never()).await;
+            let frames = run_with(&first, |_, _| panic!("it was run")).await;
             assert_eq!(frames.len(), 1);
             assert!(String::from_utf8_lossy(&frames[0].1).contains("not_started"), "{frames:?}");
         }
@@ -375,8 +424,8 @@ mod tests {
         let json = serde_json::to_vec(&request()).unwrap();
         let mut first = ExecFrame::Start.head(json.len()).unwrap().to_vec();
         first.extend_from_slice(&json);
-        let run: Runner = Box::new(|spec, io| {
-            assert_eq!(spec.argv, ["ls"]);
+        let begin = |request: ExecRequest, io: ExecIo| {
+            assert_eq!(request.command, ["ls"]);
             // Still open in a child that goes on: its end is not waited for.
             let kept = io.stdout.try_clone().unwrap();
             rustix::io::write(&io.stdout, &[b'x'; 50_000]).unwrap();
@@ -384,9 +433,9 @@ mod tests {
             let (tell, done) = oneshot::channel();
             tell.send(ExecResult::Ended(ws_model::ExitReason::Code(3))).unwrap();
             std::mem::forget(kept);
-            done
-        });
-        let frames = run_with(&first, run).await;
+            Running::of(done)
+        };
+        let frames = run_with(&first, begin).await;
         let bytes =
             |kind| frames.iter().filter(|(k, _)| *k == kind).map(|(_, data)| data.len()).sum::<usize>();
         assert_eq!(bytes(ExecFrame::Stdout), 50_000);

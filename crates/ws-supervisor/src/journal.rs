@@ -22,7 +22,7 @@ use crate::clock;
 use crate::disk::{Bounds, Parts, RotatingFile};
 
 const FILE: &str = "journal.ndjson";
-const BOUNDS: Bounds = Bounds { part_bytes: 4 << 20, parts: 1 };
+const BOUNDS: Bounds = Bounds { part_bytes: 4 << 20, parts: 1, max_age: None };
 
 /// Bytes of events in memory.
 const RING_BYTES: usize = 1 << 20;
@@ -49,7 +49,7 @@ pub(crate) struct Last {
 /// What the journal of an instance ends with.
 pub(crate) fn last_of(state_dir: &Path) -> io::Result<Last> {
     let mut torn = false;
-    for line in Parts::open(&state_dir.join(FILE), BOUNDS)?.lines_backwards() {
+    for line in Parts::open(&state_dir.join(FILE))?.lines_backwards() {
         if let Ok(head) = serde_json::from_slice::<Head>(&line) {
             return Ok(Last { seq: head.seq, clean: !torn && head.kind == "supervisor_stopped" });
         }
@@ -309,7 +309,7 @@ impl EventReader {
 /// Sends the events on disk between two numbers, both excluded.
 fn send_from_disk(path: &Path, mut after: u64, before: u64, to: &mpsc::Sender<Bytes>) {
     // What cannot be read is not there.
-    let Ok(parts) = Parts::open(path, BOUNDS) else { return };
+    let Ok(parts) = Parts::open(path) else { return };
     let mut chunk = Vec::new();
     for line in parts.lines() {
         // Going up: a part that was met twice is read once.

@@ -14,9 +14,10 @@ mod journal;
 pub mod logs;
 mod schema;
 pub mod state_dir;
+mod stats;
 mod supervisor;
 
 pub use api::PeerCheck;
-pub use logs::{LogLimits, LogStore, read_disk};
+pub use logs::{BadPattern, LogLimits, LogStore, ReadError, read_disk};
 pub use schema::schemas;
 pub use supervisor::{Config, Lifeline, RunResult, Supervisor, SupervisorError};
