@@ -1,13 +1,16 @@
 //! Graphs of services: order and circles for the planner, and `ws graph` for people and tools.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graphmap::DiGraphMap;
 use serde_json::{Value, json};
-use ws_model::{Condition, PortProto, ServiceName};
+use ws_model::{Condition, PortProto, Publish, ServiceKind, ServiceName};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, times};
+use crate::text::elsewhere;
 
 /// Services (or anything with a name), and for each edge what it carries. An edge goes from the one
 /// that waits to the one that is waited for.
@@ -78,7 +81,7 @@ pub(crate) fn waves<'a, E>(graph: &Graph<'a, E>) -> Option<Vec<Vec<&'a ServiceNa
     Some(waves)
 }
 
-/// What one service has to do with another one.
+/// What one service has to do with another one, or with something that runs elsewhere.
 #[derive(Debug, Default)]
 struct Relation {
     /// What its start waits for, and whether it must be had.
@@ -87,19 +90,80 @@ struct Relation {
     ports: Vec<PortProto>,
 }
 
-/// Every relation of a plan, by who has it and to whom.
-fn relations(plan: &Plan) -> BTreeMap<&ServiceName, BTreeMap<&ServiceName, Relation>> {
-    let mut relations: BTreeMap<&ServiceName, BTreeMap<&ServiceName, Relation>> = BTreeMap::new();
-    for (name, service) in &plan.services {
-        let of = relations.entry(name).or_default();
-        for wait in &service.waits {
-            of.entry(&wait.on).or_default().waits.push((wait.condition, wait.required));
+type Relations<'a> = BTreeMap<&'a ServiceName, BTreeMap<&'a ServiceName, Relation>>;
+
+/// Every relation of a plan, by who has it and to whom. The names are those in the file: replicas are alike.
+fn relations(plan: &Plan) -> Relations<'_> {
+    let mut relations: Relations<'_> =
+        plan.external.iter().map(|external| (&external.name, BTreeMap::new())).collect();
+    for unit in plan.services.values() {
+        let of = relations.entry(&unit.declared).or_default();
+        for wait in unit.waits.iter().filter(|wait| *plan.declared(&wait.on) != unit.declared) {
+            let waits = &mut of.entry(plan.declared(&wait.on)).or_default().waits;
+            if !waits.contains(&(wait.condition, wait.required)) {
+                waits.push((wait.condition, wait.required));
+            }
         }
-        for link in &service.links {
-            of.entry(&link.to).or_default().ports.push(link.port);
+        for link in &unit.links {
+            let ports = &mut of.entry(plan.declared(&link.to)).or_default().ports;
+            if !ports.contains(&link.port) {
+                ports.push(link.port);
+            }
         }
     }
     relations
+}
+
+/// A service or what runs elsewhere, as a drawing shows it.
+#[derive(Debug)]
+struct Node<'a> {
+    name: &'a ServiceName,
+    kind: Kind,
+    /// `api ×3`, then whatever is worth a line: where it runs, what is published.
+    lines: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Service,
+    Task,
+    Elsewhere,
+}
+
+/// Everything that has a name in the file, in order of names.
+fn nodes(plan: &Plan) -> Vec<Node<'_>> {
+    let mut nodes: BTreeMap<&ServiceName, Node<'_>> = BTreeMap::new();
+    for unit in plan.services.values() {
+        let name = &unit.declared;
+        let made = nodes.entry(name).or_insert_with(|| {
+            let (kind, word) = match unit.kind {
+                ServiceKind::Service => (Kind::Service, ""),
+                ServiceKind::Task => (Kind::Task, " (task)"),
+            };
+            let title = times(name, plan.units(name.as_str()).len());
+            Node { name, kind, lines: vec![format!("{title}{word}")] }
+        });
+        for port in unit.publish.iter().map(published) {
+            if !made.lines.contains(&port) {
+                made.lines.push(port);
+            }
+        }
+    }
+    for external in &plan.external {
+        let name = &external.name;
+        let lines = vec![name.to_string(), elsewhere(external)];
+        nodes.insert(name, Node { name, kind: Kind::Elsewhere, lines });
+    }
+    nodes.into_values().collect()
+}
+
+/// `127.0.0.1:8080 → 80/tcp`
+fn published(port: &Publish) -> String {
+    let inside = PortProto { port: port.port, protocol: port.protocol };
+    match port.host_port {
+        Some(number) => format!("{} → {inside}", SocketAddr::new(port.host, number)),
+        None => format!("a free port of {} → {inside}", port.host),
+    }
 }
 
 /// The plan's services as a tree: under each what it needs, with what it waits for and what it may
@@ -107,13 +171,25 @@ fn relations(plan: &Plan) -> BTreeMap<&ServiceName, BTreeMap<&ServiceName, Relat
 #[must_use]
 pub fn render_text(plan: &Plan) -> String {
     let relations = relations(plan);
+    let titles = nodes(plan)
+        .into_iter()
+        .map(|one| {
+            let title = match one.kind {
+                Kind::Service => one.lines.into_iter().next().unwrap_or_default(),
+                // The word stands where it matters, at what waits.
+                Kind::Task => one.name.to_string(),
+                Kind::Elsewhere => format!("{} ({})", one.name, one.lines[1]),
+            };
+            (one.name, title)
+        })
+        .collect();
     let needed: BTreeSet<&ServiceName> = relations.values().flat_map(BTreeMap::keys).copied().collect();
-    let mut tree = Tree { relations: &relations, shown: BTreeSet::new(), text: String::new() };
+    let mut tree = Tree { relations: &relations, titles, shown: BTreeSet::new(), text: String::new() };
     // A circle of links has no beginning: what no root led to is a root then.
-    let roots = plan.services.keys().filter(|name| !needed.contains(name));
-    for name in roots.chain(plan.services.keys()) {
+    let roots = relations.keys().filter(|name| !needed.contains(*name));
+    for name in roots.chain(relations.keys()) {
         if !tree.shown.contains(name) {
-            tree.text.push_str(name.as_str());
+            tree.text.push_str(&tree.titles[name]);
             tree.text.push('\n');
             tree.unfold(name, "");
         }
@@ -122,7 +198,8 @@ pub fn render_text(plan: &Plan) -> String {
 }
 
 struct Tree<'a> {
-    relations: &'a BTreeMap<&'a ServiceName, BTreeMap<&'a ServiceName, Relation>>,
+    relations: &'a Relations<'a>,
+    titles: BTreeMap<&'a ServiceName, String>,
     shown: BTreeSet<&'a ServiceName>,
     text: String,
 }
@@ -148,7 +225,8 @@ impl<'a> Tree<'a> {
             if seen && unfolds {
                 notes.push("see above".to_owned());
             }
-            self.text.push_str(&format!("{indent}{branch}{to}  {}\n", notes.join(" · ")));
+            let title = &self.titles[to];
+            self.text.push_str(&format!("{indent}{branch}{title}  {}\n", notes.join(" · ")));
             if !seen {
                 self.unfold(to, &format!("{indent}{below}"));
             }
@@ -156,8 +234,106 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// The plan's services as nodes and edges. An edge goes from the service that needs to the one that is
-/// needed: `wait` is null where it orders nothing, `ports` is empty where nothing may be reached.
+/// What stands at an arrow: `5432/tcp · when ready`.
+fn arrow_label(relation: &Relation) -> String {
+    let ports = relation.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let waits = relation.waits.iter().map(|(condition, required)| {
+        let optional = if *required { "" } else { ", if it can be" };
+        format!("when {}{optional}", condition.as_str())
+    });
+    [ports].into_iter().filter(|ports| !ports.is_empty()).chain(waits).collect::<Vec<_>>().join(" · ")
+}
+
+/// The plan as a Mermaid flowchart (<https://mermaid.js.org/syntax/flowchart.html>), for Markdown.
+///
+/// An arrow goes from the service that needs to the one that is needed: solid where it may reach it, with the
+/// ports, dashed where it only waits for it.
+#[must_use]
+pub fn to_mermaid(plan: &Plan) -> String {
+    let nodes = nodes(plan);
+    let mut text = String::from("flowchart LR\n");
+    for (i, one) in nodes.iter().enumerate() {
+        let lines: Vec<String> = one.lines.iter().map(|line| mermaid_escaped(line)).collect();
+        let (open, close) = match one.kind {
+            Kind::Service => ("[", "]"),
+            Kind::Task => ("([", "])"),
+            Kind::Elsewhere => ("{{", "}}"),
+        };
+        let _ = writeln!(text, "    n{i}{open}\"{}\"{close}", lines.join("<br/>"));
+    }
+    for (from, to, relation) in arrows(plan, &nodes) {
+        let arrow = if relation.ports.is_empty() { "-.->" } else { "-->" };
+        let label = mermaid_escaped(&arrow_label(&relation));
+        let _ = writeln!(text, "    n{from} {arrow}|\"{label}\"| n{to}");
+    }
+    text
+}
+
+/// The plan in the language of Graphviz (<https://graphviz.org/doc/info/lang.html>), in the part of it that drawing
+/// libraries know. The arrows are those of [`to_mermaid`].
+#[must_use]
+pub fn to_dot(plan: &Plan) -> String {
+    let nodes = nodes(plan);
+    let mut text = String::from("digraph workspace {\n    rankdir=\"LR\";\n");
+    for (i, one) in nodes.iter().enumerate() {
+        let lines: Vec<String> = one.lines.iter().map(|line| dot_escaped(line)).collect();
+        let look = match one.kind {
+            Kind::Service => "shape=\"box\"",
+            Kind::Task => "shape=\"box\", style=\"rounded\"",
+            Kind::Elsewhere => "shape=\"ellipse\"",
+        };
+        let _ = writeln!(text, "    n{i} [label=\"{}\", {look}];", lines.join("\\n"));
+    }
+    for (from, to, relation) in arrows(plan, &nodes) {
+        let style = if relation.ports.is_empty() { ", style=\"dashed\"" } else { "" };
+        let label = dot_escaped(&arrow_label(&relation));
+        let _ = writeln!(text, "    n{from} -> n{to} [label=\"{label}\"{style}];");
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// The relations between nodes, by their numbers.
+fn arrows(plan: &Plan, nodes: &[Node<'_>]) -> Vec<(usize, usize, Relation)> {
+    let numbers: BTreeMap<&ServiceName, usize> =
+        nodes.iter().enumerate().map(|(i, one)| (one.name, i)).collect();
+    let relations = relations(plan).into_iter();
+    relations
+        .flat_map(|(from, of)| of.into_iter().map(move |(to, relation)| (from, to, relation)))
+        .filter_map(|(from, to, relation)| Some((*numbers.get(from)?, *numbers.get(to)?, relation)))
+        .collect()
+}
+
+/// Entity codes for all that is not plain in a quoted text of Mermaid.
+fn mermaid_escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '"' | '#' | '<' | '>' | '&' | ';' | '`' | '\\' => {
+                let _ = write!(escaped, "#{};", u32::from(c));
+            }
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Only these two mean something in a quoted text of Graphviz.
+fn dot_escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => escaped.extend(['\\', c]),
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// The plan's units, and what runs elsewhere, as nodes and edges. An edge goes from the unit that needs to the one
+/// that is needed: `wait` is null where it orders nothing, `ports` is empty where nothing may be reached.
 #[must_use]
 pub fn to_json(plan: &Plan) -> Value {
     let wave_of: BTreeMap<&ServiceName, usize> = plan
@@ -166,26 +342,44 @@ pub fn to_json(plan: &Plan) -> Value {
         .enumerate()
         .flat_map(|(wave, names)| names.iter().map(move |name| (name, wave)))
         .collect();
-    let nodes: Vec<Value> = plan
-        .services
-        .values()
-        .map(|service| {
-            json!({
-                "service": service.name,
-                "type": service.kind,
-                "address": service.address.to_string(),
-                "wave": wave_of.get(&service.name),
-            })
+    let units = plan.services.values().map(|unit| {
+        json!({
+            "service": unit.name,
+            "declared": unit.declared,
+            "replica": unit.replica,
+            "type": unit.kind,
+            "address": unit.address.to_string(),
+            "wave": wave_of.get(&unit.name),
+            "elsewhere": null,
         })
-        .collect();
+    });
+    let external = plan.external.iter().map(|external| {
+        json!({
+            "service": external.name,
+            "declared": external.name,
+            "replica": null,
+            "type": "external",
+            "address": external.address.to_string(),
+            "wave": null,
+            "elsewhere": elsewhere(external),
+        })
+    });
+    let nodes: Vec<Value> = units.chain(external).collect();
     let mut edges = Vec::new();
-    for (from, of) in relations(plan) {
+    for unit in plan.services.values() {
+        let mut of: BTreeMap<&ServiceName, Relation> = BTreeMap::new();
+        for wait in &unit.waits {
+            of.entry(&wait.on).or_default().waits.push((wait.condition, wait.required));
+        }
+        for link in &unit.links {
+            of.entry(&link.to).or_default().ports.push(link.port);
+        }
         for (to, relation) in of {
             let wait = relation
                 .waits
                 .first()
                 .map(|(condition, required)| json!({ "condition": condition, "required": required }));
-            edges.push(json!({ "from": from, "to": to, "wait": wait, "ports": relation.ports }));
+            edges.push(json!({ "from": unit.name, "to": to, "wait": wait, "ports": relation.ports }));
         }
     }
     json!({ "nodes": nodes, "edges": edges })
@@ -212,6 +406,19 @@ mod tests {
 
     fn text(names: &[&ServiceName]) -> String {
         names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_means_something_to_a_drawing_is_escaped() {
+        for (text, mermaid, dot) in [
+            ("api ×3", "api ×3", "api ×3"),
+            ("127.0.0.1:80 → 80/tcp", "127.0.0.1:80 → 80/tcp", "127.0.0.1:80 → 80/tcp"),
+            (r#"a"b\c"#, "a#34;b#92;c", r#"a\"b\\c"#),
+            ("<b>#1;&`", "#60;b#62;#35;1#59;#38;#96;", "<b>#1;&`"),
+            ("a\nb", "a b", "a b"),
+        ] {
+            assert_eq!((mermaid_escaped(text).as_str(), dot_escaped(text).as_str()), (mermaid, dot));
+        }
     }
 
     #[test]

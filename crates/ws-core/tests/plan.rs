@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use layout::gv::{DotParser, GraphBuilder};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use ws_core::graph;
@@ -13,8 +15,9 @@ use ws_core::plan::{
     closure, describe, directories_of_interest, lint, paths_of_interest, resolve, to_json,
 };
 use ws_model::{
-    ByteSize, Condition, External, ExternalHost, Hooks, Level, Limits, Link, LinkPorts, MilliCpus, ProbeKind,
-    Problem, RestartPolicy, SecretName, SecretSource, ServiceKind, ServiceName, Severity, Subnet, VolumeName,
+    ByteSize, CommandLine, Condition, External, ExternalHost, HookCommand, Hooks, Level, Limits, Link,
+    LinkPorts, LogRetention, MilliCpus, PortProto, Probe, ProbeKind, Problem, Protocol, Requirement,
+    RestartPolicy, SecretName, SecretSource, ServiceKind, ServiceName, Severity, Subnet, VolumeName,
 };
 
 use crate::support::{ROOT, Svc, World, name, path, svc, task, text_of, world};
@@ -1501,6 +1504,121 @@ fn a_plan_that_does_not_agree_with_itself_is_found_out() {
 #[test]
 fn the_plan_reads_well() {
     insta::assert_snapshot!(describe(&shop().plan()));
+}
+
+/// Everything that a plan can tell.
+fn everything() -> World {
+    let probe = |kind, failures| Probe {
+        kind,
+        start_interval: Duration::from_millis(200),
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(5),
+        within: Duration::from_secs(60),
+        failures,
+    };
+    let hook = |text: &str| HookCommand {
+        command: CommandLine(text.split(' ').map(str::to_owned).collect()),
+        timeout: Duration::from_secs(60),
+    };
+    let mut world = with_orders([
+        replicas(svc("api").dir("services/api").build("make").links("db orders").ports("0:80"), 3).with(
+            |s| {
+                s.startup = Some(probe(ProbeKind::Tcp { port: 80 }, 3));
+                s.ready = Some(probe(
+                    ProbeKind::Http {
+                        port: 80,
+                        path: "/healthz".to_owned(),
+                        headers: vec![("Authorization".to_owned(), "Bearer x".to_owned())],
+                        status: vec![(200, 200), (300, 399)],
+                        body: Some("^ok".to_owned()),
+                    },
+                    3,
+                ));
+                s.liveness = Some(probe(ProbeKind::Grpc { port: 81, service: "shop.Api".to_owned() }, 1));
+                s.hooks.pre_start = vec![hook("./migrate"), hook("./warm up")];
+                s.hooks.post_start = vec![hook("./register")];
+                s.hooks.pre_stop = vec![hook("./drain")];
+                s.stop.command = Some(CommandLine(vec!["./stop".to_owned(), "now please".to_owned()]));
+                s.success_exit_codes = vec![143];
+                s.logs = LogRetention {
+                    max_size: Some(ByteSize::mib(10)),
+                    max_files: Some(3),
+                    max_age: Some(Duration::from_secs(7 * 24 * 3600)),
+                };
+            },
+        ),
+        svc("db").probe(ProbeKind::Notify).with(|s| {
+            s.liveness = s.ready.clone();
+            s.expose = vec![PortProto { port: 5432, protocol: Protocol::Tcp }];
+            s.tty = true;
+        }),
+        task("seed").after("db api").with(|s| s.depends_on[0].restart = true),
+        svc("web").links("api:80 api:81!"),
+    ]);
+    world.workspace.requires =
+        vec![Requirement { program: "node".to_owned(), version: ">=20, <23".to_owned() }];
+    world
+}
+
+#[test]
+fn a_plan_of_everything_reads_well() {
+    let plan = everything().plan();
+    assert_eq!(lint(&plan), Vec::<String>::new());
+    insta::assert_snapshot!(describe(&plan));
+}
+
+#[test]
+fn a_graph_of_everything_reads_well() {
+    let plan = everything().plan();
+    insta::assert_snapshot!(format!(
+        "{}\n{}\n{}",
+        graph::render_text(&plan),
+        graph::to_mermaid(&plan),
+        graph::to_dot(&plan)
+    ));
+}
+
+/// `ws graph --format svg` is drawn by a library that reads a part of the language.
+#[test]
+fn what_draws_can_read_the_graph() {
+    for world in [shop(), everything()] {
+        let plan = world.plan();
+        let dot = graph::to_dot(&plan);
+        let parsed = DotParser::new(&dot).process().unwrap();
+        let mut builder = GraphBuilder::new();
+        builder.visit_graph(&parsed);
+        let declared: BTreeSet<_> = plan.services.values().map(|unit| &unit.declared).collect();
+        assert_eq!(builder.get().num_nodes(), declared.len() + plan.external.len());
+    }
+}
+
+#[test]
+fn json_tells_of_replicas_and_of_what_runs_elsewhere() {
+    let plan = everything().plan();
+    let json = to_json(&plan);
+    assert_eq!(json["requires"][0]["version"], ">=20, <23");
+    assert_eq!(json["external"][0]["elsewhere"], "orders.example:443");
+    let api = &json["services"][1];
+    assert_eq!(
+        (&api["service"], &api["declared"], &api["replica"]),
+        (&"api-2".into(), &"api".into(), &2.into())
+    );
+    assert_eq!(api["hooks"]["pre_start"][1]["command"][1], "up");
+    assert_eq!(api["hooks"]["pre_stop"][0]["timeout_ms"], 60_000);
+    assert_eq!(api["stop"]["command"][1], "now please");
+    assert_eq!(api["success_exit_codes"], serde_json::json!([0, 143]));
+    assert_eq!(api["logs"]["max_bytes"], 10 << 20);
+    assert!(!json.to_string().contains("Bearer"), "the values of headers may be private");
+
+    let graph = graph::to_json(&plan);
+    let nodes = graph["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), plan.services.len() + 1);
+    let orders = nodes.iter().find(|node| node["type"] == "external").unwrap();
+    assert_eq!((&orders["service"], &orders["wave"]), (&"orders".into(), &serde_json::Value::Null));
+    let edges = graph["edges"].as_array().unwrap();
+    assert!(
+        edges.iter().any(|edge| edge["from"] == "api-3" && edge["to"] == "orders" && edge["wait"].is_null())
+    );
 }
 
 #[test]

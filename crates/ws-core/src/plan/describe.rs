@@ -1,13 +1,16 @@
 //! The plan for people and for tools: `ws plan`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use ws_model::{Probe, ProbeKind, RestartPolicy, ServiceKind, event::signal_name};
+use ws_model::{
+    HookCommand, LogRetention, Probe, ProbeKind, RestartPolicy, ServiceKind, ServiceName, event::signal_name,
+};
 
 use super::view::shown;
-use super::{Bind, BindSource, Exclude, Plan, Run, ServicePlan, View};
-use crate::text::duration;
+use super::{Bind, BindSource, Exclude, ExternalPlan, LinkRule, Plan, ServicePlan, View};
+use crate::text::{duration, elsewhere};
 
 /// The plan as text: everything that is decided, by service.
 #[must_use]
@@ -16,19 +19,25 @@ pub fn describe(plan: &Plan) -> String {
     let _ = writeln!(text, "{}  {}", plan.name, plan.root.display());
     field(&mut text, "network", &format!("{}, gateway {}", plan.subnet, plan.subnet.gateway()));
     field(&mut text, "level", &format!("{} ({})", plan.required, plan.required_because));
+    let requires = plan.requires.iter().map(|it| format!("{} {}", it.program, it.version));
+    field(&mut text, "requires", &requires.collect::<Vec<_>>().join(", "));
     for (i, wave) in plan.waves.iter().enumerate() {
-        let names: Vec<&str> = wave.iter().map(ws_model::ServiceName::as_str).collect();
-        field(&mut text, if i == 0 { "start" } else { "then" }, &names.join(", "));
+        field(&mut text, if i == 0 { "start" } else { "then" }, &plan.together(wave).join(", "));
     }
-    for service in plan.services.values() {
-        describe_service(plan, service, &mut text);
+    let declared: BTreeSet<&ServiceName> = plan.services.values().map(|unit| &unit.declared).collect();
+    for name in declared {
+        describe_service(plan, &plan.units(name.as_str()), &mut text);
+    }
+    for external in &plan.external {
+        let _ = writeln!(text, "\n{}  {}  (elsewhere)", external.name, external.address);
+        field(&mut text, "is", &elsewhere(external));
+        field(&mut text, "reached by", &reached_by(plan, &external.name));
     }
     if !plan.channels.is_empty() {
         text.push_str("\nchannels past the links\n");
         for channel in &plan.channels {
-            let names = |names: &[ws_model::ServiceName]| {
-                names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ")
-            };
+            let names =
+                |names: &[ServiceName]| names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
             let what = shown(&plan.root, channel.what.as_ref());
             let read = names(&channel.readers);
             let readers = if read.is_empty() { String::new() } else { format!("; read by {read}") };
@@ -50,37 +59,43 @@ fn field(text: &mut String, name: &str, value: &str) {
     }
 }
 
-fn describe_service(plan: &Plan, service: &ServicePlan, text: &mut String) {
+/// What the replicas of a service have in common, which is all but their names and addresses.
+fn describe_service(plan: &Plan, units: &[&ServicePlan], text: &mut String) {
+    let Some(service) = units.first() else { return };
     let kind = match service.kind {
         ServiceKind::Service => "",
         ServiceKind::Task => "  (task)",
     };
-    let _ = writeln!(text, "\n{}  {}{kind}", service.name, service.address);
-    if let Some(build) = &service.build {
-        field(text, "build", &command(build));
+    match units {
+        [_] => {
+            let _ = writeln!(text, "\n{}  {}{kind}", service.name, service.address);
+        }
+        _ => {
+            let _ = writeln!(text, "\n{}{kind}", super::times(&service.declared, units.len()));
+            let addresses: Vec<String> =
+                units.iter().map(|unit| format!("{} {}", unit.name, unit.address)).collect();
+            field(text, "replicas", &addresses.join(", "));
+        }
     }
-    field(text, "command", &command(&service.run));
+    if let Some(build) = &service.build {
+        let once = if units.len() > 1 { format!(" (by {}, for all)", service.name) } else { String::new() };
+        field(text, "build", &format!("{}{once}", command(&build.argv)));
+    }
+    field(text, "command", &command(&service.run.argv));
     field(text, "in", &shown(&plan.root, &service.run.cwd));
-    let waits: Vec<String> = service
-        .waits
-        .iter()
-        .map(|wait| {
-            let optional = if wait.required { "" } else { ", if it can be" };
-            format!("{} ({}{optional})", wait.on, wait.condition.as_str())
-        })
-        .collect();
-    field(text, "waits for", &waits.join(", "));
-    let reaches: Vec<String> =
-        service.links.iter().map(|link| format!("{}:{}", link.to, link.port)).collect();
+    field(text, "terminal", if service.tty { "its own" } else { "" });
+    field(text, "waits for", &waits_for(plan, service));
+    let (outside, inside): (Vec<&LinkRule>, Vec<&LinkRule>) =
+        service.links.iter().partition(|link| external(plan, link).is_some());
+    let mut reaches: Vec<String> =
+        inside.into_iter().map(|link| format!("{}:{}", plan.declared(&link.to), link.port)).collect();
+    once(&mut reaches);
     field(text, "reaches", &if reaches.is_empty() { "nothing".to_owned() } else { reaches.join(", ") });
-    let reached: Vec<String> = plan
-        .services
-        .values()
-        .flat_map(|other| other.links.iter().map(move |link| (&other.name, link)))
-        .filter(|(_, link)| link.to == service.name)
-        .map(|(other, link)| format!("{other} on {}", link.port))
-        .collect();
-    field(text, "reached by", &reached.join(", "));
+    let outside = outside.into_iter().filter_map(|link| {
+        Some(format!("{}:{} (is {})", link.to, link.port, elsewhere(external(plan, link)?)))
+    });
+    field(text, "outside", &outside.collect::<Vec<_>>().join(", "));
+    field(text, "reached by", &reached_by(plan, &service.declared));
     let ports: Vec<String> = service
         .publish
         .iter()
@@ -94,15 +109,29 @@ fn describe_service(plan: &Plan, service: &ServicePlan, text: &mut String) {
         .collect();
     field(text, "published", &ports.join(", "));
     describe_view(plan, &service.view, text);
-    if let Some(probe) = &service.ready {
-        field(text, "ready", &probe_text(probe));
-    }
+    field(text, "started", &service.startup.as_ref().map(probe_text).unwrap_or_default());
+    field(text, "ready", &service.ready.as_ref().map(probe_text).unwrap_or_default());
+    field(text, "alive", &service.liveness.as_ref().map(liveness_text).unwrap_or_default());
+    field(text, "pre_start", &hooks_text(&service.hooks.pre_start));
+    field(text, "post_start", &hooks_text(&service.hooks.post_start));
+    field(text, "pre_stop", &hooks_text(&service.hooks.pre_stop));
     field(text, "restart", &restart_text(service));
+    let stop = service.stop.command.as_ref().map(|stop| format!("`{}`, then ", command(&stop.0)));
     field(
         text,
         "stop",
-        &format!("{}, killed after {}", signal_name(service.stop.signal), duration(service.stop.grace)),
+        &format!(
+            "{}{}, killed after {}",
+            stop.unwrap_or_default(),
+            signal_name(service.stop.signal),
+            duration(service.stop.grace)
+        ),
     );
+    if service.success_exit_codes != [0] {
+        let codes: Vec<String> = service.success_exit_codes.iter().map(ToString::to_string).collect();
+        field(text, "success", &format!("exit codes {}", codes.join(", ")));
+    }
+    field(text, "logs", &logs_text(&service.logs));
     let limits = &service.limits;
     let memory = limits.memory.map(|memory| format!("memory {memory}"));
     let cpus = limits.cpus.map(|cpus| format!("cpus {cpus}"));
@@ -111,6 +140,65 @@ fn describe_service(plan: &Plan, service: &ServicePlan, text: &mut String) {
         [Some(format!("pids {}", limits.pids)), files, Some(format!("tmp {}", service.view.scratch_size))];
     let limits: Vec<String> = [memory, cpus].into_iter().chain(rest).flatten().collect();
     field(text, "limits", &limits.join(", "));
+}
+
+/// What is external and a link leads to.
+fn external<'p>(plan: &'p Plan, link: &LinkRule) -> Option<&'p ExternalPlan> {
+    plan.external.iter().find(|external| external.name == link.to)
+}
+
+/// `db (ready), api ×3 (started, if it can be)`
+fn waits_for(plan: &Plan, service: &ServicePlan) -> String {
+    let mut by_condition: Vec<(String, Vec<&ServiceName>)> = Vec::new();
+    for wait in &service.waits {
+        let optional = if wait.required { "" } else { ", if it can be" };
+        let again = if wait.restart { ", and starts again with it" } else { "" };
+        let condition = format!("{}{optional}{again}", wait.condition.as_str());
+        match by_condition.iter_mut().find(|(other, _)| *other == condition) {
+            Some((_, names)) => names.push(&wait.on),
+            None => by_condition.push((condition, vec![&wait.on])),
+        }
+    }
+    let mut waits: Vec<String> = by_condition
+        .into_iter()
+        .flat_map(|(condition, names)| {
+            plan.together(names).into_iter().map(move |name| format!("{name} ({condition})"))
+        })
+        .collect();
+    waits.sort();
+    waits.join(", ")
+}
+
+/// `api on 80/tcp, web on 80/tcp`
+fn reached_by(plan: &Plan, name: &ServiceName) -> String {
+    let mut reached: Vec<String> = plan
+        .services
+        .values()
+        .flat_map(|other| other.links.iter().map(move |link| (&other.declared, link)))
+        .filter(|(_, link)| plan.declared(&link.to) == name)
+        .map(|(other, link)| format!("{other} on {}", link.port))
+        .collect();
+    once(&mut reached);
+    reached.join(", ")
+}
+
+/// Takes out what replicas say again.
+fn once(texts: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    texts.retain(|text| seen.insert(text.clone()));
+}
+
+fn hooks_text(hooks: &[HookCommand]) -> String {
+    let hooks = hooks.iter().map(|hook| format!("`{}`", command(&hook.command.0)));
+    hooks.collect::<Vec<_>>().join(", then ")
+}
+
+/// What the file says of logs; empty where it says nothing.
+fn logs_text(logs: &LogRetention) -> String {
+    let size = logs.max_size.map(|size| format!("files of {size}"));
+    let files = logs.max_files.map(|files| format!("{files} full ones are kept"));
+    let age = logs.max_age.map(|age| format!("removed after {}", duration(age)));
+    [size, files, age].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn describe_view(plan: &Plan, view: &View, text: &mut String) {
@@ -152,8 +240,8 @@ fn mount_text(plan: &Plan, bind: &Bind) -> String {
 }
 
 /// As a shell would want it, so that it can be copied.
-fn command(run: &Run) -> String {
-    let words = run.argv.iter().map(|word| {
+fn command(argv: &[String]) -> String {
+    let words = argv.iter().map(|word| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,".contains(c);
         if !word.is_empty() && word.chars().all(plain) {
             word.clone()
@@ -164,16 +252,54 @@ fn command(run: &Run) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// What must be true: "`pg_isready` exits with 0".
+fn condition_text(kind: &ProbeKind) -> String {
+    match kind {
+        ProbeKind::Exec(exec) => format!("`{}` exits with 0", exec.0.join(" ")),
+        ProbeKind::Http { port, path, headers, status, body } => {
+            // A header's value may be private.
+            let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+            let asked =
+                if names.is_empty() { String::new() } else { format!(" (with {})", names.join(", ")) };
+            let status: Vec<String> = status
+                .iter()
+                .map(|(from, to)| if from == to { from.to_string() } else { format!("{from} to {to}") })
+                .collect();
+            let status =
+                if status.is_empty() { String::new() } else { format!(" with {}", status.join(" or ")) };
+            let body = body.as_ref().map(|body| format!(" and a body that matches `{body}`"));
+            format!("http :{port}{path}{asked} answers{status}{}", body.unwrap_or_default())
+        }
+        ProbeKind::Tcp { port } => format!("tcp :{port} answers"),
+        ProbeKind::Log { pattern } => format!("its log matches `{pattern}`"),
+        ProbeKind::Notify => "it says so (sd_notify)".to_owned(),
+        ProbeKind::Grpc { port, service } if service.is_empty() => {
+            format!("grpc :{port} says that it serves")
+        }
+        ProbeKind::Grpc { port, service } => format!("grpc :{port} says that it serves `{service}`"),
+    }
+}
+
 fn probe_text(probe: &Probe) -> String {
-    let what = match &probe.kind {
-        ProbeKind::Exec(command) => format!("when `{}` exits with 0", command.0.join(" ")),
-        ProbeKind::Http { port, path, .. } => format!("when http :{port}{path} answers"),
-        ProbeKind::Tcp { port } => format!("when tcp :{port} answers"),
-        ProbeKind::Log { pattern } => format!("when its log matches `{pattern}`"),
-        ProbeKind::Notify => "when it says so (sd_notify)".to_owned(),
-        ProbeKind::Grpc { port, .. } => format!("when grpc :{port} says that it serves"),
-    };
-    format!("{what}, within {}", duration(probe.within))
+    format!("when {}, within {}", condition_text(&probe.kind), duration(probe.within))
+}
+
+fn liveness_text(probe: &Probe) -> String {
+    let interval = duration(probe.interval);
+    match &probe.kind {
+        ProbeKind::Notify => format!("while it says so every {interval} (sd_notify, WATCHDOG=1)"),
+        ProbeKind::Exec(_)
+        | ProbeKind::Http { .. }
+        | ProbeKind::Tcp { .. }
+        | ProbeKind::Log { .. }
+        | ProbeKind::Grpc { .. } => {
+            let failures = match probe.failures {
+                1 => "one failure".to_owned(),
+                n => format!("{n} failures in a row"),
+            };
+            format!("while {}, asked every {interval}, until {failures}", condition_text(&probe.kind))
+        }
+    }
 }
 
 fn restart_text(service: &ServicePlan) -> String {
@@ -210,6 +336,20 @@ pub fn to_json(plan: &Plan) -> Value {
             })
         })
         .collect();
+    let external: Vec<Value> = plan
+        .external
+        .iter()
+        .map(|external| {
+            json!({
+                "name": external.name,
+                "address": external.address.to_string(),
+                "port": external.port,
+                "elsewhere": elsewhere(external),
+            })
+        })
+        .collect();
+    let requires: Vec<Value> =
+        plan.requires.iter().map(|it| json!({ "program": it.program, "version": it.version })).collect();
     json!({
         "name": plan.name,
         "root": plan.root.to_string_lossy(),
@@ -217,7 +357,9 @@ pub fn to_json(plan: &Plan) -> Value {
         "gateway": plan.subnet.gateway().to_string(),
         "level": plan.required,
         "level_because": plan.required_because,
+        "requires": requires,
         "volumes": plan.volumes,
+        "external": external,
         "waves": plan.waves,
         "services": services,
         "channels": channels,
@@ -230,7 +372,14 @@ fn service_json(service: &ServicePlan) -> Value {
     let waits: Vec<Value> = service
         .waits
         .iter()
-        .map(|wait| json!({ "on": wait.on, "condition": wait.condition, "required": wait.required }))
+        .map(|wait| {
+            json!({
+                "on": wait.on,
+                "condition": wait.condition,
+                "required": wait.required,
+                "restart": wait.restart,
+            })
+        })
         .collect();
     let links: Vec<Value> = service
         .links
@@ -297,8 +446,16 @@ fn service_json(service: &ServicePlan) -> Value {
                 .map(|(name, variable)| json!({ "name": name, "file": null, "variable": variable })),
         )
         .collect();
+    let hooks = |hooks: &[HookCommand]| -> Vec<Value> {
+        hooks
+            .iter()
+            .map(|hook| json!({ "command": hook.command.0, "timeout_ms": millis(hook.timeout) }))
+            .collect()
+    };
     json!({
         "service": service.name,
+        "declared": service.declared,
+        "replica": service.replica,
         "type": service.kind,
         "address": service.address.to_string(),
         "command": service.run.argv,
@@ -312,9 +469,28 @@ fn service_json(service: &ServicePlan) -> Value {
         "mounts": mounts,
         "tmpfs": tmpfs,
         "secrets": secrets,
+        "startup": service.startup.as_ref().map(probe_text),
         "ready": service.ready.as_ref().map(probe_text),
+        "liveness": service.liveness.as_ref().map(liveness_text),
+        "hooks": {
+            "pre_start": hooks(&service.hooks.pre_start),
+            "post_start": hooks(&service.hooks.post_start),
+            "pre_stop": hooks(&service.hooks.pre_stop),
+        },
+        "stdin": if service.open_stdin { "open" } else { "closed" },
+        "tty": service.tty,
+        "logs": {
+            "max_bytes": service.logs.max_size.map(|size| size.0),
+            "max_files": service.logs.max_files,
+            "max_age_ms": service.logs.max_age.map(millis),
+        },
         "restart": restart_text(service),
-        "stop": { "signal": signal_name(service.stop.signal), "grace_ms": millis(service.stop.grace) },
+        "stop": {
+            "command": service.stop.command.as_ref().map(|command| &command.0),
+            "signal": signal_name(service.stop.signal),
+            "grace_ms": millis(service.stop.grace),
+        },
+        "success_exit_codes": service.success_exit_codes,
         "limits": {
             "memory_bytes": service.limits.memory.map(|memory| memory.0),
             "cpus": service.limits.cpus.map(|cpus| f64::from(cpus.0) / 1000.0),

@@ -34,6 +34,7 @@ pub use describe::{describe, to_json};
 pub use facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES, directories_of_interest, paths_of_interest};
 pub use lint::lint;
 pub use one_off::{OneOff, one_off};
+pub(crate) use units::times;
 
 /// How many processes and threads a service may have when the file does not say.
 pub const DEFAULT_PIDS: u32 = 4096;

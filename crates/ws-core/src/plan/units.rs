@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use ws_model::{ConfigPath, MountSource, Problem, Service, ServiceName, Workspace};
 
+use super::Plan;
+
 /// The units of a workspace, by the service that they are of.
 #[derive(Debug)]
 pub(super) struct Units {
@@ -38,6 +40,41 @@ impl Units {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ServiceName, &ServiceName)> {
         self.by_service.iter().flat_map(|(service, units)| units.iter().map(move |unit| (service, unit)))
     }
+}
+
+impl Plan {
+    /// The name in the file of whoever is called so.
+    pub(crate) fn declared<'p>(&'p self, name: &'p ServiceName) -> &'p ServiceName {
+        self.services.get(name).map_or(name, |unit| &unit.declared)
+    }
+
+    /// Names of units, short: `api ×3` where all replicas of a service are among them.
+    pub(crate) fn together<'n>(&self, names: impl IntoIterator<Item = &'n ServiceName>) -> Vec<String> {
+        let mut groups: Vec<(&ServiceName, Vec<&ServiceName>)> = Vec::new();
+        for name in names {
+            let declared = self.services.get(name).map_or(name, |unit| &unit.declared);
+            match groups.iter_mut().find(|(group, _)| *group == declared) {
+                Some((_, members)) => members.push(name),
+                None => groups.push((declared, vec![name])),
+            }
+        }
+        groups
+            .into_iter()
+            .flat_map(|(declared, members)| {
+                let all = self.units(declared.as_str()).len();
+                if all > 1 && members.len() == all {
+                    vec![times(declared, all)]
+                } else {
+                    members.into_iter().map(ToString::to_string).collect()
+                }
+            })
+            .collect()
+    }
+}
+
+/// `api ×3`, or `api` where there is one.
+pub(crate) fn times(declared: &ServiceName, count: usize) -> String {
+    if count > 1 { format!("{declared} ×{count}") } else { declared.to_string() }
 }
 
 /// The names of all replicas; `None` with a problem where they cannot be had.
