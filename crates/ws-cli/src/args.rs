@@ -27,7 +27,9 @@ Exit codes:
   4    a policy violation ended it
   5    nothing runs here, and the command needs it
   130  interrupted
-`exec` passes the code of its command on; ours are then 120 to 127 (see `ws exec --help`).";
+  124  `wait`: the time ran out
+`exec`, `shell` and `run` pass the code of their command on; ours are then 120 to 127 (see
+`ws exec --help`).";
 
 /// Run a stack from the working tree: every service isolated, linked and supervised.
 #[derive(Debug, Parser)]
@@ -87,7 +89,7 @@ pub struct Globals {
         global = true,
         help_heading = "Global options"
     )]
-    pub format: Option<Format>,
+    pub format: Option<FormatArg>,
 
     /// Short for `--format json`.
     #[arg(long, global = true, conflicts_with = "format", help_heading = "Global options")]
@@ -104,6 +106,64 @@ pub enum Format {
     Json,
 }
 
+/// What may be typed for `--format`: graphs can be drawn too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// A graph for Markdown (GitHub and others draw it).
+    Mermaid,
+    /// A graph for the graphviz programs.
+    Dot,
+    /// A graph as a picture.
+    Svg,
+}
+
+/// How `ws graph` draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drawing {
+    /// <https://mermaid.js.org>
+    Mermaid,
+    /// <https://graphviz.org/doc/info/lang.html>
+    Dot,
+    /// A picture.
+    Svg,
+}
+
+impl FormatArg {
+    /// Of every command's data, or only of graphs.
+    #[must_use]
+    pub fn kind(self) -> Result<Format, Drawing> {
+        match self {
+            Self::Text => Ok(Format::Text),
+            Self::Json => Ok(Format::Json),
+            Self::Mermaid => Err(Drawing::Mermaid),
+            Self::Dot => Err(Drawing::Dot),
+            Self::Svg => Err(Drawing::Svg),
+        }
+    }
+}
+
+impl Globals {
+    /// How data is printed. A drawing counts as text.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match (self.json, self.format.map(FormatArg::kind)) {
+            (true, _) => Format::Json,
+            (false, Some(Ok(format))) => format,
+            (false, None | Some(Err(_))) => Format::Text,
+        }
+    }
+
+    /// The drawing that was asked for.
+    #[must_use]
+    pub fn drawing(&self) -> Option<Drawing> {
+        self.format.and_then(|format| format.kind().err())
+    }
+}
+
 /// A command, one file each in `cmd/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -111,12 +171,30 @@ pub enum Command {
     Up(cmd::up::UpArgs),
     /// Stop the stack and remove everything that it made on this machine.
     Down(cmd::down::DownArgs),
+    /// Start services that do not run, and what they need.
+    Start(cmd::start::StartArgs),
+    /// Stop services, each with its grace period.
+    Stop(cmd::stop::StopArgs),
+    /// Stop services and start them again.
+    Restart(cmd::restart::RestartArgs),
+    /// Kill services at once.
+    Kill(cmd::kill::KillArgs),
+    /// Wait until services are ready, started, completed or stopped.
+    Wait(cmd::wait::WaitArgs),
     /// Show the services: phase, address, published ports.
     Ps(cmd::ps::PsArgs),
+    /// Say why a service is in its phase, down to the root of it.
+    Why(cmd::why::WhyArgs),
+    /// Show what services use: processor time, memory and its limit, processes.
+    Stats(cmd::stats::StatsArgs),
     /// Show what the services have printed.
     Logs(cmd::logs::LogsArgs),
     /// Run a command inside a running service.
     Exec(cmd::exec::ExecArgs),
+    /// Open a shell inside a running service.
+    Shell(cmd::shell::ShellArgs),
+    /// Run a one-off command in a service's sandbox, with what it depends on.
+    Run(cmd::run::RunArgs),
     /// Show what has happened: phases and their causes, ports, notices.
     Events(cmd::events::EventsArgs),
     /// Print where a port of a service is published.
@@ -137,6 +215,10 @@ pub enum Command {
     Schema(cmd::schema::SchemaArgs),
     /// Explain the code of a diagnostic.
     Explain(cmd::explain::ExplainArgs),
+    /// Print the completions of a shell.
+    Completions(cmd::completions::CompletionsArgs),
+    /// Print the manual page, of ws or of one command.
+    Man(cmd::man::ManArgs),
     /// Print the version.
     Version(cmd::version::VersionArgs),
     /// What this machine can do, found by doing it.
@@ -148,6 +230,15 @@ pub enum Command {
         /// The instance, only so that `ps` on the host shows it.
         instance: String,
     },
+}
+
+impl Command {
+    /// Whether the exit code of what it runs is its own: then those of `ws` are out of the way.
+    #[must_use]
+    pub fn passes_on(&self) -> bool {
+        matches!(self, Self::Exec(_) | Self::Shell(_) | Self::Run(_))
+            || matches!(self, Self::Up(args) if args.exit_code_from.is_some())
+    }
 }
 
 /// Options of commands that plan.
@@ -215,7 +306,7 @@ mod tests {
     fn global_options_stand_before_or_after_the_command() {
         for line in ["ws --json ps", "ws ps --json", "ws ps --format json", "ws -p ci ps --json"] {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-            assert!(cli.globals.json || cli.globals.format == Some(Format::Json), "{line}");
+            assert!(cli.globals.json || cli.globals.format() == Format::Json, "{line}");
         }
         assert!(Cli::try_parse_from(["ws", "-f", "a.yaml", "logs", "-f"]).is_ok());
         assert!(Cli::try_parse_from(["ws", "ps", "--json", "--format", "text"]).is_err());

@@ -1,18 +1,20 @@
 //! `ws up`: start a supervisor or find the one that runs, ask it for services, and follow until what was
 //! wanted is there, cannot be, or somebody has had enough.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use ws_client::{Client, EventQuery, EventStream, Hold, LogLines, LogQuery};
 use ws_core::plan::{self, Plan};
-use ws_model::wire::{DownRequest, LogLine, ServiceStatus, WhyLink};
-use ws_model::{Event, EventKind, Level, Phase, ProbeKind, Reason, ServiceName, Timestamp, exit};
+use ws_model::wire::{DownRequest, LogLine, ServiceStatus};
+use ws_model::{
+    Event, EventKind, ExitReason, Level, Phase, ProbeKind, ServiceKind, ServiceName, Timestamp, exit,
+};
 
 use crate::args::PlanOptions;
 use crate::error::Failure;
+use crate::follow::sleep_until;
 use crate::instances::Place;
 use crate::launch::{self, Launched, Order, Supervisor};
 use crate::live::{Block, Ending, FRAME, Signals};
@@ -20,11 +22,11 @@ use crate::load::{self, Planned};
 use crate::render::event;
 use crate::render::log::Painter;
 use crate::render::progress::{self, Goal};
-use crate::render::report::{self, Case, LAST_LINES};
+use crate::render::report;
 use crate::render::summary::{self, About};
 use crate::units::{human_duration, now};
 use crate::view::View;
-use crate::{Context, instances, names, runtime, take_down};
+use crate::{Context, causes, inside, instances, names, runtime, take_down};
 
 /// Until when the command follows the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,47 +48,84 @@ impl Until {
     }
 }
 
+/// When an attached `ws up` takes the stack down by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Abort<'a> {
+    /// As soon as a service ends, even if it would be started again. A task that finishes with success does
+    /// not count.
+    pub on_exit: bool,
+    /// As soon as a service has failed for good.
+    pub on_failure: bool,
+    /// Whose exit code is passed on.
+    pub code_from: Option<&'a str>,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Which services; all without any.
+    pub services: &'a [String],
+    /// What decides the plan.
+    pub options: &'a PlanOptions,
+    /// Until when the command follows the stack.
+    pub until: Until,
+    /// When it takes it down by itself.
+    pub abort: Abort<'a>,
+}
+
 /// Brings the stack, or some services of it, up.
 ///
 /// # Errors
 /// When it cannot be started, or does not become what was asked for.
-pub fn up(context: &Context, typed: &[String], options: &PlanOptions, until: Until) -> Result<u8, Failure> {
+pub fn up(context: &Context, asked: &Asked<'_>) -> Result<u8, Failure> {
+    let Asked { services: typed, options, until, abort } = *asked;
     let planned = load::plan(context, options)?;
     let wanted = names::services(typed, planned.plan.services.values())?;
+    let code_from = abort
+        .code_from
+        .map(|typed| names::services(&[typed.to_owned()], planned.plan.services.values()))
+        .transpose()?
+        .unwrap_or_default();
     let place = Place::of(&context.settings, &planned.loaded.workspace);
     runtime()?.block_on(async {
         let began = Instant::now();
         let since = now();
-        let (client, owner) = reach(context, &planned, &place, options.accept, until).await?;
+        let (client, owner) = reach(context, &planned, &place, options.accept, until.attached()).await?;
+        if matches!(owner, Owner::Somebody) {
+            tell_about_running(context, &planned, &client, until).await?;
+        }
         let shown = match wanted.as_slice() {
             [] => Vec::new(),
             some => plan::closure(&planned.plan, some).into_iter().collect(),
         };
-        let up = Up { context, client, place, planned: &planned, wanted, shown, began, since };
+        let up =
+            Up { context, client, place, planned: &planned, wanted, shown, began, since, abort, code_from };
         up.follow(owner, until).await
     })
 }
 
 /// Whose the supervisor is.
 #[derive(Debug)]
-enum Owner {
+pub(crate) enum Owner {
     /// Ours: started by this command.
     Us(Box<Supervisor>),
     /// It ran before.
     Somebody,
 }
 
-/// Finds the supervisor of the instance, or starts it.
-async fn reach(
+/// Finds the supervisor of the instance, or starts it; with `attached` it goes down with this command.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) async fn reach(
     context: &Context,
     planned: &Planned,
     place: &Place,
     accept: Option<Level>,
-    until: Until,
+    attached: bool,
 ) -> Result<(Client, Owner), Failure> {
     for _ in 0..2 {
         if let Some(client) = instances::connect_to(context, place).await? {
-            tell_about_running(context, planned, &client, until).await?;
             return Ok((client, Owner::Somebody));
         }
         let secrets = load::secrets(planned, &context.settings)?;
@@ -98,7 +137,7 @@ async fn reach(
             runtime: place.runtime.clone(),
             state: place.state.clone(),
             secrets,
-            attached: until.attached(),
+            attached,
             // A lower level is never accepted in silence.
             notices: planned.asked.map(|_| planned.plan.required_because.clone()).into_iter().collect(),
             colour: context.ui.err_colours,
@@ -158,6 +197,10 @@ struct Up<'a> {
     began: Instant,
     /// The same on the wall clock.
     since: Timestamp,
+    /// When it takes the stack down by itself.
+    abort: Abort<'a>,
+    /// The units whose exit code is passed on.
+    code_from: Vec<ServiceName>,
 }
 
 /// What the loop knows.
@@ -177,7 +220,39 @@ struct State<'a> {
     known: u64,
     /// The last event that was told.
     seen: u64,
+    /// The first run that ended by itself, where that takes the stack down.
+    ended: Option<RunEnd>,
+    /// How often each service has ended in a row, since it was ready last.
+    ends: BTreeMap<ServiceName, u32>,
+    /// A service that has just ended so often that it is told.
+    crashing: Option<Crash>,
 }
+
+/// A run that ended by itself.
+#[derive(Debug, Clone)]
+struct RunEnd {
+    service: ServiceName,
+    /// How, in words.
+    cause: String,
+    /// How; not known of one that could not be started.
+    exit: Option<ExitReason>,
+    /// Whether that was a success.
+    success: bool,
+    /// Whether it broke its policy.
+    violated: bool,
+}
+
+/// A service that ends again and again.
+#[derive(Debug, Clone)]
+struct Crash {
+    service: ServiceName,
+    cause: String,
+    times: u32,
+    retry_in: Option<Duration>,
+}
+
+/// After so many ends in a row a service is said to end again and again.
+const CRASHES: u32 = 3;
 
 /// What happened next.
 enum Next {
@@ -214,6 +289,9 @@ impl Up<'_> {
             failed: None,
             known,
             seen: asked,
+            ended: None,
+            ends: BTreeMap::new(),
+            crashing: None,
         };
         let ended = self.attend(state, events, logs, &mut signals, &owner, until).await;
         drop(hold);
@@ -263,6 +341,15 @@ impl Up<'_> {
             _ => None,
         };
         loop {
+            if let Some(crash) = state.crashing.take() {
+                state.block.clear();
+                self.tell_crash(&crash).await;
+            }
+            if let Some(end) = state.ended.take() {
+                state.block.clear();
+                drop(state);
+                return self.abort(&end, signals, logs).await;
+            }
             if let Some(code) = self.judge(&mut state, owner, until).await? {
                 return Ok(code);
             }
@@ -334,7 +421,7 @@ impl Up<'_> {
                 let fresh: Vec<ServiceName> = lost.iter().filter(is_fresh).cloned().collect();
                 if !fresh.is_empty() {
                     state.block.clear();
-                    self.report(&fresh, state).await?;
+                    self.report(&fresh, state).await;
                     state.told.extend(fresh);
                 }
                 // A service that is well again may fail again.
@@ -377,6 +464,42 @@ impl Up<'_> {
         if event.seq > state.known {
             state.view.apply(event);
         }
+        if let (Some(service), EventKind::Phase { phase, cause, exit, retry_in_ms }) =
+            (&event.service, &event.kind)
+        {
+            let kind = self.planned.plan.services.get(service).map(|service| service.kind);
+            let end = RunEnd {
+                service: service.clone(),
+                cause: cause.text.clone(),
+                exit: *exit,
+                success: *phase == Phase::Exited,
+                violated: *phase == Phase::Violated,
+            };
+            if state.ended.is_none() && kind.is_some_and(|kind| self.takes_down(&end, kind, *phase)) {
+                state.ended = Some(end);
+            }
+            match phase {
+                Phase::Backoff => {
+                    let times = state.ends.entry(service.clone()).or_default();
+                    *times += 1;
+                    if *times == CRASHES {
+                        let retry_in = retry_in_ms.map(Duration::from_millis);
+                        let (service, cause) = (service.clone(), cause.text.clone());
+                        state.crashing = Some(Crash { service, cause, times: *times, retry_in });
+                    }
+                }
+                Phase::Ready | Phase::Exited | Phase::Stopped => drop(state.ends.remove(service)),
+                Phase::Pending
+                | Phase::Waiting
+                | Phase::Building
+                | Phase::Starting
+                | Phase::Running
+                | Phase::Unhealthy
+                | Phase::Stopping
+                | Phase::Failed
+                | Phase::Violated => {}
+            }
+        }
         if let EventKind::SupervisorStopped { cause } = &event.kind {
             state.stopped = Some(cause.clone());
         }
@@ -403,6 +526,69 @@ impl Up<'_> {
             state.block.clear();
             ui.say(&event::short(event));
         }
+    }
+
+    /// Whether the end of a run takes the stack down.
+    fn takes_down(&self, end: &RunEnd, kind: ServiceKind, phase: Phase) -> bool {
+        match phase {
+            Phase::Failed | Phase::Violated => self.abort.on_exit || self.abort.on_failure,
+            Phase::Backoff => self.abort.on_exit,
+            Phase::Exited => match kind {
+                ServiceKind::Service => self.abort.on_exit,
+                ServiceKind::Task => self.code_from.contains(&end.service),
+            },
+            Phase::Pending
+            | Phase::Waiting
+            | Phase::Building
+            | Phase::Starting
+            | Phase::Running
+            | Phase::Ready
+            | Phase::Unhealthy
+            | Phase::Stopping
+            | Phase::Stopped => false,
+        }
+    }
+
+    /// A service ended: as was asked for, so does everything else.
+    async fn abort(
+        &self,
+        end: &RunEnd,
+        signals: &mut Signals,
+        logs: Option<LogLines>,
+    ) -> Result<u8, Failure> {
+        let ui = &self.context.ui;
+        let RunEnd { service, cause, exit, success, violated } = end;
+        if !success {
+            let row = self.client.services().await.unwrap_or_default();
+            causes::report(self.context, &self.client, &[service.clone()], &View::of(&row), Some(self.since))
+                .await;
+        }
+        ui.say(&format!("`{service}` {cause}: stopping everything"));
+        let began = Instant::now();
+        self.go_down(signals, logs).await?;
+        ui.say(&take_down::summary(began.elapsed()));
+        if self.code_from.contains(service)
+            && let Some(exit) = exit
+        {
+            return Ok(inside::passed(*exit));
+        }
+        let code = match (success, violated) {
+            // The one that was to decide has not ended.
+            (true, _) if !self.code_from.is_empty() => exit::FAILED,
+            (true, _) => exit::OK,
+            (false, true) => exit::VIOLATION,
+            (false, false) => exit::FAILED,
+        };
+        // Everything was told.
+        if code == exit::OK { Ok(code) } else { Err(Failure::told(code)) }
+    }
+
+    /// In the middle of its crash loop, its log is worth a look.
+    async fn tell_crash(&self, crash: &Crash) {
+        let log =
+            causes::last_lines(&self.client, &crash.service, report::CRASH_LINES, Some(self.since)).await;
+        let text = report::crash_loop(&crash.service, &crash.cause, crash.times, crash.retry_in, &log);
+        self.context.ui.say(text.trim_end_matches('\n'));
     }
 
     fn draw(&self, state: &mut State<'_>) {
@@ -445,44 +631,19 @@ impl Up<'_> {
     }
 
     /// Says why services are not what was wanted.
-    async fn report(&self, services: &[ServiceName], state: &State<'_>) -> Result<(), Failure> {
-        for service in services {
-            let Some(row) = state.view.services.get(service) else { continue };
-            let chain = match self.client.why(service).await {
-                Ok(why) => why.chain,
-                // An older supervisor, or one that ends: what is known here.
-                Err(_) => {
-                    vec![WhyLink { service: service.clone(), phase: row.phase, cause: row.cause.clone() }]
-                }
-            };
-            let innocent = row.cause.reason == Reason::DependencyFailed || row.phase == Phase::Waiting;
-            let log = if innocent { Vec::new() } else { self.last_lines(service).await };
-            let case = Case { service: service.clone(), kind: row.kind, chain, log };
-            self.context.ui.say(report::case(&case).trim_end_matches('\n'));
-        }
-        Ok(())
-    }
-
-    /// The last lines of a service; none when they cannot be had: the report is worth more than they are.
-    async fn last_lines(&self, service: &ServiceName) -> Vec<LogLine> {
-        let query = LogQuery {
-            services: vec![service.clone()],
-            tail: Some(LAST_LINES),
-            since: Some(self.since),
-            until: None,
-            follow: false,
-            ..LogQuery::default()
-        };
-        let Ok(lines) = self.client.logs(&query).await else { return Vec::new() };
-        lines.filter_map(|line| std::future::ready(line.ok())).collect().await
+    async fn report(&self, services: &[ServiceName], state: &State<'_>) {
+        causes::report(self.context, &self.client, services, &state.view, Some(self.since)).await;
     }
 
     /// Something that was waited for failed: what runs is left for a look.
     async fn failed(&self, lost: &[ServiceName], state: &State<'_>) -> Result<u8, Failure> {
-        self.report(lost, state).await?;
+        self.report(lost, state).await;
         let names: Vec<String> = lost.iter().map(|name| format!("`{name}`")).collect();
+        let violated = |name: &ServiceName| {
+            state.view.services.get(name).is_some_and(|row| row.phase == Phase::Violated)
+        };
         self.context.ui.fail(&self.left_running(format!("{} failed", crate::render::list(&names))));
-        Ok(exit::FAILED)
+        Ok(if lost.iter().any(violated) { exit::VIOLATION } else { exit::FAILED })
     }
 
     async fn timed_out(&self, state: &State<'_>, until: Until) -> Result<u8, Failure> {
@@ -492,7 +653,7 @@ impl Up<'_> {
             .filter(|(_, row)| !row.is_ready())
             .map(|(name, _)| name.clone())
             .collect();
-        self.report(&late, state).await?;
+        self.report(&late, state).await;
         let within = match until {
             Until::Ready { within: Some(within) } => human_duration(within),
             _ => human_duration(self.began.elapsed()),
@@ -552,7 +713,15 @@ impl Up<'_> {
         if ending == Ending::Interrupt {
             ui.say("stopping; Ctrl-C again kills everything now");
         }
-        let painter = Painter::new(self.planned.plan.services.keys(), ui.look(false));
+        let began = Instant::now();
+        self.go_down(signals, logs).await?;
+        ui.say(&take_down::summary(began.elapsed()));
+        Ok(exit::INTERRUPTED)
+    }
+
+    /// Takes the stack down and shows how it goes, with the logs.
+    async fn go_down(&self, signals: &mut Signals, logs: Option<LogLines>) -> Result<u8, Failure> {
+        let painter = Painter::new(self.planned.plan.services.keys(), self.context.ui.look(false));
         let going = take_down::Going {
             context: self.context,
             client: &self.client,
@@ -560,10 +729,7 @@ impl Up<'_> {
             logs,
             painter: Some(painter),
         };
-        let began = Instant::now();
-        going.down(DownRequest::default(), signals).await?;
-        ui.say(&take_down::summary(began.elapsed()));
-        Ok(exit::INTERRUPTED)
+        going.down(DownRequest::default(), signals).await
     }
 }
 
@@ -596,13 +762,6 @@ fn speaks_http(plan: &Plan) -> BTreeSet<(ServiceName, u16)> {
         .iter()
         .filter_map(|(name, service)| Some((name.clone(), port(&service.ready.as_ref()?.kind)?)))
         .collect()
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The next line; `None` at the end. Lines that only a later version knows are left out.

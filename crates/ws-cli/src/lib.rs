@@ -10,8 +10,11 @@
 pub mod addresses;
 pub mod args;
 pub mod bring_up;
+pub mod causes;
+pub mod change;
 pub mod cmd;
 pub mod error;
+pub mod follow;
 pub mod inside;
 pub mod instances;
 pub mod launch;
@@ -20,14 +23,17 @@ pub mod load;
 pub mod look;
 pub mod machine;
 pub mod names;
+pub mod one_off;
 pub mod own_dirs;
 pub mod render;
 pub mod settings;
+pub mod stats;
 pub mod supervise;
 pub mod take_down;
 pub mod ui;
 pub mod units;
 pub mod view;
+pub mod waiting;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -59,9 +65,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if matches!(cli.command, Command::Supervise { .. }) {
         return supervise::main();
     }
-    let format = if cli.globals.json { Format::Json } else { cli.globals.format.unwrap_or_default() };
+    let format = cli.globals.format();
     let ui = Ui::of_process(format);
-    let passes_on = matches!(cli.command, Command::Exec(_));
+    let passes_on = cli.command.passes_on();
     let ended = Surroundings::of_process()
         .and_then(|around| Settings::new(&cli, around))
         .and_then(|settings| run(&cli.command, &Context { ui: ui.clone(), settings }));
@@ -78,9 +84,18 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
     match command {
         Command::Up(args) => cmd::up::run(args, context),
         Command::Down(args) => cmd::down::run(args, context),
+        Command::Start(args) => cmd::start::run(args, context),
+        Command::Stop(args) => cmd::stop::run(args, context),
+        Command::Restart(args) => cmd::restart::run(args, context),
+        Command::Kill(args) => cmd::kill::run(args, context),
+        Command::Wait(args) => cmd::wait::run(args, context),
+        Command::Why(args) => cmd::why::run(args, context),
+        Command::Stats(args) => cmd::stats::run(args, context),
         Command::Ps(args) => cmd::ps::run(args, context),
         Command::Logs(args) => cmd::logs::run(args, context),
         Command::Exec(args) => cmd::exec::run(args, context),
+        Command::Shell(args) => cmd::shell::run(args, context),
+        Command::Run(args) => cmd::run::run(args, context),
         Command::Events(args) => cmd::events::run(args, context),
         Command::Port(args) => cmd::port::run(args, context),
         Command::Check(args) => cmd::check::run(args, context),
@@ -91,6 +106,8 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Gc(args) => cmd::gc::run(args, context),
         Command::Schema(args) => cmd::schema::run(args, context),
         Command::Explain(args) => cmd::explain::run(args, context),
+        Command::Completions(args) => cmd::completions::run(args, context),
+        Command::Man(args) => cmd::man::run(args, context),
         Command::Version(args) => cmd::version::run(args, context),
         Command::Probe => cmd::probe::run(context),
         Command::Supervise { .. } => Err(Failure::usage("the supervisor is started by `ws up`")),

@@ -144,6 +144,19 @@ pub fn plan(context: &Context, options: &PlanOptions) -> Result<Planned, Failure
     }
 }
 
+/// The plan of an instance as the file says now; nothing when it cannot be read, is not good, or is that of
+/// another instance. For advice only.
+#[must_use]
+pub fn quietly(settings: &Settings, place: &Place) -> Option<Plan> {
+    let options = PlanOptions::default();
+    let (_, sources) = read(settings, &options).ok()?;
+    let workspace = ws_spec::parse(&sources).workspace?;
+    if Place::of(settings, &workspace).instance != place.instance {
+        return None;
+    }
+    resolve(settings, &workspace, &options).ok()
+}
+
 fn resolve(settings: &Settings, workspace: &Workspace, options: &PlanOptions) -> Result<Plan, Vec<Problem>> {
     let previous = addresses::read(&Place::of(settings, workspace).state);
     plan::resolve(workspace, &machine::facts(workspace), &plan::Options { previous, accept: options.accept })

@@ -16,7 +16,7 @@ use crate::{Context, instances, live, names, runtime};
 ///
 /// # Errors
 /// When a service does not exist or the supervisor does not answer.
-pub fn ps(context: &Context, typed: &[String]) -> Result<u8, Failure> {
+pub fn ps(context: &Context, typed: &[String], wide: bool) -> Result<u8, Failure> {
     let ui = &context.ui;
     let rows = runtime()?.block_on(async {
         match instances::connect(context).await? {
@@ -39,7 +39,8 @@ pub fn ps(context: &Context, typed: &[String]) -> Result<u8, Failure> {
     match ui.format {
         Format::Json => ui.json(&rows)?,
         Format::Text => {
-            ui.data(&ps::services(&rows, now(), ui.out_width()))?;
+            let width = ui.out_width().filter(|_| !wide);
+            ui.data(&ps::services(&rows, now(), &ps::Shape { width, wide }))?;
             for line in ps::missing(&rows) {
                 ui.say(&line);
             }
@@ -57,15 +58,16 @@ pub fn port(context: &Context, typed: &str, port: u16) -> Result<u8, Failure> {
         let (client, _) = instances::connected(context).await?;
         services(&client).await
     })?;
-    let service = names::service(typed, rows.iter().map(|row| &row.service))?;
+    // Of a service with replicas: those of all of them.
+    let units = names::services(&[typed.to_owned()], &rows)?;
     let published: Vec<_> =
-        rows.iter().filter(|row| row.service == service).flat_map(|row| &row.ports).collect();
+        rows.iter().filter(|row| units.contains(&row.name)).flat_map(|row| &row.ports).collect();
     let places: Vec<_> = published.iter().filter(|published| published.port == port).collect();
     if places.is_empty() {
-        let failure = Failure::failed(format!("port {port} of `{service}` is not published"));
+        let failure = Failure::failed(format!("port {port} of `{typed}` is not published"));
         let known: Vec<String> = published.iter().map(|published| published.port.to_string()).collect();
         return Err(if known.is_empty() {
-            failure.hint(format!("publish it: `ports: [\"{port}:{port}\"]` in `{service}`"))
+            failure.hint(format!("publish it: `ports: [\"{port}:{port}\"]` in `{typed}`"))
         } else {
             failure.hint(format!("published are {}", crate::render::list(&known)))
         });
@@ -92,8 +94,25 @@ pub struct LogsWanted<'a> {
     pub tail: Option<usize>,
     /// Only lines since then.
     pub since: Option<Moment>,
+    /// Only lines until then.
+    pub until: Option<Moment>,
+    /// Only lines in which this regular expression matches.
+    pub grep: Option<&'a str>,
+    /// Only those in which it does not.
+    pub invert: bool,
+    /// How lines look.
+    pub style: LineStyle,
+}
+
+/// How `ws logs` shows lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LineStyle {
     /// Whether the time stands before each line.
     pub timestamps: bool,
+    /// Whether the name of the service is left out.
+    pub no_prefix: bool,
+    /// Whether colours are left out, those of the services too.
+    pub no_colour: bool,
 }
 
 /// `ws logs`
@@ -105,16 +124,19 @@ pub fn logs(context: &Context, wanted: &LogsWanted<'_>) -> Result<u8, Failure> {
         services: Vec::new(),
         tail: wanted.tail.map(|tail| u64::try_from(tail).unwrap_or(u64::MAX)),
         since: wanted.since.map(|since| since.resolve(now())),
-        until: None,
+        after: None,
+        until: wanted.until.map(|until| until.resolve(now())),
+        grep: wanted.grep.map(ToOwned::to_owned),
+        invert: wanted.invert,
         follow: wanted.follow,
-        ..LogQuery::default()
     };
     runtime()?.block_on(async {
         let Some((client, _)) = instances::connect(context).await? else {
             return logs_on_disk(context, wanted, query);
         };
-        let known: Vec<ServiceName> = services(&client).await?.into_iter().map(|row| row.service).collect();
-        query.services = names::services(wanted.services, &known)?;
+        let rows = services(&client).await?;
+        query.services = names::services(wanted.services, &rows)?;
+        let known: Vec<ServiceName> = rows.into_iter().map(|row| row.name).collect();
         let painter =
             painter(context, wanted, if query.services.is_empty() { &known } else { &query.services });
         let lines = client.logs(&query).await?;
@@ -131,7 +153,7 @@ fn logs_on_disk(context: &Context, wanted: &LogsWanted<'_>, mut query: LogQuery)
     if known.is_empty() {
         return Err(instances::not_running(context));
     }
-    query.services = names::services(wanted.services, &known)?;
+    query.services = names::on_disk(wanted.services, &known)?;
     let painter = painter(context, wanted, if query.services.is_empty() { &known } else { &query.services });
     for line in instances::read_logs(&place, &query)? {
         print_log(context, &painter, &line)?;
@@ -143,7 +165,12 @@ fn logs_on_disk(context: &Context, wanted: &LogsWanted<'_>, mut query: LogQuery)
 }
 
 fn painter(context: &Context, wanted: &LogsWanted<'_>, services: &[ServiceName]) -> Painter {
-    Painter::new(services, context.ui.look(wanted.timestamps))
+    let LineStyle { timestamps, no_prefix, no_colour } = wanted.style;
+    let mut look = context.ui.look(timestamps);
+    look.prefix = !no_prefix;
+    look.plain = no_colour;
+    look.colours &= !no_colour;
+    Painter::new(services, look)
 }
 
 fn print_log(context: &Context, painter: &Painter, line: &LogLine) -> Result<(), Failure> {
@@ -177,7 +204,7 @@ pub fn events(context: &Context, typed: &[String], follow: bool, since: Option<u
 }
 
 /// Prints a stream until it ends or somebody interrupts.
-async fn stream<T>(
+pub(crate) async fn stream<T>(
     mut items: impl futures_util::Stream<Item = Result<T, ClientError>> + Unpin,
     mut print: impl FnMut(T) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {

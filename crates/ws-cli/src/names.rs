@@ -37,15 +37,8 @@ impl<'a> From<&'a ServiceName> for Known<'a> {
 
 impl Known<'_> {
     fn is_one_off(&self) -> bool {
-        is_one_off(self.name, self.service)
+        ws_model::wire::is_one_off(self.name, self.service)
     }
-}
-
-/// Whether a unit is a one-off of a service (`ws run`): `api-run-1` of `api`.
-#[must_use]
-pub fn is_one_off(name: &ServiceName, service: &ServiceName) -> bool {
-    let number = name.as_str().strip_prefix(service.as_str()).and_then(|rest| rest.strip_prefix("-run-"));
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The units that were named, each once, in the order in which they were typed.
@@ -66,6 +59,22 @@ pub fn services<'a, K: Into<Known<'a>>>(
         }
     }
     Ok(names)
+}
+
+/// The same for the names under which logs were kept: there, `api-1` without an `api` is a replica.
+///
+/// # Errors
+/// When one does not exist.
+pub fn on_disk(typed: &[String], known: &[ServiceName]) -> Result<Vec<ServiceName>, Failure> {
+    let declared: Vec<ServiceName> = known.iter().map(|name| declared(name, known)).collect();
+    services(typed, known.iter().zip(&declared).map(|(name, service)| Known { name, service }))
+}
+
+fn declared(name: &ServiceName, known: &[ServiceName]) -> ServiceName {
+    let stem =
+        name.as_str().rsplit_once('-').filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
+    let service = stem.and_then(|(stem, _)| ServiceName::new(stem).ok());
+    service.filter(|service| !known.contains(service)).unwrap_or_else(|| name.clone())
 }
 
 /// The one unit that was named; of a service with replicas the first.
@@ -166,5 +175,13 @@ mod tests {
         assert_eq!(service("api", known()).unwrap().as_str(), "api-2");
         assert_eq!(found("api-3").unwrap_err().hints, ["did you mean `api-2`?"]);
         assert_eq!(services(&["api-2".into(), "api".into()], known()).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_is_on_disk_is_known_by_its_names_alone() {
+        let known = ["api-1", "api-2", "db", "db-2"].map(|name| ServiceName::new(name).unwrap());
+        assert_eq!(on_disk(&["api".into()], &known).unwrap(), known[..2]);
+        assert_eq!(on_disk(&["db".into()], &known).unwrap(), known[2..3]);
+        assert!(on_disk(&["web".into()], &known).is_err());
     }
 }

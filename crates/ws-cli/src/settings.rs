@@ -8,9 +8,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use ws_model::WorkspaceName;
 
-use crate::args::{Cli, Format};
+use crate::args::{Cli, Command, Drawing, Format};
 use crate::error::Failure;
 
 /// The names of a workspace file, in order of preference.
@@ -126,6 +127,8 @@ pub struct Settings {
     pub env_files: Vec<PathBuf>,
     /// How data is printed.
     pub format: Format,
+    /// The drawing that was asked for; only of graphs.
+    pub drawing: Option<Drawing>,
     /// Where instances are kept.
     pub dirs: Dirs,
 }
@@ -151,11 +154,19 @@ impl Settings {
             return Err(Failure::usage(format!("`{name}` cannot be the name of an instance"))
                 .hint("names are `[a-z0-9][a-z0-9_-]*`; `ws ls` lists what there is"));
         }
+        if let Some(format) = globals.format.filter(|format| format.kind().is_err())
+            && !matches!(cli.command, Command::Graph(_))
+        {
+            let word = format.to_possible_value().map(|value| value.get_name().to_owned());
+            return Err(Failure::usage(format!("`--format {}` is for `ws graph`", word.unwrap_or_default()))
+                .hint("the others have `text` and `json`"));
+        }
         Ok(Self {
             file: cli.file.as_ref().map(|file| start.join(file)),
             instance: globals.instance.clone(),
             env_files: globals.env_file.iter().map(|file| start.join(file)).collect(),
-            format: if globals.json { Format::Json } else { globals.format.unwrap_or_default() },
+            format: globals.format(),
+            drawing: globals.drawing(),
             dirs: Dirs::find(&around)?,
             start,
             around,

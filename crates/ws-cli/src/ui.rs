@@ -143,7 +143,13 @@ impl Ui {
     /// How services' lines look on stdout.
     #[must_use]
     pub fn look(&self, timestamps: bool) -> Look {
-        Look { timestamps, terminal: self.out_terminal, colours: self.out_colours }
+        Look {
+            timestamps,
+            prefix: true,
+            terminal: self.out_terminal,
+            colours: self.out_colours,
+            plain: false,
+        }
     }
 
     /// The size of the terminal that stderr is.
@@ -155,10 +161,13 @@ impl Ui {
     /// The width of the terminal that stdout is.
     #[must_use]
     pub fn out_width(&self) -> Option<usize> {
-        if !self.out_terminal {
-            return None;
-        }
-        terminal_size(&io::stdout()).map(|size| size.columns)
+        self.out_size().map(|size| size.columns)
+    }
+
+    /// The size of the terminal that stdout is.
+    #[must_use]
+    pub fn out_size(&self) -> Option<Size> {
+        self.out_terminal.then(|| terminal_size(&io::stdout())).flatten()
     }
 
     /// Writes to the terminal that stderr is, control sequences included; colours are removed when
@@ -166,6 +175,39 @@ impl Ui {
     pub fn draw(&self, text: &str) {
         let mut err = io::stderr().lock();
         let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    }
+}
+
+/// Lines of data that are redrawn in place on the terminal that stdout is. They stay there at the end.
+#[derive(Debug)]
+pub struct Screen<'a> {
+    ui: &'a Ui,
+    drawn: usize,
+}
+
+impl<'a> Screen<'a> {
+    /// An empty one.
+    #[must_use]
+    pub fn new(ui: &'a Ui) -> Self {
+        Self { ui, drawn: 0 }
+    }
+
+    /// Draws it anew.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn draw(&mut self, lines: &[String]) -> Result<(), Failure> {
+        let mut text = crate::render::progress::erase(self.drawn);
+        for line in lines {
+            if self.ui.out_colours {
+                text.push_str(line);
+            } else {
+                text.push_str(&strip_str(line).to_string());
+            }
+            text.push('\n');
+        }
+        self.drawn = lines.len();
+        self.ui.raw(&text)
     }
 }
 

@@ -7,13 +7,14 @@ use crate::{Context, inside};
 
 const AFTER_HELP: &str = "\
 Examples:
-  ws exec api sh                       a shell inside api
+  ws exec api ./task --all
   ws exec db psql -U app shop
   ws exec -T db pg_dump shop > dump.sql
   ws exec -e LOG=debug api ./task
 
 The command runs with the service's own user, files, network, limits and environment. It gets a
-terminal when the standard input is one; -T turns that off.
+terminal when the standard input and output are one; -T turns that off. Then every key goes to it,
+Ctrl-C too. When this command is ended by a signal, the other one is ended with it.
 
 Exit codes: the command's own (128 + N when signal N ended it), or
   121  the stack failed
@@ -25,7 +26,7 @@ Exit codes: the command's own (128 + N when signal N ended it), or
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ExecArgs {
-    /// No terminal, even when the standard input is one.
+    /// No terminal, even when the standard input and output are one.
     #[arg(short = 'T', long = "no-tty")]
     pub no_tty: bool,
 
@@ -46,7 +47,8 @@ pub struct ExecArgs {
     pub command: Vec<String>,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// For clap: a variable and its value.
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write `KEY=VALUE`".to_owned()),

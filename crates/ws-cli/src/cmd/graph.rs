@@ -9,7 +9,12 @@ use crate::{Context, load};
 const AFTER_HELP: &str = "\
 Examples:
   ws graph
+  ws graph --format mermaid >> README.md    (between ```mermaid and ```)
+  ws graph --format svg > stack.svg
+  ws graph --format dot | dot -Tpng > stack.png
   ws graph --format json
+
+Formats: text (a tree) · mermaid · dot · svg (drawn here, no other program is needed) · json
 
 Exit codes: 0 · 2 something is wrong with the file";
 

@@ -1,6 +1,7 @@
 //! The commands, one file each: what may be typed, with its help, and a `run` that calls the library.
 
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod down;
 pub mod events;
@@ -8,12 +9,22 @@ pub mod exec;
 pub mod explain;
 pub mod gc;
 pub mod graph;
+pub mod kill;
 pub mod logs;
 pub mod ls;
+pub mod man;
 pub mod plan;
 pub mod port;
 pub mod probe;
 pub mod ps;
+pub mod restart;
+pub mod run;
 pub mod schema;
+pub mod shell;
+pub mod start;
+pub mod stats;
+pub mod stop;
 pub mod up;
 pub mod version;
+pub mod wait;
+pub mod why;

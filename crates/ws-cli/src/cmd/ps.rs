@@ -8,7 +8,8 @@ use crate::{Context, look};
 const AFTER_HELP: &str = "\
 Examples:
   ws ps
-  ws ps api
+  ws ps api                       of a service with replicas: all of them
+  ws ps -w
   ws ps --json | jq -r '.[] | select(.ready | not) | .service'
 
 When nothing runs, `--json` prints `[]` and the code is 0.
@@ -22,6 +23,10 @@ pub struct PsArgs {
     /// Which services; all without any.
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
+
+    /// Also process ids, numbers of processes and limits; nothing is cut to the terminal.
+    #[arg(short, long)]
+    pub wide: bool,
 }
 
 /// Shows the services.
@@ -29,5 +34,5 @@ pub struct PsArgs {
 /// # Errors
 /// When a service does not exist or the supervisor does not answer.
 pub fn run(args: &PsArgs, context: &Context) -> Result<u8, Failure> {
-    look::ps(context, &args.services)
+    look::ps(context, &args.services, args.wide)
 }

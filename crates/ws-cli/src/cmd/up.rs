@@ -15,13 +15,16 @@ Examples:
   ws up -d                       in the background; returns when everything was started
   ws up --wait --wait-timeout 2m in the background; returns when everything is ready
   ws up --accept limited         run although this machine cannot enforce limits
+  ws up --exit-code-from test    run until test ends, take everything down, exit with its code
 
 Without -d, the stack goes down when this terminal does. Ctrl-C stops it gracefully, a second one
 kills it now. If it runs already, `ws up` attaches to it, and Ctrl-C only detaches.
 When `--wait` fails, what was started stays for a look (`ws ps`, `ws logs`); `ws down` removes it.
 
 Exit codes: 0 ready (or started) · 1 a service failed, or the time ran out · 2 bad file or use ·
-3 this machine cannot enforce what is asked · 130 interrupted";
+3 this machine cannot enforce what is asked · 4 a policy violation ended it · 130 interrupted
+With --exit-code-from: that service's own (128 + N when signal N ended it), or 120 a policy violation ·
+121 another service ended first, or the stack failed · 122 this machine · 125 bad file or use";
 
 /// Start the stack, or some services and what they need.
 #[derive(Debug, Args)]
@@ -43,6 +46,22 @@ pub struct UpArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration_arg)]
     pub wait_timeout: Option<Duration>,
 
+    /// Take the stack down as soon as any service ends, even if it would be started again.
+    ///
+    /// The exit code is 0 if it ended with success. A task that finishes with success does not count.
+    #[arg(long, conflicts_with_all = ["detach", "wait", "wait_timeout"])]
+    pub abort_on_exit: bool,
+
+    /// Take the stack down as soon as any service has failed for good.
+    #[arg(long, conflicts_with_all = ["detach", "wait", "wait_timeout"])]
+    pub abort_on_failure: bool,
+
+    /// Take the stack down as soon as any service ends, and pass on the exit code of this one.
+    ///
+    /// When another one ended first, or anything else goes wrong, the code is one of 120 to 125.
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait", "wait_timeout"])]
+    pub exit_code_from: Option<String>,
+
     /// What decides the plan.
     #[command(flatten)]
     pub options: PlanOptions,
@@ -58,5 +77,10 @@ pub fn run(args: &UpArgs, context: &Context) -> Result<u8, Failure> {
         (true, false) => bring_up::Until::Started,
         (false, false) => bring_up::Until::Interrupted,
     };
-    bring_up::up(context, &args.services, &args.options, until)
+    let abort = bring_up::Abort {
+        on_exit: args.abort_on_exit || args.exit_code_from.is_some(),
+        on_failure: args.abort_on_failure,
+        code_from: args.exit_code_from.as_deref(),
+    };
+    bring_up::up(context, &bring_up::Asked { services: &args.services, options: &args.options, until, abort })
 }

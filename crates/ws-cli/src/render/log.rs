@@ -35,11 +35,15 @@ pub struct Painter {
 pub struct Look {
     /// Whether the time stands before each line.
     pub timestamps: bool,
+    /// Whether the name of its service stands before each line.
+    pub prefix: bool,
     /// Whether they go to a terminal: what could take it over is made safe then. Elsewhere the services'
     /// bytes are data and stay what they are.
     pub terminal: bool,
     /// Whether colours are wanted.
     pub colours: bool,
+    /// Whether colours are not wanted even where the services' bytes are data.
+    pub plain: bool,
 }
 
 impl Painter {
@@ -60,22 +64,27 @@ impl Painter {
     pub fn line(&self, line: &LogLine) -> String {
         let style = self.colours.get(&line.service).copied().unwrap_or_default();
         let width = self.width;
-        let mut out = paint(style, format_args!("{:width$} |", line.service));
+        let mut heads = Vec::new();
+        if self.look.prefix {
+            heads.push(paint(style, format_args!("{:width$} |", line.service)));
+        }
         if self.look.timestamps {
-            out += &format!(" {}", paint(DIM, line.at));
+            heads.push(paint(DIM, line.at));
         }
         match line.stream {
             LogStream::Stdout | LogStream::Stderr => {}
-            LogStream::Build => out += &paint(DIM, " build:"),
-            LogStream::Ws => out += &paint(DIM, " ws:"),
+            LogStream::Build => heads.push(paint(DIM, "build:")),
+            LogStream::Ws => heads.push(paint(DIM, "ws:")),
         }
-        if !line.line.is_empty() {
+        let mut out = heads.join(" ");
+        if !line.line.is_empty() && !out.is_empty() {
             out.push(' ');
         }
         if !self.look.colours {
             out = strip_str(&out).to_string();
         }
         match (self.look.terminal, self.look.colours) {
+            (false, _) if self.look.plain => out += &strip_str(&line.line).to_string(),
             (false, _) => out += &line.line,
             (true, false) => out += &strip_str(&safe(&line.line)).to_string(),
             (true, true) => {
@@ -186,12 +195,14 @@ mod tests {
             stream: LogStream::Stdout,
             line: "\x1b[31mred\x1b[2J".to_owned(),
         };
-        let show = |terminal, colours| {
-            Painter::new([&name], Look { timestamps: false, terminal, colours }).line(&line)
+        let show = |terminal, colours, plain| {
+            let look = Look { timestamps: false, prefix: true, terminal, colours, plain };
+            Painter::new([&name], look).line(&line)
         };
-        assert_eq!(show(false, false), "a | \x1b[31mred\x1b[2J");
-        assert_eq!(show(true, false), "a | red");
-        assert!(show(true, true).ends_with(" \x1b[31mred\x1b[0m"));
+        assert_eq!(show(false, false, false), "a | \x1b[31mred\x1b[2J");
+        assert_eq!(show(false, false, true), "a | red");
+        assert_eq!(show(true, false, false), "a | red");
+        assert!(show(true, true, false).ends_with(" \x1b[31mred\x1b[0m"));
     }
 
     #[test]
@@ -205,8 +216,9 @@ mod tests {
             line: text.to_owned(),
         };
         let mut text = String::new();
-        for timestamps in [false, true] {
-            let painter = Painter::new(&names, Look { timestamps, terminal: true, colours: false });
+        for (timestamps, prefix) in [(false, true), (true, true), (true, false), (false, false)] {
+            let look = Look { timestamps, prefix, terminal: true, colours: false, plain: false };
+            let painter = Painter::new(&names, look);
             for line in [
                 line(0, LogStream::Stdout, "hello"),
                 line(1, LogStream::Build, "compiling"),
@@ -225,6 +237,14 @@ mod tests {
         gateway | 1970-01-01T00:00:00.000Z build: compiling
         gateway | 1970-01-01T00:00:00.000Z ws: killed
         a       | 1970-01-01T00:00:00.000Z
+        1970-01-01T00:00:00.000Z hello
+        1970-01-01T00:00:00.000Z build: compiling
+        1970-01-01T00:00:00.000Z ws: killed
+        1970-01-01T00:00:00.000Z
+        hello
+        build: compiling
+        ws: killed
+
         "#);
     }
 }

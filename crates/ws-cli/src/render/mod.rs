@@ -6,6 +6,7 @@ pub mod log;
 pub mod progress;
 pub mod ps;
 pub mod report;
+pub mod stats;
 pub mod summary;
 
 use anstyle::Style;

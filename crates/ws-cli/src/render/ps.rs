@@ -3,38 +3,61 @@
 use ws_model::wire::{InstanceRow, InstanceState, PublishedPort, ServiceStatus};
 use ws_model::{Phase, Timestamp};
 
+use crate::render::log::safe;
 use crate::render::{Cell, phase_style, table};
 use crate::ui::{BAD, DIM, GOOD};
 use crate::units::{human_bytes, human_since};
 
-/// The services as a table; at most `width` columns where that is given.
+/// How much the table shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// At most so many columns.
+    pub width: Option<usize>,
+    /// Also process ids, numbers of processes and limits.
+    pub wide: bool,
+}
+
+/// The services as a table.
 #[must_use]
-pub fn services(rows: &[ServiceStatus], now: Timestamp, width: Option<usize>) -> String {
-    let memory = rows.iter().any(|row| row.memory_bytes.is_some());
+pub fn services(rows: &[ServiceStatus], now: Timestamp, shape: &Shape) -> String {
+    let memory = shape.wide || rows.iter().any(|row| row.memory_bytes.is_some());
     let mut header = vec!["SERVICE", "PHASE", "ADDRESS", "PORTS", "UPTIME", "LEVEL"];
+    if shape.wide {
+        header.extend(["PID", "PIDS"]);
+    }
     if memory {
         header.push("MEMORY");
+    }
+    if shape.wide {
+        header.push("LIMIT");
     }
     header.push("CAUSE");
     let cells: Vec<Vec<Cell>> = rows
         .iter()
         .map(|row| {
             let mut cells = vec![
-                Cell::plain(row.service.as_str()),
+                Cell::plain(row.name.as_str()),
                 Cell::new(phase(row), phase_style(row.phase)),
                 Cell::plain(row.address.clone()),
                 Cell::plain(ports(&row.ports)),
                 Cell::plain(uptime(row, now)),
                 Cell::plain(row.level.map(|level| level.to_string()).unwrap_or_default()),
             ];
+            let number = |n: Option<u32>| Cell::plain(n.map(|n| n.to_string()).unwrap_or_default());
+            if shape.wide {
+                cells.extend([number(row.pid), number(row.pids)]);
+            }
             if memory {
                 cells.push(Cell::plain(row.memory_bytes.map(human_bytes).unwrap_or_default()));
+            }
+            if shape.wide {
+                cells.push(Cell::plain(row.memory_limit_bytes.map(human_bytes).unwrap_or_default()));
             }
             cells.push(Cell::plain(cause(row)));
             cells
         })
         .collect();
-    table(&header, &cells, width)
+    table(&header, &cells, shape.width)
 }
 
 fn phase(row: &ServiceStatus) -> String {
@@ -44,12 +67,23 @@ fn phase(row: &ServiceStatus) -> String {
     }
 }
 
+/// Why it is so, how often it was restarted, what its probe says when it is not ready, and what it says of
+/// itself.
 fn cause(row: &ServiceStatus) -> String {
-    match row.restarts {
+    let mut text = match row.restarts {
         0 => row.cause.clone(),
         1 => format!("{} (restarted once)", row.cause),
         n => format!("{} (restarted {n} times)", row.cause),
+    };
+    let error = row.probe_error.as_deref().filter(|error| !row.ready && !row.cause.contains(error));
+    if let Some(error) = error {
+        text += &format!("; last probe: {error}");
     }
+    if let Some(status) = row.status.as_deref().filter(|status| !status.is_empty()) {
+        text += &format!(" · says: {status}");
+    }
+    // Parts of it are the service's own words.
+    safe(&text)
 }
 
 fn uptime(row: &ServiceStatus, now: Timestamp) -> String {
@@ -93,8 +127,8 @@ pub fn missing(rows: &[ServiceStatus]) -> Vec<String> {
     let mut groups: Vec<(&[String], Vec<String>)> = Vec::new();
     for row in rows.iter().filter(|row| !row.missing.is_empty()) {
         match groups.iter_mut().find(|(missing, _)| *missing == row.missing.as_slice()) {
-            Some((_, services)) => services.push(row.service.to_string()),
-            None => groups.push((&row.missing, vec![row.service.to_string()])),
+            Some((_, services)) => services.push(row.name.to_string()),
+            None => groups.push((&row.missing, vec![row.name.to_string()])),
         }
     }
     let all = rows.len();
@@ -202,7 +236,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_table_of_services() {
-        let text = services(&stack(), Timestamp { unix_ms: 191_000 }, None);
+        let text = services(&stack(), Timestamp { unix_ms: 191_000 }, &Shape::default());
         insta::assert_snapshot!(plain(&text), @r#"
         SERVICE  PHASE      ADDRESS    PORTS                                        UPTIME  LEVEL    CAUSE
         gateway  ready      10.77.3.4  127.0.0.1:8080->80/tcp, [::1]:8443->443/tcp  3m 10s  limited  http 200 from :80/healthz
@@ -215,12 +249,36 @@ pub(crate) mod tests {
     fn memory_is_shown_where_it_is_known() {
         let mut rows = stack();
         rows[0].memory_bytes = Some(12_900_000);
-        let text = services(&rows, Timestamp { unix_ms: 2000 }, Some(110));
+        let text = services(&rows, Timestamp { unix_ms: 2000 }, &Shape { width: Some(110), wide: false });
         insta::assert_snapshot!(plain(&text), @r#"
         SERVICE  PHASE      ADDRESS    PORTS                                        UPTIME  LEVEL    MEMORY  CAUSE
         gateway  ready      10.77.3.4  127.0.0.1:8080->80/tcp, [::1]:8443->443/tcp  1.0 s   limited  12M     http 200 …
         migrate  exited(0)  10.77.3.4  -                                            -       -        -       finished
         orders   backoff    10.77.3.4  -                                            -       -        -       exited wi…
+        "#);
+    }
+
+    #[test]
+    fn the_wide_table_has_numbers_and_every_word() {
+        let mut rows = stack();
+        rows.truncate(1);
+        rows[0].pid = Some(4711);
+        rows[0].pids = Some(12);
+        rows[0].memory_bytes = Some(12_900_000);
+        rows[0].memory_limit_bytes = Some(64 << 20);
+        rows[0].status = Some("serving 3 clients\x1b[2J".to_owned());
+        let late = ServiceStatus {
+            name: ServiceName::new("api-2").unwrap(),
+            replica: 2,
+            probe_error: Some("http 503 from :80/healthz".to_owned()),
+            ..status("api", Phase::Running, Reason::Executed, "started, not ready yet")
+        };
+        rows.push(late);
+        let text = services(&rows, Timestamp { unix_ms: 2000 }, &Shape { width: None, wide: true });
+        insta::assert_snapshot!(plain(&text), @r#"
+        SERVICE  PHASE    ADDRESS    PORTS                                        UPTIME  LEVEL    PID   PIDS  MEMORY  LIMIT  CAUSE
+        gateway  ready    10.77.3.4  127.0.0.1:8080->80/tcp, [::1]:8443->443/tcp  1.0 s   limited  4711  12    12M     64M    http 200 from :80/healthz · says: serving 3 clients
+        api-2    running  10.77.3.4  -                                            -       -        -     -     -       -      started, not ready yet; last probe: http 503 from :80/healthz
         "#);
     }
 

@@ -1,12 +1,15 @@
 //! What is said when the stack did not come up: for each service why, down to the root, the last words
 //! of its log, and what to do next.
 
-use ws_model::wire::{LogLine, LogStream, WhyLink};
+use std::time::Duration;
+
+use ws_model::wire::{LogLine, LogStream, ServiceStatus, WhyLink};
 use ws_model::{Phase, ServiceKind, ServiceName};
 
 use crate::render::log::safe;
 use crate::render::phase_style;
-use crate::ui::{BAD, BOLD, DIM, HELP, paint};
+use crate::ui::{BAD, BOLD, CARE, DIM, GOOD, HELP, paint};
+use crate::units::human_duration;
 
 /// How many of its last lines are shown of a service that failed.
 pub const LAST_LINES: u64 = 50;
@@ -20,24 +23,25 @@ pub struct Case {
     pub kind: ServiceKind,
     /// Why it is in its phase: itself first, the root last. Never empty.
     pub chain: Vec<WhyLink>,
+    /// What its probes said last, where that was a failure.
+    pub probe_error: Option<String>,
     /// The last lines of its output.
     pub log: Vec<LogLine>,
 }
 
+/// How many lines are shown of a service that crashes again and again.
+pub const CRASH_LINES: u64 = 20;
+
 /// The report about one service.
 #[must_use]
 pub fn case(case: &Case) -> String {
-    let mut out = String::new();
-    for (depth, link) in case.chain.iter().enumerate() {
-        let word = paint(phase_style(link.phase), predicate(link.phase));
-        let because =
-            if link.cause.text.is_empty() { String::new() } else { format!(": {}", link.cause.text) };
-        if depth == 0 {
-            out += &format!("{} {} {word}{because}\n", paint(BAD, "✗"), paint(BOLD, &link.service));
-        } else {
-            let indent = "  ".repeat(depth);
-            out += &format!("{indent}{} {} {word}{because}\n", paint(DIM, "because"), link.service);
-        }
+    let mut out = chain(&case.chain, &paint(BAD, "✗"));
+    let told = case
+        .chain
+        .iter()
+        .any(|link| case.probe_error.as_deref().is_some_and(|error| link.cause.text.contains(error)));
+    if let Some(error) = case.probe_error.as_deref().filter(|_| !told) {
+        out += &format!("  its probe said last: {}\n", safe(error));
     }
     // A service that only waited has nothing of its own to show; its root has a report of its own.
     if case.chain.len() > 1 && case.log.is_empty() {
@@ -47,17 +51,95 @@ pub fn case(case: &Case) -> String {
         out += &format!("  {}\n", paint(DIM, "it has printed nothing"));
         return out;
     }
-    out += &format!("  {}\n", paint(DIM, format_args!("its last {}:", lines(case.log.len()))));
-    for line in &case.log {
+    out += &last_words(&case.log);
+    for hint in known_signatures(&case.log) {
+        out += &format!("  {} {hint}\n", paint(HELP, "hint:"));
+    }
+    out
+}
+
+/// A chain of causes, a line each: the first behind `mark`, each further one deeper.
+fn chain(links: &[WhyLink], mark: &str) -> String {
+    let mut out = String::new();
+    for (depth, link) in links.iter().enumerate() {
+        let word = paint(phase_style(link.phase), predicate(link.phase));
+        let because =
+            if link.cause.text.is_empty() { String::new() } else { format!(": {}", safe(&link.cause.text)) };
+        if depth == 0 {
+            out += &format!("{mark} {} {word}{because}\n", paint(BOLD, &link.service));
+        } else {
+            let indent = "  ".repeat(depth);
+            out += &format!("{indent}{} {} {word}{because}\n", paint(DIM, "because"), link.service);
+        }
+    }
+    out
+}
+
+/// The answer of `ws why`: the chain of causes, what the service itself and its probes say, and where to
+/// look next.
+#[must_use]
+pub fn tree(links: &[WhyLink], row: Option<&ServiceStatus>) -> String {
+    let Some((first, last)) = links.first().zip(links.last()) else { return String::new() };
+    let (mark, at_fault) = match first.phase {
+        Phase::Ready => (paint(GOOD, "✓"), false),
+        Phase::Exited => (paint(GOOD, "✓"), row.is_some_and(|row| !row.ready)),
+        Phase::Failed | Phase::Violated | Phase::Unhealthy | Phase::Backoff => (paint(BAD, "✗"), true),
+        Phase::Running => (paint(CARE, "·"), true),
+        Phase::Waiting | Phase::Building | Phase::Starting | Phase::Stopping => (paint(CARE, "·"), true),
+        Phase::Pending | Phase::Stopped => (paint(DIM, "·"), false),
+    };
+    let mut out = chain(links, &mark);
+    if let Some(status) = row.and_then(|row| row.status.as_deref()) {
+        out += &format!("  it says: {}\n", safe(status));
+    }
+    let error = row.and_then(|row| row.probe_error.as_deref());
+    if let Some(error) = error.filter(|error| links.iter().all(|link| !link.cause.text.contains(error))) {
+        out += &format!("  its probe said last: {}\n", safe(error));
+    }
+    if at_fault {
+        // What the chain ends with is what to look at.
+        out += &format!("  {} `ws logs -n 20 {}` shows its last words\n", paint(HELP, "hint:"), last.service);
+    }
+    out
+}
+
+/// What is said when a service ended several times in a row: the end in words, its last lines, the next
+/// try.
+#[must_use]
+pub fn crash_loop(
+    service: &ServiceName,
+    cause: &str,
+    times: u32,
+    next: Option<Duration>,
+    log: &[LogLine],
+) -> String {
+    let next = next.map(|next| format!("; next try in {}", human_duration(next))).unwrap_or_default();
+    let mut out = format!(
+        "{} {} {} ({times} times in a row): {}{next}\n",
+        paint(CARE.bold(), "↻"),
+        paint(BOLD, service),
+        paint(CARE, "ends again and again"),
+        safe(cause)
+    );
+    if log.is_empty() {
+        out += &format!("  {}\n", paint(DIM, "it has printed nothing"));
+    } else {
+        out += &last_words(log);
+    }
+    out
+}
+
+fn last_words(log: &[LogLine]) -> String {
+    let mut out = format!("  {}\n", paint(DIM, format_args!("its last {}:", lines(log.len()))));
+    for line in log {
         let from = match line.stream {
             LogStream::Stdout | LogStream::Stderr => "",
             LogStream::Build => "build: ",
             LogStream::Ws => "ws: ",
         };
-        out += &format!("  {} {from}{}\n", paint(DIM, "|"), safe(&line.line));
-    }
-    for hint in known_signatures(&case.log) {
-        out += &format!("  {} {hint}\n", paint(HELP, "hint:"));
+        // A colour that it left on would run into the next line.
+        let end = if line.line.contains('\x1b') { "\x1b[0m" } else { "" };
+        out += &format!("  {} {from}{}{end}\n", paint(DIM, "|"), safe(&line.line));
     }
     out
 }
@@ -129,6 +211,7 @@ mod tests {
     use ws_model::{Cause, Reason, Timestamp};
 
     use super::*;
+    use crate::render::ps::tests::status;
 
     fn name(text: &str) -> ServiceName {
         ServiceName::new(text).unwrap()
@@ -160,6 +243,7 @@ mod tests {
                 Reason::ReadyTimeout,
                 "not ready within 60 s: connection refused",
             )],
+            probe_error: Some("connection refused".to_owned()),
             log: log(&[
                 (LogStream::Stdout, "starting\x1b[2J"),
                 (LogStream::Stderr, "FATAL: could not write lock file: Read-only file system"),
@@ -173,9 +257,10 @@ mod tests {
                 link("api", Phase::Failed, Reason::DependencyFailed, "db failed"),
                 db.chain[0].clone(),
             ],
+            probe_error: None,
             log: Vec::new(),
         };
-        let quiet = Case { log: Vec::new(), ..db.clone() };
+        let quiet = Case { log: Vec::new(), probe_error: Some("timed out".to_owned()), ..db.clone() };
         let text = [&db, &api, &quiet].map(case).join("\n");
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r#"
         ✗ db failed: not ready within 60 s: connection refused
@@ -189,7 +274,46 @@ mod tests {
           because db failed: not ready within 60 s: connection refused
 
         ✗ db failed: not ready within 60 s: connection refused
+          its probe said last: timed out
           it has printed nothing
+        "#);
+    }
+
+    #[test]
+    fn a_crash_loop_says_the_end_the_last_words_and_the_next_try() {
+        let log = log(&[(LogStream::Stderr, "no such table: users")]);
+        let text = crash_loop(&name("api"), "exited with 1", 3, Some(Duration::from_millis(800)), &log);
+        let quiet = crash_loop(&name("api"), "was killed by SIGSEGV", 3, None, &[]);
+        insta::assert_snapshot!(anstream::adapter::strip_str(&format!("{text}{quiet}")).to_string(), @r#"
+        ↻ api ends again and again (3 times in a row): exited with 1; next try in 800 ms
+          its last line:
+          | no such table: users
+        ↻ api ends again and again (3 times in a row): was killed by SIGSEGV
+          it has printed nothing
+        "#);
+    }
+
+    #[test]
+    fn why_ends_with_where_to_look() {
+        let waiting = link("api", Phase::Waiting, Reason::Dependency, "waits for db (ready)");
+        let late = link("db", Phase::Running, Reason::ProbeFailed, "not ready yet: connection refused");
+        let ready = link("web", Phase::Ready, Reason::ProbeOk, "http 200 from :80/");
+        let mut row = status("api", Phase::Running, Reason::ProbeFailed, "");
+        row.status = Some("loading 3 of 7".to_owned());
+        row.probe_error = Some("http 503 from :80/".to_owned());
+        let slow = link("api", Phase::Running, Reason::Executed, "started, not ready yet");
+        let text = [tree(&[waiting, late], None), tree(&[ready], None), tree(&[slow], Some(&row))].join("\n");
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r#"
+        · api is waiting: waits for db (ready)
+          because db is running: not ready yet: connection refused
+          hint: `ws logs -n 20 db` shows its last words
+
+        ✓ web is ready: http 200 from :80/
+
+        · api is running: started, not ready yet
+          it says: loading 3 of 7
+          its probe said last: http 503 from :80/
+          hint: `ws logs -n 20 api` shows its last words
         "#);
     }
 

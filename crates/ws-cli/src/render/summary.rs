@@ -41,8 +41,8 @@ pub fn line(rows: &[ServiceStatus], about: &About) -> String {
 
 fn places(rows: &[ServiceStatus], http: &BTreeSet<(ServiceName, u16)>) -> Vec<String> {
     let place = |row: &ServiceStatus, port: &PublishedPort| {
-        let scheme = if http.contains(&(row.service.clone(), port.port)) { "http://" } else { "" };
-        format!("{} {}", row.service, paint(BOLD, format_args!("{scheme}{}", endpoint(port))))
+        let scheme = if http.contains(&(row.name.clone(), port.port)) { "http://" } else { "" };
+        format!("{} {}", row.name, paint(BOLD, format_args!("{scheme}{}", endpoint(port))))
     };
     let mut places: Vec<String> =
         rows.iter().flat_map(|row| row.ports.iter().map(move |port| place(row, port))).collect();
