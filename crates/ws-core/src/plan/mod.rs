@@ -14,6 +14,7 @@ mod lint;
 mod net;
 mod one_off;
 mod order;
+mod requires;
 mod units;
 mod view;
 
@@ -34,6 +35,7 @@ pub use describe::{describe, to_json};
 pub use facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES, directories_of_interest, paths_of_interest};
 pub use lint::lint;
 pub use one_off::{OneOff, one_off};
+pub use requires::requirement_met;
 pub(crate) use units::times;
 
 /// How many processes and threads a service may have when the file does not say.
