@@ -49,6 +49,9 @@ pub struct ExecIo {
     pub stderr: OwnedFd,
 }
 
+/// Gets both sides of a terminal, or why there is none.
+pub type TerminalDone = Box<dyn FnOnce(Result<(OwnedFd, OwnedFd), String>) + Send>;
+
 /// What a service uses now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -84,6 +87,13 @@ pub trait Host: Send {
     /// Kills a command of [`exec`](Self::exec) and its process group; its `done` is called as for any end. One that
     /// has ended is no error.
     fn cancel_exec(&mut self, id: ExecId);
+
+    /// Makes a terminal inside the sandbox of a service that runs: programs find its name there (tty(1)). `done` is
+    /// called once, from any thread, with both sides, the one to keep and the one for [`ExecIo`]; or with why there is
+    /// none. One of the supervisor's own does the same then, but has no name inside.
+    fn terminal(&mut self, service: &ServiceName, done: TerminalDone) {
+        done(Err(format!("there are no terminals in {service}")));
+    }
 
     /// Makes a place for a further service: launcher, cgroup, interface, links. With `io`, the main program of its
     /// runs gets these standard streams instead of pipes of the host (its output is then no log). `done` is called

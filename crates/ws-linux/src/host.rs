@@ -4,6 +4,7 @@
 //! makes no choice of its own: what to start, stop, probe or publish comes from the engine and the plan.
 
 mod mounts;
+mod notices;
 mod service;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use ws_core::engine::{Effect, Input};
-use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
+use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, TerminalDone, Usage};
 use ws_core::plan::{Plan, ServicePlan};
 use ws_model::wire::ExecResult;
 use ws_model::{InstanceId, Level, SecretName, ServiceName};
@@ -356,7 +357,7 @@ impl LinuxHost {
             let back = commands.downgrade();
             let shared = Arc::clone(&shared);
             let task =
-                Service::new(shared, service.clone(), channel, pidfd, group, secrets, publishers, back)
+                Service::new(shared, service.clone(), channel, pidfd, group, secrets, publishers, None, back)
                     .stage("registering the launcher")
                     .map_err(failed)?;
             self.tasks.push(tokio::spawn(task.run(inbox)));
@@ -473,15 +474,14 @@ impl Host for LinuxHost {
                 self.tell(&service, Command::Signal { generation, signal });
             }
             Effect::Kill { service, generation } => self.tell(&service, Command::Kill { generation }),
-            Effect::StartProbe { service, generation, probe: _ } => {
-                self.tell(&service, Command::StartProbe { generation });
+            Effect::StartProbe { service, generation, probe } => {
+                self.tell(&service, Command::StartProbe { generation, probe });
             }
-            Effect::StopProbe { service, generation, probe: _ } => {
-                self.tell(&service, Command::StopProbe { generation });
+            Effect::StopProbe { service, generation, probe } => {
+                self.tell(&service, Command::StopProbe { generation, probe });
             }
             Effect::RunHook { service, generation, hook } => {
-                let result = Err("hooks cannot be run".to_owned());
-                (self.shared.inbox)(Input::HookEnded { service, generation, hook, result });
+                self.tell(&service, Command::RunHook { generation, hook });
             }
         }
     }
@@ -498,6 +498,15 @@ impl Host for LinuxHost {
             }),
         }
         ExecId(id)
+    }
+
+    fn terminal(&mut self, service: &ServiceName, done: TerminalDone) {
+        match self.services.get(service) {
+            Some(task) => {
+                let _ = task.send(Command::Terminal { done });
+            }
+            None => done(Err("there is no such service".to_owned())),
+        }
     }
 
     fn cancel_exec(&mut self, id: ExecId) {

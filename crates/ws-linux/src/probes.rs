@@ -1,8 +1,12 @@
-//! Readiness probes: attempt after attempt against a run, each told as a phrase.
+//! Probes: attempt after attempt against a run, each told as a phrase.
 //!
-//! Knows when to try, not what a result means: readiness, `within` and phases are the engine's. While no
-//! attempt has succeeded they follow each other quickly, so that a stack comes up as fast as its services
-//! do; from then on at the interval of the file, since readiness is a level and not an edge.
+//! Knows when to try, not what a result means: readiness, `within`, failures in a row and phases are the
+//! engine's. While no attempt has succeeded they follow each other quickly, so that a stack comes up as fast as
+//! its services do; from then on at the interval of the file, failing or not, since readiness is a level and
+//! not an edge and a service in trouble is not helped by being asked more often. A liveness probe has no such
+//! beginning: it starts after one interval and keeps to it.
+
+mod grpc;
 
 use std::error::Error as _;
 use std::fmt;
@@ -14,24 +18,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Empty;
-use hyper::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use regex::bytes::Regex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use ws_core::engine::ProbeRole;
 use ws_model::wire::ExecResult;
 use ws_model::{CommandLine, Probe, ProbeKind};
 
 use crate::publish::{Dial, connect, io_phrase};
 
 /// The pause after the first attempt that did not succeed; each further one is half as long again, up to
-/// the interval.
+/// [`Probe::start_interval`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The least pause, whatever the file says: a probe must not become a busy loop.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// How much of a line of output or of a command is repeated in a phrase, in characters.
 const QUOTED: usize = 120;
+/// How much of an answer a `body` expression is shown, in bytes; of a longer one it sees the beginning.
+const MAX_BODY: usize = 1 << 20;
 
 /// A future that a trait gives.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -72,25 +81,34 @@ impl Prober {
     /// Begins to probe on the current runtime, until the handle is dropped. `report` is called after every
     /// attempt with a phrase: "http 200 from :8080/healthz", "tcp :5432: connection refused".
     ///
+    /// For [`ProbeKind::Notify`] there is nothing to try: the service itself speaks, and `report` is not called.
+    ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(
         probe: &Probe,
+        role: ProbeRole,
         means: Means,
         mut report: impl FnMut(Result<String, String>) + Send + 'static,
     ) -> Self {
         let probe = probe.clone();
         Self {
             task: tokio::spawn(async move {
-                match &probe.kind {
-                    ProbeKind::Log { pattern } => log(pattern, means.log, &mut report).await,
-                    ProbeKind::Notify => {}
-                    ProbeKind::Exec(_)
-                    | ProbeKind::Http { .. }
-                    | ProbeKind::Tcp { .. }
-                    | ProbeKind::Grpc { .. } => {
-                        again_and_again(&probe, &means, &mut report).await;
-                    }
+                let look = match Look::new(&probe.kind) {
+                    Ok(Some(look)) => look,
+                    Ok(None) => return,
+                    Err(why) => return report(Err(why)),
+                };
+                if let Look::Log { pattern } = &look {
+                    return log(pattern, means.log, &mut report).await;
+                }
+                let mut pace = Pace::new(&probe, role);
+                tokio::time::sleep(pace.first()).await;
+                loop {
+                    let result = attempt(&look, probe.timeout, &means).await;
+                    let pause = pace.after(result.is_ok());
+                    report(result);
+                    tokio::time::sleep(pause).await;
                 }
             }),
         }
@@ -103,63 +121,97 @@ impl Drop for Prober {
     }
 }
 
-async fn again_and_again(
-    probe: &Probe,
-    means: &Means,
-    report: &mut (impl FnMut(Result<String, String>) + Send),
-) {
-    let mut pace = Pace::new(probe.interval);
-    loop {
-        let result = attempt(probe, means).await;
-        let pause = pace.after(result.is_ok());
-        report(result);
-        tokio::time::sleep(pause).await;
-    }
-}
-
 /// The pauses between attempts: short ones until one has succeeded, then the interval for good.
 struct Pace {
     interval: Duration,
-    next: Duration,
+    start_interval: Duration,
+    /// The next short pause; `None` from the first success on, and for liveness.
+    next: Option<Duration>,
 }
 
 impl Pace {
-    fn new(interval: Duration) -> Self {
-        let interval = interval.max(LEAST_PAUSE);
-        Self { interval, next: FIRST_PAUSE.min(interval) }
+    fn new(probe: &Probe, role: ProbeRole) -> Self {
+        let interval = probe.interval.max(LEAST_PAUSE);
+        let start_interval = probe.start_interval.max(LEAST_PAUSE);
+        let next = match role {
+            ProbeRole::Startup | ProbeRole::Ready => Some(FIRST_PAUSE.min(start_interval)),
+            ProbeRole::Live => None,
+        };
+        Self { interval, start_interval, next }
+    }
+
+    /// The pause before the first attempt.
+    fn first(&self) -> Duration {
+        if self.next.is_some() { Duration::ZERO } else { self.interval }
     }
 
     fn after(&mut self, success: bool) -> Duration {
-        let pause = if success { self.interval } else { self.next };
-        self.next = (pause * 3 / 2).min(self.interval);
+        if success {
+            self.next = None;
+        }
+        let Some(pause) = self.next else { return self.interval };
+        self.next = Some((pause * 3 / 2).min(self.start_interval));
         pause
     }
 }
 
-/// One attempt, within its timeout.
-async fn attempt(probe: &Probe, means: &Means) -> Result<String, String> {
-    let why = match tokio::time::timeout(probe.timeout, look(&probe.kind, means)).await {
-        Ok(Ok(found)) => return Ok(found),
-        Ok(Err(why)) => why,
-        Err(_elapsed) => format!("no answer within {:?}", probe.timeout),
-    };
-    Err(match &probe.kind {
-        ProbeKind::Tcp { port } => format!("tcp :{port}: {why}"),
-        ProbeKind::Http { port, path, .. } => format!("http :{port}{path}: {why}"),
-        ProbeKind::Exec(command) => format!("exec `{}`: {why}", words(command)),
-        ProbeKind::Log { .. } => format!("log: {why}"),
-        ProbeKind::Notify => format!("notify: {why}"),
-        ProbeKind::Grpc { port, .. } => format!("grpc :{port}: {why}"),
-    })
+/// A probe's declaration, ready to be used again and again.
+enum Look {
+    Exec(CommandLine),
+    Http(HttpLook),
+    Tcp { port: u16 },
+    Log { pattern: String },
+    Grpc { port: u16, service: String },
 }
 
-async fn look(kind: &ProbeKind, means: &Means) -> Result<String, String> {
-    match kind {
-        ProbeKind::Tcp { port } => tcp(means, *port).await,
-        ProbeKind::Http { port, path, .. } => http(means, *port, path).await,
-        ProbeKind::Exec(command) => exec(means, command).await,
-        ProbeKind::Notify | ProbeKind::Grpc { .. } => Err("is not asked yet".to_owned()),
-        ProbeKind::Log { pattern } => match means.log.as_ref().and_then(LogMatched::now) {
+impl Look {
+    /// `None`: there is nothing to look at.
+    fn new(kind: &ProbeKind) -> Result<Option<Self>, String> {
+        Ok(Some(match kind {
+            ProbeKind::Exec(command) => Self::Exec(command.clone()),
+            ProbeKind::Http { port, path, headers, status, body } => {
+                let look = HttpLook::new(*port, path, headers, status, body.as_deref());
+                Self::Http(look.map_err(|why| format!("http :{port}{path}: {why}"))?)
+            }
+            ProbeKind::Tcp { port } => Self::Tcp { port: *port },
+            ProbeKind::Log { pattern } => Self::Log { pattern: pattern.clone() },
+            ProbeKind::Notify => return Ok(None),
+            ProbeKind::Grpc { port, service } => Self::Grpc { port: *port, service: service.clone() },
+        }))
+    }
+
+    /// What every phrase about it begins with.
+    fn name(&self) -> String {
+        match self {
+            Self::Exec(command) => format!("exec `{}`", words(command)),
+            Self::Http(look) => format!("http :{}{}", look.port, look.path),
+            Self::Tcp { port } => format!("tcp :{port}"),
+            Self::Log { .. } => "log".to_owned(),
+            Self::Grpc { port, service } if service.is_empty() => format!("grpc :{port}"),
+            Self::Grpc { port, service } => format!("grpc :{port}/{service}"),
+        }
+    }
+}
+
+/// One attempt, within its timeout.
+async fn attempt(look: &Look, timeout: Duration, means: &Means) -> Result<String, String> {
+    let why = match tokio::time::timeout(timeout, once(look, timeout, means)).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(why)) => why,
+        Err(_elapsed) => format!("no answer within {timeout:?}"),
+    };
+    Err(format!("{}: {why}", look.name()))
+}
+
+async fn once(look: &Look, timeout: Duration, means: &Means) -> Result<String, String> {
+    match look {
+        Look::Tcp { port } => tcp(means, *port).await,
+        Look::Http(look) => look.once(means).await,
+        Look::Exec(command) => exec(means, command).await,
+        Look::Grpc { port, service } => grpc::check(means, *port, service, timeout)
+            .await
+            .map(|()| format!("{} says SERVING", look.name())),
+        Look::Log { pattern } => match means.log.as_ref().and_then(LogMatched::now) {
             Some(line) => Ok(matched(&line)),
             None => Err(not_yet(pattern)),
         },
@@ -172,33 +224,116 @@ async fn tcp(means: &Means, port: u16) -> Result<String, String> {
     Ok(format!("tcp :{port} accepts connections"))
 }
 
-async fn http(means: &Means, port: u16, path: &str) -> Result<String, String> {
-    let target = SocketAddrV4::new(means.address, port);
-    let stream = connect(&means.dial, target).await.map_err(|error| io_phrase(&error))?;
-    // Development servers answer to this name and refuse others.
-    let request = Request::get(path)
-        .header("host", format!("localhost:{port}"))
-        .header("user-agent", "ws-probe")
-        .header("accept", "*/*")
-        .header("connection", "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(|error| http_phrase(&error))?;
-    let mut answer = std::pin::pin!(sender.send_request(request));
-    let answer = tokio::select! {
-        biased;
-        answer = &mut answer => answer,
-        // The connection may end in the same moment as the answer is complete: then it is there.
-        _ = connection => answer.await,
-    };
-    // Only the head counts: what follows is not read.
-    let status = answer.map_err(|error| http_phrase(&error))?.status();
-    if (200..400).contains(&status.as_u16()) {
-        Ok(format!("http {} from :{port}{path}", status.as_u16()))
-    } else {
-        Err(format!("answered {}", status.as_u16()))
+/// A GET and what its answer must be.
+struct HttpLook {
+    port: u16,
+    path: String,
+    headers: HeaderMap,
+    /// Inclusive; empty: 200 to 399.
+    status: Vec<(u16, u16)>,
+    body: Option<(String, Regex)>,
+}
+
+impl HttpLook {
+    fn new(
+        port: u16,
+        path: &str,
+        headers: &[(String, String)],
+        status: &[(u16, u16)],
+        body: Option<&str>,
+    ) -> Result<Self, String> {
+        let mut all = HeaderMap::new();
+        let usual = [
+            // Development servers answer to this name and refuse others.
+            ("host", format!("localhost:{port}")),
+            ("user-agent", "ws-probe".to_owned()),
+            ("accept", "*/*".to_owned()),
+            ("connection", "close".to_owned()),
+        ];
+        let usual = usual.iter().map(|(name, value)| (*name, value.as_str()));
+        for (name, value) in usual.chain(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        {
+            let known = HeaderName::try_from(name).map_err(|_| format!("`{name}` is no name of a header"))?;
+            let value = HeaderValue::try_from(value)
+                .map_err(|_| format!("the value of the header `{name}` cannot be sent"))?;
+            // The last one counts: what the file says replaces what is usual.
+            all.insert(known, value);
+        }
+        let body = body
+            .map(|pattern| Regex::new(pattern).map(|regex| (pattern.to_owned(), regex)))
+            .transpose()
+            .map_err(|error| error.to_string())?;
+        Ok(Self { port, path: path.to_owned(), headers: all, status: status.to_vec(), body })
     }
+
+    async fn once(&self, means: &Means) -> Result<String, String> {
+        let target = SocketAddrV4::new(means.address, self.port);
+        let stream = connect(&means.dial, target).await.map_err(|error| io_phrase(&error))?;
+        let mut request =
+            Request::get(&self.path).body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+        *request.headers_mut() = self.headers.clone();
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.map_err(|error| http_phrase(&error))?;
+        let exchange = async {
+            let answer = sender.send_request(request).await.map_err(|error| http_phrase(&error))?;
+            self.judge(answer.status(), answer.into_body()).await
+        };
+        let mut exchange = std::pin::pin!(exchange);
+        tokio::select! {
+            biased;
+            result = &mut exchange => result,
+            // The connection may end in the same moment as the answer is complete: then it is there.
+            _ = connection => exchange.await,
+        }
+    }
+
+    async fn judge(&self, status: StatusCode, body: Incoming) -> Result<String, String> {
+        let status = status.as_u16();
+        let usual = [(200, 399)];
+        let accepted = if self.status.is_empty() { usual.as_slice() } else { &self.status };
+        if !accepted.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
+            return Err(match self.status.as_slice() {
+                [] => format!("answered {status}"),
+                wanted => format!("answered {status}, not {}", ranges(wanted)),
+            });
+        }
+        if let Some((pattern, regex)) = &self.body {
+            let (text, cut) = beginning(body).await?;
+            if !regex.is_match(&text) {
+                let what = if cut { "the first MiB of the body" } else { "body" };
+                let text = String::from_utf8_lossy(text.get(..4 * QUOTED).unwrap_or(&text));
+                return Err(match text.trim() {
+                    "" => format!("{what} does not match `{}`: it is empty", shorten(pattern)),
+                    text => format!("{what} does not match `{}`: `{}`", shorten(pattern), shorten(text)),
+                });
+            }
+        }
+        // Without an expression only the head counts: what follows is not read.
+        Ok(format!("http {status} from :{}{}", self.port, self.path))
+    }
+}
+
+/// "200, 300-399"
+fn ranges(ranges: &[(u16, u16)]) -> String {
+    let one = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    ranges.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The first [`MAX_BODY`] bytes of an answer, and whether there are more.
+async fn beginning(mut body: Incoming) -> Result<(Vec<u8>, bool), String> {
+    let mut text = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| "the body was cut off".to_owned())?;
+        let Ok(data) = frame.into_data() else { continue };
+        let room = MAX_BODY - text.len();
+        text.extend_from_slice(data.get(..room).unwrap_or(&data));
+        if data.len() > room {
+            return Ok((text, true));
+        }
+    }
+    Ok((text, false))
 }
 
 async fn exec(means: &Means, command: &CommandLine) -> Result<String, String> {
@@ -238,7 +373,12 @@ fn not_yet(pattern: &str) -> String {
 }
 
 fn words(command: &CommandLine) -> String {
-    shorten(&command.0.join(" "))
+    one_line(&command.0)
+}
+
+/// A command as it stands in a sentence: one line of bounded length.
+pub(crate) fn one_line(argv: &[String]) -> String {
+    shorten(&argv.join(" "))
 }
 
 fn shorten(text: &str) -> String {
@@ -339,7 +479,7 @@ mod tests {
 
     /// Answers commands from a list, then hangs.
     #[derive(Default)]
-    struct Script {
+    pub(in crate::probes) struct Script {
         answers: Mutex<VecDeque<ExecResult>>,
         dropped: Arc<AtomicUsize>,
     }
@@ -369,23 +509,35 @@ mod tests {
         }
     }
 
-    fn means(exec: Arc<Script>, log: Option<LogMatched>) -> Means {
+    pub(in crate::probes) fn means(exec: Arc<Script>, log: Option<LogMatched>) -> Means {
         Means { address: Ipv4Addr::LOCALHOST, dial: Arc::new(HostDial), exec, log }
     }
 
-    fn probe(kind: ProbeKind) -> Probe {
-        Probe { kind, interval: Duration::from_millis(30), timeout: Duration::from_secs(5), within: LONG }
+    pub(in crate::probes) fn probe(kind: ProbeKind) -> Probe {
+        Probe {
+            kind,
+            start_interval: Duration::from_millis(30),
+            interval: Duration::from_millis(30),
+            timeout: Duration::from_secs(5),
+            within: LONG,
+            failures: 3,
+        }
     }
 
-    fn start(probe: &Probe, means: Means) -> (Prober, mpsc::UnboundedReceiver<Result<String, String>>) {
+    pub(in crate::probes) fn start(
+        probe: &Probe,
+        means: Means,
+    ) -> (Prober, mpsc::UnboundedReceiver<Result<String, String>>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let prober = Prober::start(probe, means, move |result| {
+        let prober = Prober::start(probe, ProbeRole::Ready, means, move |result| {
             let _ = sender.send(result);
         });
         (prober, receiver)
     }
 
-    async fn next(reports: &mut mpsc::UnboundedReceiver<Result<String, String>>) -> Result<String, String> {
+    pub(in crate::probes) async fn next(
+        reports: &mut mpsc::UnboundedReceiver<Result<String, String>>,
+    ) -> Result<String, String> {
         tokio::time::timeout(LONG, reports.recv()).await.unwrap().unwrap()
     }
 
@@ -425,7 +577,7 @@ mod tests {
     }
 
     fn http_kind(port: u16) -> ProbeKind {
-        ProbeKind::Http { port, path: "/healthz?x=1".to_owned() }
+        ProbeKind::Http { port, path: "/healthz?x=1".to_owned(), headers: vec![], status: vec![], body: None }
     }
 
     #[tokio::test]
@@ -519,15 +671,128 @@ mod tests {
         assert!(ended.contains("the output ended without"), "{ended}");
     }
 
+    /// Answers one request with `answer`; gives the head of it.
+    async fn asked(kind: impl Fn(u16) -> ProbeKind, answer: Vec<u8>) -> (Result<String, String>, String) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let n = stream.read(&mut request).await.unwrap();
+            // The probe may have read enough and be gone.
+            let _ = stream.write_all(&answer).await;
+            String::from_utf8_lossy(&request[..n]).into_owned()
+        });
+        let (_prober, mut reports) = start(&probe(kind(port)), means(Arc::default(), None));
+        let report = next(&mut reports).await;
+        let named = |text: String| text.replace(&port.to_string(), "PORT");
+        (report.map(named).map_err(named), named(served.await.unwrap()))
+    }
+
+    #[tokio::test]
+    async fn http_counts_by_the_statuses_and_the_body_of_the_file() {
+        let kind = |status: &[(u16, u16)], body: Option<&str>| {
+            let (status, body) = (status.to_vec(), body.map(str::to_owned));
+            move |port| ProbeKind::Http {
+                port,
+                path: "/up".to_owned(),
+                headers: vec![],
+                status: status.clone(),
+                body: body.clone(),
+            }
+        };
+        let ok = |text: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nis \r\n2\r\nok\r\n0\r\n\r\n";
+        let too_long = ok(&("x".repeat(MAX_BODY) + "ok"));
+        let cases = [
+            (vec![(503, 503)], None, "HTTP/1.1 503 No\r\n\r\n".to_owned(), Ok("http 503 from :PORT/up")),
+            (
+                vec![(200, 200), (300, 399)],
+                None,
+                "HTTP/1.1 204 No\r\n\r\n".to_owned(),
+                Err("http :PORT/up: answered 204, not 200, 300-399"),
+            ),
+            (vec![], Some("^ok$"), ok("ok"), Ok("http 200 from :PORT/up")),
+            (vec![], Some("ok$"), chunked.to_owned(), Ok("http 200 from :PORT/up")),
+            (
+                vec![],
+                Some("ok"),
+                ok("starting\n\u{1b}[31m"),
+                Err("http :PORT/up: body does not match `ok`: `starting  [31m`"),
+            ),
+            (vec![], Some("ok"), ok(""), Err("http :PORT/up: body does not match `ok`: it is empty")),
+            (
+                vec![],
+                Some("ok"),
+                "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok".to_owned(),
+                Err("http :PORT/up: the body was cut off"),
+            ),
+        ];
+        for (status, body, answer, expected) in cases {
+            let (report, _) = asked(kind(&status, body), answer.clone().into_bytes()).await;
+            assert_eq!(report, expected.map(str::to_owned).map_err(str::to_owned), "{answer:?}");
+        }
+        let (report, _) = asked(kind(&[], Some("ok")), too_long.into_bytes()).await;
+        let why = report.unwrap_err();
+        assert!(
+            why.starts_with("http :PORT/up: the first MiB of the body does not match `ok`: `xxx"),
+            "{why}"
+        );
+    }
+
+    #[tokio::test]
+    async fn headers_of_the_file_replace_the_usual_ones() {
+        let headers = [("X-Probe", "1"), ("HOST", "shop.example"), ("user-agent", "mine")];
+        let headers: Vec<_> = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let kind = |headers: Vec<(String, String)>| {
+            move |port| ProbeKind::Http {
+                port,
+                path: "/".to_owned(),
+                headers: headers.clone(),
+                status: vec![],
+                body: None,
+            }
+        };
+        let (report, head) = asked(kind(headers), b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).await;
+        assert!(report.is_ok(), "{report:?}");
+        for line in ["x-probe: 1", "host: shop.example", "user-agent: mine", "accept: */*"] {
+            assert_eq!(head.matches(&format!("\r\n{line}\r\n")).count(), 1, "{line} in {head}");
+        }
+        assert!(!head.contains("localhost"), "{head}");
+        let bad = kind(vec![("a b".to_owned(), "c".to_owned())])(1);
+        let (_prober, mut reports) = start(&probe(bad), means(Arc::default(), None));
+        let expected = Err("http :1/: `a b` is no name of a header".to_owned());
+        assert_eq!(next(&mut reports).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_speaks_for_itself_is_not_asked() {
+        let (_prober, mut reports) = start(&probe(ProbeKind::Notify), means(Arc::default(), None));
+        assert_eq!(tokio::time::timeout(LONG, reports.recv()).await.unwrap(), None);
+    }
+
     #[test]
     fn attempts_start_quickly_and_settle_at_the_interval() {
-        let pauses = |interval: u64, results: &[bool]| -> Vec<u128> {
-            let mut pace = Pace::new(Duration::from_millis(interval));
-            results.iter().map(|ok| pace.after(*ok).as_millis()).collect()
+        let pauses = |role: ProbeRole, start_interval: u64, interval: u64, results: &[bool]| -> Vec<u128> {
+            let millis = Duration::from_millis;
+            let declared = probe(ProbeKind::Tcp { port: 1 });
+            let declared =
+                Probe { start_interval: millis(start_interval), interval: millis(interval), ..declared };
+            let mut pace = Pace::new(&declared, role);
+            let mut pauses = vec![pace.first().as_millis()];
+            pauses.extend(results.iter().map(|ok| pace.after(*ok).as_millis()));
+            pauses
         };
-        assert_eq!(pauses(100, &[false; 7]), [20, 30, 45, 67, 100, 100, 100]);
-        assert_eq!(pauses(1000, &[false, true, true, false, false]), [20, 1000, 1000, 1000, 1000]);
-        assert_eq!(pauses(0, &[false, false, true]), [10, 10, 10]);
+        use ProbeRole::{Live, Ready, Startup};
+        assert_eq!(pauses(Ready, 100, 5000, &[false; 7]), [0, 20, 30, 45, 67, 100, 100, 100]);
+        // Once up, a failure does not make it ask more often.
+        assert_eq!(
+            pauses(Startup, 200, 5000, &[false, true, false, true, false]),
+            [0, 20, 5000, 5000, 5000, 5000]
+        );
+        assert_eq!(pauses(Live, 100, 5000, &[false, false, true, false]), [5000; 5]);
+        assert_eq!(pauses(Ready, 0, 0, &[false, false, true]), [0, 10, 10, 10]);
+        assert_eq!(pauses(Live, 0, 0, &[false]), [10, 10]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Pumps: the output of a run goes from its pipe to the log, as it comes.
+//! Pumps: the output of a run goes from its pipe or terminal to the log, as it comes.
 //!
 //! A pump has one buffer, used again for every piece, and takes turns with the other tasks of the runtime
 //! after each, so that a service that floods stalls nobody. It keeps nothing and understands nothing, but
-//! for the lines that a `log` probe waits for.
+//! for the lines that `log` probes wait for, and for what a terminal makes of the end of a line.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -41,11 +41,38 @@ impl Pump {
         stream: LogStream,
         pipe: OwnedFd,
         sink: Arc<dyn LogSink>,
-        matcher: Option<LogMatcher>,
+        matchers: Vec<LogMatcher>,
     ) -> io::Result<Self> {
         let pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        let lines = matcher.map(Lines::new);
-        Ok(Self { task: tokio::spawn(pump(pipe, lines, End { service, stream, sink })) })
+        Ok(Self::spawn(pipe, None, matchers, End { service, stream, sink }))
+    }
+
+    /// As [`start`](Self::start), for the supervisor's side of a terminal that a run writes to. The carriage return
+    /// that a terminal puts before the end of a line is taken away again.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be made non-blocking or be polled.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_terminal(
+        service: ServiceName,
+        stream: LogStream,
+        terminal: OwnedFd,
+        sink: Arc<dyn LogSink>,
+        matchers: Vec<LogMatcher>,
+    ) -> io::Result<Self> {
+        let flags = rustix::fs::fcntl_getfl(&terminal)?;
+        rustix::fs::fcntl_setfl(&terminal, flags | rustix::fs::OFlags::NONBLOCK)?;
+        // Tokio's type for pipes asks nothing of a descriptor but that it does not block.
+        let terminal = pipe::Receiver::from_owned_fd_unchecked(terminal)?;
+        let ends = LineEnds::default();
+        Ok(Self::spawn(terminal, Some(ends), matchers, End { service, stream, sink }))
+    }
+
+    fn spawn(source: pipe::Receiver, ends: Option<LineEnds>, matchers: Vec<LogMatcher>, end: End) -> Self {
+        let lines = matchers.into_iter().map(Lines::new).collect();
+        Self { task: tokio::spawn(pump(source, ends, lines, end)) }
     }
 
     /// Waits for the end of the stream; gives how many bytes there were. Everything has been handed on
@@ -62,7 +89,7 @@ impl Drop for Pump {
     }
 }
 
-async fn pump(mut pipe: pipe::Receiver, mut lines: Option<Lines>, end: End) -> u64 {
+async fn pump(mut pipe: pipe::Receiver, mut ends: Option<LineEnds>, mut lines: Vec<Lines>, end: End) -> u64 {
     let End { service, stream, sink } = &end;
     let mut total = 0;
     // Not filled with zeros: memory that no output ever reached is never touched.
@@ -73,21 +100,57 @@ async fn pump(mut pipe: pipe::Receiver, mut lines: Option<Lines>, end: End) -> u
             Ok(0) => break,
             Ok(n) => {
                 total += n as u64;
-                sink.write(service, *stream, &buffer);
-                if lines.as_mut().is_some_and(|lines| lines.feed(&buffer)) {
-                    lines = None;
+                if let Some(ends) = &mut ends {
+                    ends.mend(&mut buffer);
                 }
+                sink.write(service, *stream, &buffer);
+                lines.retain_mut(|lines| !lines.feed(&buffer));
             }
+            // So a terminal tells that nobody has its other side open any more (pty(7)).
+            Err(error) if ends.is_some() && error.raw_os_error() == Some(nix::libc::EIO) => break,
             Err(error) => {
                 tracing::warn!(%service, %error, "reading the output ended early");
                 break;
             }
         }
     }
-    if let Some(lines) = &mut lines {
+    if ends.is_some_and(|ends| ends.held) {
+        sink.write(service, *stream, b"\r");
+    }
+    for lines in &mut lines {
         lines.end();
     }
     total
+}
+
+/// Takes away the carriage return that a terminal puts before a newline (termios(3), `ONLCR`), however the output
+/// is cut.
+#[derive(Default)]
+struct LineEnds {
+    /// The last piece ended with a carriage return, which is not handed on yet.
+    held: bool,
+}
+
+impl LineEnds {
+    fn mend(&mut self, bytes: &mut Vec<u8>) {
+        if self.held && bytes.first() != Some(&b'\n') {
+            bytes.insert(0, b'\r');
+        }
+        self.held = bytes.last() == Some(&b'\r');
+        if self.held {
+            bytes.pop();
+        }
+        let mut to = 0;
+        for from in 0..bytes.len() {
+            let byte = bytes[from];
+            if byte == b'\r' && bytes.get(from + 1) == Some(&b'\n') {
+                continue;
+            }
+            bytes[to] = byte;
+            to += 1;
+        }
+        bytes.truncate(to);
+    }
 }
 
 /// Where a stream goes. Tells its end when it is dropped, however the pump ended.
@@ -184,7 +247,7 @@ mod tests {
         let sink = Arc::new(Memory::default());
         let (reader, mut writer) = io::pipe().unwrap();
         let pump =
-            Pump::start(api(), LogStream::Stderr, reader.into(), Arc::clone(&sink) as _, None).unwrap();
+            Pump::start(api(), LogStream::Stderr, reader.into(), Arc::clone(&sink) as _, vec![]).unwrap();
         // More than a pipe and the buffer hold, in odd pieces.
         let text: Vec<u8> = (0..1_000_003_u32).map(|n| (n % 251) as u8).collect();
         let written = text.clone();
@@ -202,7 +265,7 @@ mod tests {
         let sink = Arc::new(Memory::default());
         let (reader, mut writer) = io::pipe().unwrap();
         let pump =
-            Pump::start(api(), LogStream::Stdout, reader.into(), Arc::clone(&sink) as _, None).unwrap();
+            Pump::start(api(), LogStream::Stdout, reader.into(), Arc::clone(&sink) as _, vec![]).unwrap();
         drop(pump);
         let broken = async {
             // The task is dropped when the runtime gets to it.
@@ -218,7 +281,7 @@ mod tests {
     async fn what_is_no_pipe_is_refused() {
         let file = std::fs::File::open("/proc/self/status").unwrap();
         let sink = Arc::new(Memory::default());
-        assert!(Pump::start(api(), LogStream::Stdout, file.into(), sink, None).is_err());
+        assert!(Pump::start(api(), LogStream::Stdout, file.into(), sink, vec![]).is_err());
     }
 
     #[tokio::test]
@@ -226,7 +289,7 @@ mod tests {
         let sink = Arc::new(Memory::default());
         let (matcher, mut matched) = probes::log_match("^ready on [0-9]+$").unwrap();
         let (reader, mut writer) = io::pipe().unwrap();
-        let pump = Pump::start(api(), LogStream::Stdout, reader.into(), sink, Some(matcher)).unwrap();
+        let pump = Pump::start(api(), LogStream::Stdout, reader.into(), sink, vec![matcher]).unwrap();
         for part in ["not ready on 1\nrea", "dy o", "n 80\r\nready on 9\n"] {
             writer.write_all(part.as_bytes()).unwrap();
         }
@@ -245,6 +308,47 @@ mod tests {
         }
         lines.end();
         matched.now()
+    }
+
+    #[tokio::test]
+    async fn a_terminal_is_read_to_its_end_and_its_line_ends_are_mended() {
+        use rustix::pty::OpenptFlags;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&ours).unwrap();
+        let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags).unwrap();
+        let sink = Arc::new(Memory::default());
+        let (matcher, mut matched) = probes::log_match("^ready$").unwrap();
+        let logs = Arc::clone(&sink) as _;
+        let pump = Pump::start_terminal(api(), LogStream::Stdout, ours, logs, vec![matcher]).unwrap();
+        rustix::io::write(&theirs, b"one\ntwo\r\n\r50%\r100%\nready\n").unwrap();
+        let line = tokio::time::timeout(Duration::from_secs(20), matched.line()).await.unwrap();
+        assert_eq!(line.as_deref(), Some("ready"));
+        drop(theirs);
+        tokio::time::timeout(Duration::from_secs(20), pump.finished()).await.unwrap();
+        let text = String::from_utf8(sink.bytes.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "one\ntwo\r\n\r50%\r100%\nready\n");
+    }
+
+    #[test]
+    fn line_ends_are_mended_however_they_are_cut() {
+        let whole = b"a\r\nb\r\r\nc\rd\n\re\r";
+        for first in 0..=whole.len() {
+            for second in first..=whole.len() {
+                let mut ends = LineEnds::default();
+                let mut text = Vec::new();
+                for part in [&whole[..first], &whole[first..second], &whole[second..]] {
+                    // A read that gives nothing is the end of the stream.
+                    if !part.is_empty() {
+                        let mut part = part.to_vec();
+                        ends.mend(&mut part);
+                        text.extend(part);
+                    }
+                }
+                assert!(ends.held);
+                assert_eq!(text, b"a\nb\r\nc\rd\n\re", "{first} {second}");
+            }
+        }
     }
 
     #[test]

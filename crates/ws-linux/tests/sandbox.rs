@@ -1,5 +1,6 @@
 //! The sandbox on the real kernel, without engine or command line: two services, a run each, one more run
-//! that keeps the network namespace, nothing left. As root and, in a child, as user 1000.
+//! that keeps the network namespace, what runs before the program, what it says of itself, terminals, nothing
+//! left. As root and, in a child, as user 1000.
 //!
 //! Its own `main`: the spawner is forked from a process that must have one thread.
 
@@ -7,18 +8,25 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ws_core::plan::{Bind, BindSource, Exclude, LimitsPlan, RepoView, Run, ServicePlan, View};
 use ws_linux::sandbox::layout::{self, RunContext};
 use ws_linux::sandbox::protocol::{
-    self, End, EntryKind, ExecSpec, FromInit, Reply, RepoEntry, SourceRequest, ToInit, ToLauncher,
+    self, End, EntryKind, ExecSpec, FromInit, Reply, RepoEntry, RunSpec, SourceRequest, Streams, ToInit,
+    ToLauncher,
 };
 use ws_linux::sandbox::sources;
 use ws_linux::sandbox::spawner::{self, Spawner};
 use ws_linux::slots::Slot;
-use ws_model::{ByteSize, Restart, RestartPolicy, ServiceKind, ServiceName, Stop};
+use ws_model::{
+    ByteSize, CommandLine, HookCommand, Hooks, LogRetention, Probe, ProbeKind, Restart, RestartPolicy,
+    ServiceKind, ServiceName, Stop,
+};
+use ws_sys::mount;
 use ws_sys::process;
 use ws_sys::scm::Channel;
 
@@ -139,6 +147,14 @@ fn scenario(label: &str, root: &Path, as_root: bool) {
     attack_stopped_execs(&sandbox, &service);
     attack_swapped_places(&sandbox, &service, root);
     attack_shared_counts(&spawner, &service, root, as_root);
+    before_the_program(&sandbox, &service);
+    what_it_says_of_itself(&sandbox, &service);
+    a_terminal_of_its_own(&sandbox, &service);
+    terminals_on_request(&sandbox, &service);
+    attack_other_terminals(&sandbox, &service);
+    if !as_root {
+        terminals_without_a_user_0();
+    }
 
     drop(sandbox);
     spawner.end();
@@ -163,6 +179,8 @@ fn service(root: &Path) -> ServicePlan {
     }
     ServicePlan {
         name: ServiceName::new("api").unwrap(),
+        declared: ServiceName::new("api").unwrap(),
+        replica: 1,
         kind: ServiceKind::Service,
         index: 0,
         address: [10, 77, 0, 2].into(),
@@ -197,14 +215,21 @@ fn service(root: &Path) -> ServicePlan {
         },
         links: vec![],
         publish: vec![],
+        startup: None,
         ready: None,
+        liveness: None,
+        hooks: Hooks::default(),
+        success_exit_codes: vec![0],
+        open_stdin: true,
+        tty: false,
+        logs: LogRetention::default(),
         restart: Restart {
             policy: RestartPolicy::No,
             max: None,
-            backoff_min: std::time::Duration::from_millis(100),
-            backoff_max: std::time::Duration::from_secs(1),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(1),
         },
-        stop: Stop { signal: 15, grace: std::time::Duration::from_secs(10) },
+        stop: Stop { command: None, signal: 15, grace: Duration::from_secs(10) },
         limits: LimitsPlan { memory: None, cpus: None, pids: 100, pids_declared: false, files: None },
     }
 }
@@ -281,9 +306,7 @@ impl Sandbox {
     /// Starts a script and waits until its shell is executed.
     fn start(&self, service: &ServicePlan, script: &str) -> Running {
         let running = self.begin(service, script);
-        let (started, fds) = protocol::receive::<FromInit>(&running.control).unwrap();
-        assert!(matches!(started, FromInit::Executed { landlock: 2 }), "{started:?}");
-        assert!(process::pid_of(fds[0].as_fd()).is_ok());
+        running.executed();
         running
     }
 
@@ -302,11 +325,15 @@ impl Sandbox {
             secret_env: &[],
             cgroup: false,
             pids_by_cgroup: false,
-            idle_stdin: true,
+            main: true,
+            given: false,
         };
-        let spec = layout::run_spec(service, &run, context);
-        let stderr = writer.try_clone().unwrap();
-        let fds = self.ask(&ToLauncher::Start(Box::new(spec)), &[theirs.into_fd(), writer, stderr]);
+        let spec: RunSpec = layout::run_spec(service, &run, context);
+        let mut fds = vec![theirs.into_fd()];
+        if spec.streams != Streams::Terminal {
+            fds.extend([writer.try_clone().unwrap(), writer]);
+        }
+        let fds = self.ask(&ToLauncher::Start(Box::new(spec)), &fds);
         let init = fds.into_iter().next().unwrap();
         Running { control, output, init }
     }
@@ -342,8 +369,30 @@ impl Running {
     }
 
     fn hears(&self) -> FromInit {
+        self.hears_with().0
+    }
+
+    fn hears_with(&self) -> (FromInit, Vec<OwnedFd>) {
         assert!(within_seconds(10, self.control.as_fd()), "init says nothing");
-        protocol::receive::<FromInit>(&self.control).unwrap().0
+        protocol::receive::<FromInit>(&self.control).unwrap()
+    }
+
+    /// Waits until the program is executed; gives what comes with that beside its pidfd.
+    fn executed(&self) -> Vec<OwnedFd> {
+        let (started, mut fds) = self.hears_with();
+        assert!(matches!(started, FromInit::Executed { landlock: 2 }), "{started:?}");
+        assert!(process::pid_of(fds.remove(0).as_fd()).is_ok());
+        fds
+    }
+
+    /// Runs a program beside the main one, on these streams; gives how it ended.
+    fn exec(&self, script: &str, [stdin, stdout, stderr]: [BorrowedFd<'_>; 3], tty: bool) {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let env = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+        let exec = ExecSpec { argv, env, cwd: "/".into() };
+        protocol::send(self.control.as_fd(), &ToInit::Exec { id: 1, exec, tty }, &[stdin, stdout, stderr])
+            .unwrap();
+        assert_eq!(self.hears(), FromInit::ExecStarted { id: 1 });
     }
 }
 
@@ -394,11 +443,243 @@ fn attack_shared_counts(spawner: &Spawner, service: &ServicePlan, root: &Path, a
         assert!(taken.iter().sum::<u64>() <= all / 4 * 3, "{taken:?} of {all}");
     }
     runs.into_iter().for_each(|running| running.ends("with its supervisor"));
-    if as_root {
-        let mut running = sandboxes[0].start(service, &greedy("os.openpty()"));
-        assert_eq!(count(&mut running), 256);
-        running.ends("with its supervisor");
+    let mut running = sandboxes[0].start(service, &greedy("os.openpty()"));
+    assert_eq!(count(&mut running), 256);
+    running.ends("with its supervisor");
+}
+
+/// The commands of `pre_start` run one after the other in the run's own sandbox; the first that fails is named.
+fn before_the_program(sandbox: &Sandbox, service: &ServicePlan) {
+    let before = |scripts: &[&str], timeout: Duration| {
+        let hook = |script: &&str| HookCommand {
+            command: CommandLine(["sh", "-c", script].map(str::to_owned).to_vec()),
+            timeout,
+        };
+        let hooks = Hooks { pre_start: scripts.iter().map(hook).collect(), ..Hooks::default() };
+        ServicePlan { hooks, ..service.clone() }
+    };
+    let long = Duration::from_secs(100);
+    // What it leaves behind keeps running beside the program; what has ended is reaped.
+    let scripts = ["echo one > /tmp/x; (sleep 1000 &)", "cat /tmp/x; echo two; read line; echo \"$? $line\""];
+    let mut running = sandbox.start(
+        &before(&scripts, long),
+        "cat /tmp/x; grep -c sleep /proc/[0-9]*/comm | grep -c :1; grep -l '^State:.Z' /proc/[0-9]*/status || true",
+    );
+    let mut text = String::new();
+    assert_eq!(running.hears(), FromInit::Exited(End::Code(0)));
+    running.output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "one\ntwo\n1 \none\n1\n");
+    running.ends("after its main process");
+
+    let refused = |service: &ServicePlan| {
+        let running = sandbox.begin(service, "echo started");
+        let failure = match running.hears() {
+            FromInit::Failed(failure) => failure.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let Running { control, mut output, init } = running;
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        Running { control, output, init }.ends("when it cannot start");
+        (failure, text)
+    };
+    let (failure, text) = refused(&before(&["echo no >&2; exit 3", "echo again"], long));
+    assert_eq!(failure, "pre_start `sh -c echo no >&2; exit 3` exited with 3");
+    assert_eq!(text, "no\n");
+    let (failure, _) = refused(&before(&["kill -9 $$"], long));
+    assert_eq!(failure, "pre_start `sh -c kill -9 $$` was killed by SIGKILL");
+    // It may do what it likes to what it is; init ends it.
+    let (failure, text) =
+        refused(&before(&["trap '' TERM; kill -STOP $$; echo x"], Duration::from_millis(50)));
+    assert_eq!(
+        failure,
+        "pre_start `sh -c trap '' TERM; kill -STOP $$; echo x` took longer than 0.05 s and was killed"
+    );
+    assert_eq!(text, "");
+    let mut missing = before(&["x"], long);
+    missing.hooks.pre_start[0].command = CommandLine(vec!["./migrate".to_owned()]);
+    assert_eq!(refused(&missing).0, "pre_start `./migrate`: no such file or directory");
+}
+
+/// A service with a probe of that kind finds a socket on which only its own run is heard.
+fn what_it_says_of_itself(sandbox: &Sandbox, service: &ServicePlan) {
+    let say = "python3 -c '
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect(\"/run/notify\")
+for text in sys.argv[1:]: s.send(text.encode())' \"$@\"";
+    let probe = Probe {
+        kind: ProbeKind::Notify,
+        start_interval: Duration::from_millis(100),
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(5),
+        within: Duration::from_secs(60),
+        failures: 3,
+    };
+    let early = HookCommand {
+        command: CommandLine(["sh", "-c", say, "sh", "READY=1"].map(str::to_owned).to_vec()),
+        timeout: Duration::from_secs(100),
+    };
+    let hooks = Hooks { pre_start: vec![early], ..Hooks::default() };
+    let service = ServicePlan { ready: Some(probe), hooks, ..service.clone() };
+    let script = format!("stat -c '%a %U %F' /run/notify; set -- STATUS=a READY=1; {say}; read idle");
+    let mut running = sandbox.begin(&service, &script);
+    let socket = UnixDatagram::from(running.executed().remove(0));
+    for expected in ["STATUS=a", "READY=1"] {
+        let mut datagram = [0; 100];
+        assert!(within_seconds(10, socket.as_fd()), "it says nothing");
+        let length = socket.recv(&mut datagram).unwrap();
+        assert_eq!(&datagram[..length], expected.as_bytes(), "what ran before it is not heard");
     }
+    let mut line = [0; 15];
+    running.output.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"600 dev socket\n");
+    running.ends("with its supervisor");
+
+    let quiet = ServicePlan { ready: None, hooks: Hooks::default(), ..service };
+    let mut running = sandbox.start(&quiet, "ls /run");
+    assert_eq!(running.hears(), FromInit::Exited(End::Code(0)));
+    let mut text = String::new();
+    running.output.read_to_string(&mut text).unwrap();
+    assert!(!text.contains("notify"), "{text}");
+    running.ends("after its main process");
+}
+
+/// Reads a terminal until `text` has come.
+fn read_until(terminal: BorrowedFd<'_>, text: &str) -> String {
+    let mut all = String::new();
+    while !all.contains(text) {
+        assert!(within_seconds(10, terminal), "no {text:?} in {all:?}");
+        let mut part = [0; 4096];
+        match rustix::io::read(terminal, &mut part) {
+            Ok(length) => all.push_str(&String::from_utf8_lossy(&part[..length])),
+            Err(error) => panic!("no {text:?} in {all:?}: {error}"),
+        }
+    }
+    all
+}
+
+/// A service with `tty` leads a session on a terminal that it alone has.
+fn a_terminal_of_its_own(sandbox: &Sandbox, service: &ServicePlan) {
+    let service = ServicePlan { tty: true, ..service.clone() };
+    let script = "tty; stty size; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all; echo ctty > /dev/tty
+        ls -l /proc/self/fd | grep -c ptmx; ps -o sid=,tty= -p $$ 2>/dev/null; read line; echo \"got $line\"; exit 5";
+    let running = sandbox.begin(&service, script);
+    let (news, fds) = running.hears_with();
+    assert_eq!(news, FromInit::Terminal { id: None });
+    let [ours, theirs] = <[OwnedFd; 2]>::try_from(fds).unwrap();
+    drop(theirs);
+    running.executed();
+    rustix::io::write(&ours, b"hello\n").unwrap();
+    let text = read_until(ours.as_fd(), "got hello\r\n");
+    for expected in ["/dev/pts/0\r\n24 80\r\nall\r\nctty\r\n0\r\n"] {
+        assert!(text.contains(expected), "no {expected:?} in {text:?}");
+    }
+    assert_eq!(running.hears(), FromInit::Exited(End::Code(5)));
+    running.ends("after its main process");
+    // Its other side is closed now.
+    assert_eq!(rustix::io::read(&ours, &mut [0; 10]).unwrap_err(), rustix::io::Errno::IO);
+}
+
+/// A terminal that is asked of init has a name inside; its keys reach the foreground; exit codes are exact.
+fn terminals_on_request(sandbox: &Sandbox, service: &ServicePlan) {
+    let running = sandbox.start(service, "read idle");
+    let terminal = || {
+        protocol::send(running.control.as_fd(), &ToInit::Terminal { id: 7 }, &[]).unwrap();
+        let (news, fds) = running.hears_with();
+        assert_eq!(news, FromInit::Terminal { id: Some(7) });
+        <[OwnedFd; 2]>::try_from(fds).unwrap()
+    };
+    let [ours, theirs] = terminal();
+    let streams = [theirs.as_fd(), theirs.as_fd(), theirs.as_fd()];
+    running.exec("tty; echo x > $(tty); exit 42", streams, true);
+    let text = read_until(ours.as_fd(), "x\r\n");
+    assert!(text.starts_with("/dev/pts/0\r\n"), "{text:?}");
+    assert_eq!(running.hears(), FromInit::ExecEnded { id: 1, end: End::Code(42) });
+
+    // The interrupt key reaches the foreground process group, and nothing else.
+    running.exec(
+        "trap 'echo interrupted' INT; sh -c 'echo on; exec sleep 1000'; echo after; exit 7",
+        streams,
+        true,
+    );
+    read_until(ours.as_fd(), "on\r\n");
+    rustix::io::write(&ours, &[3]).unwrap();
+    read_until(ours.as_fd(), "interrupted\r\nafter\r\n");
+    assert_eq!(running.hears(), FromInit::ExecEnded { id: 1, end: End::Code(7) });
+
+    // A new size is told.
+    let script = "trap 'stty size; exit 0' WINCH; echo on; sleep 1000 & wait";
+    running.exec(script, streams, true);
+    read_until(ours.as_fd(), "on\r\n");
+    let size = rustix::termios::Winsize { ws_row: 50, ws_col: 132, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&ours, size).unwrap();
+    read_until(ours.as_fd(), "50 132\r\n");
+    assert_eq!(running.hears(), FromInit::ExecEnded { id: 1, end: End::Code(0) });
+
+    // What makes terminals itself works, too.
+    running.exec("python3 -c 'import pty; pty.spawn([\"tty\"])'; script -qc tty /dev/null", streams, true);
+    let text = read_until(ours.as_fd(), "/dev/pts/1\r\n/dev/pts/1\r\n");
+    assert!(!text.contains("not a tty"), "{text:?}");
+    assert_eq!(running.hears(), FromInit::ExecEnded { id: 1, end: End::Code(0) });
+    running.ends("with its supervisor");
+}
+
+/// No terminal but those of the run itself can be seen, opened or typed into.
+fn attack_other_terminals(sandbox: &Sandbox, service: &ServicePlan) {
+    // One of the host's, open, with a known number.
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+    let host = rustix::pty::openpt(flags).unwrap();
+    rustix::pty::unlockpt(&host).unwrap();
+    let name = rustix::pty::ptsname(&host, vec![]).unwrap().into_string().unwrap();
+    let _open = rustix::pty::ioctl_tiocgptpeer(&host, flags).unwrap();
+    let number: u32 = name.trim_start_matches("/dev/pts/").parse().unwrap();
+
+    // One of another run of the same service.
+    let other = sandbox.begin(&ServicePlan { tty: true, ..service.clone() }, "read idle");
+    let (news, fds) = other.hears_with();
+    assert_eq!(news, FromInit::Terminal { id: None });
+    other.executed();
+
+    let script = format!(
+        "ls /dev/pts; exec python3 -c '
+import fcntl, os, termios
+for path in [\"{name}\", \"/dev/pts/0\", \"/dev/console\", \"/dev/tty1\", \"/dev/tty\"]:
+    try: os.open(path, os.O_RDWR | os.O_NOCTTY); print(\"OPENED\", path)
+    except OSError as error: pass
+for mode in [0o020666]:
+    for number in [{number}, 0]:
+        try: os.mknod(\"/tmp/t\", mode, os.makedev(136, number)); print(\"MADE\")
+        except OSError as error: pass
+ours, theirs = os.openpty()
+try: fcntl.ioctl(theirs, termios.TIOCSTI, b\"x\"); print(\"TYPED\")
+except OSError as error: print(error.errno)
+print(os.ttyname(theirs))'"
+    );
+    let mut running = sandbox.start(service, &script);
+    let mut text = String::new();
+    running.output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "ptmx\n1\n/dev/pts/0\n");
+    running.ends("after its main process");
+    drop(fds);
+    other.ends("with its supervisor");
+}
+
+/// Where a kernel wants user 0 to be mapped, a namespace in which it is makes the instance.
+fn terminals_without_a_user_0() {
+    let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let tree = mount::devpts_of_child(uid, gid).unwrap();
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+    let ours = rustix::fs::openat(&tree, "ptmx", flags, rustix::fs::Mode::empty()).unwrap();
+    rustix::pty::unlockpt(&ours).unwrap();
+    let name = rustix::pty::ptsname(&ours, vec![]).unwrap();
+    assert_eq!(name.to_str(), Ok("/dev/pts/0"));
+    let theirs = rustix::fs::openat(&tree, "0", flags, rustix::fs::Mode::empty()).unwrap();
+    assert_eq!(rustix::fs::fstat(&theirs).unwrap().st_uid, uid);
+    rustix::io::write(&theirs, b"x").unwrap();
+    let mut byte = [0];
+    rustix::io::read(&ours, &mut byte).unwrap();
+    assert_eq!(&byte, b"x");
 }
 
 /// Who can write the directory in which something is mounted for a service cannot choose what it covers there.

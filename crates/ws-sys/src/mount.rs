@@ -9,6 +9,10 @@ use std::path::{Component, Path};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
+use crate::idmap::{self, Range};
+use crate::process::{self, CloneOptions, Forked, Namespaces};
+use crate::scm::{Channel, Message};
+
 /// What is set on a mount, and on all below it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Attributes<'a> {
@@ -194,7 +198,7 @@ pub fn procfs() -> io::Result<OwnedFd> {
 /// A new instance of devpts that is not attached anywhere.
 ///
 /// # Errors
-/// `EINVAL` when user 0 is not mapped in the user namespace.
+/// `EINVAL` when user 0 is not mapped in the user namespace, on kernels that want it to be.
 pub fn devpts() -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&fs, "ptmxmode", "0666")?;
@@ -205,6 +209,45 @@ pub fn devpts() -> io::Result<OwnedFd> {
     rustix::mount::fsconfig_create(&fs)?;
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+/// As [`devpts`], where user 0 is not mapped: made by a child in a user namespace of its own, a child of this one,
+/// in which user 0 is `uid` and group 0 is `gid`. Nothing of that namespace stays but the new instance.
+///
+/// The caller must be single-threaded and dumpable.
+///
+/// # Errors
+/// When the namespace, the map or the instance cannot be made.
+pub fn devpts_of_child(uid: u32, gid: u32) -> io::Result<OwnedFd> {
+    let (ours, theirs) = Channel::pair()?;
+    let options = CloneOptions {
+        // The mount namespace is what gives the right to make a file system at all.
+        namespaces: Namespaces { user: true, mount: true, ..Namespaces::default() },
+        ..CloneOptions::default()
+    };
+    match process::clone_single_threaded(&options)? {
+        Forked::Child => {
+            let zero = |outside| Range { inside: 0, outside, count: 1 };
+            let made = idmap::write("self", zero(uid), zero(gid), true).and_then(|()| devpts());
+            let sent = match &made {
+                Ok(tree) => theirs.send(&[0], &[tree.as_fd()]),
+                Err(error) => theirs.send(&error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes(), &[]),
+            };
+            process::exit_now(i32::from(sent.is_err()));
+        }
+        Forked::Parent { pidfd, .. } => {
+            drop(theirs);
+            let message = ours.recv();
+            let _ = process::poll_readable(&[pidfd.as_fd()]);
+            while process::reap_pidfd(pidfd.as_fd())?.is_none() {}
+            let Message { bytes, fds } = message?;
+            let failed = || match <[u8; 4]>::try_from(bytes.as_slice()) {
+                Ok(errno) => io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+                Err(_) => io::ErrorKind::UnexpectedEof.into(),
+            };
+            fds.into_iter().next().ok_or_else(failed)
+        }
+    }
 }
 
 /// Attributes of a new file system; set-user-id programs and device files are off in every one.

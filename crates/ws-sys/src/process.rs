@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 /// What a new process gets (clone(2), `CLONE_*`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -369,12 +370,31 @@ pub fn memfd_with(name: &CStr, contents: &[u8]) -> io::Result<OwnedFd> {
 /// # Errors
 /// What poll gives.
 pub fn poll_readable(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
+    poll_until(fds, None)
+}
+
+/// As [`poll_readable`], but only until `deadline`: then none of them is said to be readable.
+///
+/// # Errors
+/// What poll gives.
+pub fn poll_until(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Vec<bool>> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     loop {
-        match poll(&mut polled, PollTimeout::NONE) {
+        let (timeout, last) = match deadline {
+            None => (PollTimeout::NONE, false),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                // Rounded up, lest the last part of a millisecond be spent in a busy loop.
+                let millis = left.as_nanos().div_ceil(1_000_000);
+                let millis = i32::try_from(millis).unwrap_or(i32::MAX);
+                (PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX), left.is_zero())
+            }
+        };
+        match poll(&mut polled, timeout) {
             Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
+            Ok(0) if !last => {}
             Ok(_) => return Ok(polled.iter().map(|fd| fd.any().unwrap_or(false)).collect()),
         }
     }

@@ -1,4 +1,4 @@
-//! One service on the host: its launcher, its present run, its probe, its published ports.
+//! One service on the host: its launcher, its present run, its probes and hooks, its published ports.
 //!
 //! A task owns all of it. Commands come in order; what the run's init says and how it ends become inputs of the
 //! engine. Every wait has a deadline or ends with the process that is waited for.
@@ -12,27 +12,28 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use ws_core::engine::{Generation, Input, ProbeRole, Step};
-use ws_core::host::{ExecIo, ExecSpec};
+use ws_core::engine::{Generation, Hook, Input, Notified, ProbeRole, Step};
+use ws_core::host::{ExecIo, ExecSpec, TerminalDone};
 use ws_core::plan::ServicePlan;
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{ExitReason, Probe, ProbeKind, ServiceKind, ServiceName};
+use ws_model::{CommandLine, ExitReason, HookCommand, Probe, ProbeKind};
 use ws_sys::aio::Readable;
 use ws_sys::process;
 use ws_sys::scm::{self, Channel};
 
 use super::mounts::{self, Listing};
+use super::notices::Listener;
 use super::{Secrets, Shared};
 use crate::cgroups::ServiceGroup;
-use crate::probes::{self, BoxFuture, ExecProbe, LogMatched, Means, Prober};
+use crate::probes::{self, BoxFuture, ExecProbe, LogMatched, LogMatcher, Means, Prober};
 use crate::publish::{Publisher, TargetState};
 use crate::pump::Pump;
 use crate::sandbox::layout::{self, RunContext, Slot};
 use crate::sandbox::protocol::{
-    self, End, EntryKind, Failure, FromInit, Reply, SourceRequest, Stage, ToInit, ToLauncher,
+    self, End, EntryKind, Failure, FromInit, Reply, SourceRequest, Stage, Streams, ToInit, ToLauncher,
 };
 
-/// How long a run may take from the request to the execution of its program.
+/// How long a run may take from the request to the execution of its program, beside the commands that run before it.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a launcher may take to answer.
@@ -61,9 +62,15 @@ pub(super) enum Command {
     },
     StartProbe {
         generation: Generation,
+        probe: ProbeRole,
     },
     StopProbe {
         generation: Generation,
+        probe: ProbeRole,
+    },
+    RunHook {
+        generation: Generation,
+        hook: Hook,
     },
     /// `id` is unique among the execs of all services.
     Exec {
@@ -72,8 +79,20 @@ pub(super) enum Command {
         io: ExecIo,
         done: ExecDone,
     },
+    /// As `Exec`, for what belongs to one run: in no other one.
+    ExecIn {
+        generation: Generation,
+        id: u64,
+        argv: Vec<String>,
+        io: ExecIo,
+        done: ExecDone,
+    },
     KillExec {
         id: u64,
+    },
+    /// Make a terminal that has a name inside.
+    Terminal {
+        done: TerminalDone,
     },
 }
 
@@ -86,6 +105,10 @@ pub(super) struct Service {
     group: Option<Arc<ServiceGroup>>,
     secrets: Secrets,
     publishers: Vec<Publisher>,
+    /// The streams of its one run, where they are somebody's own; until that has started.
+    io: Option<ExecIo>,
+    /// Whether they ever were.
+    given: bool,
     slots: Vec<(Slot, Option<(u64, u64)>)>,
     listing: Option<Listing>,
     run: Option<Run>,
@@ -107,13 +130,30 @@ struct Run {
     failure: Option<Failure>,
     exit: Option<ExitReason>,
     deadline: Option<Instant>,
-    prober: Option<Prober>,
-    matched: Option<LogMatched>,
+    probers: BTreeMap<ProbeRole, Prober>,
+    matched: BTreeMap<ProbeRole, LogMatched>,
+    /// For the output of a terminal, which comes later than the run.
+    matchers: Vec<LogMatcher>,
     pumps: Vec<Pump>,
+    /// Where the output of hooks goes too: standard output and error of the run, while it may have hooks to run.
+    outputs: Option<(OwnedFd, OwnedFd)>,
+    /// What runs the commands of hooks.
+    hooks: Vec<HookTask>,
+    notices: Option<Listener>,
     execs: BTreeMap<u64, ExecDone>,
+    terminals: BTreeMap<u64, TerminalDone>,
     /// Init has closed its end of the channel.
     silent: bool,
     oom_guard: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Runs the commands of a hook; dropping it gives up the one that runs, which is then killed.
+struct HookTask(tokio::task::JoinHandle<()>);
+
+impl Drop for HookTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What a task waits for.
@@ -138,6 +178,7 @@ impl Service {
         group: Option<Arc<ServiceGroup>>,
         secrets: Secrets,
         publishers: Vec<Publisher>,
+        io: Option<ExecIo>,
         commands: mpsc::WeakUnboundedSender<Command>,
     ) -> io::Result<Self> {
         let slots = layout::slots(&plan.view, &shared.plan.root, &shared.volumes);
@@ -149,6 +190,8 @@ impl Service {
             group,
             secrets,
             publishers,
+            given: io.is_some(),
+            io,
             slots: slots.into_iter().map(|slot| (slot, None)).collect(),
             listing: None,
             run: None,
@@ -168,7 +211,7 @@ impl Service {
                 News::Ended => self.ended().await,
                 News::LauncherEnded => self.launcher_died(),
                 News::TooLate => {
-                    let within = START_WITHIN.as_secs();
+                    let within = self.start_within().as_secs();
                     self.fail_run(Failure::because("starting", format!("it took longer than {within} s")));
                     self.kill_run();
                 }
@@ -233,13 +276,26 @@ impl Service {
                     self.kill_run();
                 }
             }
-            Command::StartProbe { generation } => self.start_probe(generation),
-            Command::StopProbe { generation } => {
+            Command::StartProbe { generation, probe } => self.start_probe(generation, probe),
+            Command::StopProbe { generation, probe } => {
                 if let Some(run) = self.run.as_mut().filter(|run| run.generation == generation) {
-                    run.prober = None;
+                    run.probers.remove(&probe);
                 }
             }
+            Command::RunHook { generation, hook } => self.run_hook(generation, hook),
             Command::Exec { id, spec, io, done } => self.exec(id, spec, &io, done),
+            Command::ExecIn { generation, id, argv, io, done } => {
+                if self.run_of(generation).is_some() {
+                    let service = self.plan.name.clone();
+                    self.exec(id, ExecSpec { service, argv, env: vec![], cwd: None, tty: false }, &io, done);
+                } else {
+                    done(ExecResult::NotStarted {
+                        error: format!("that run of {} is over", self.plan.name),
+                        not_found: false,
+                    });
+                }
+            }
+            Command::Terminal { done } => self.make_terminal(done),
             Command::KillExec { id } => {
                 if let Some(run) = self.run.as_ref().filter(|run| run.execs.contains_key(&id)) {
                     // When init is gone, so is what it was to kill.
@@ -259,8 +315,8 @@ impl Service {
 
     fn tell_start_failed(&self, generation: Generation, failure: &Failure) {
         let service = self.plan.name.clone();
-        // Without its launcher no further try can succeed.
-        let hopeless = self.broken.is_some();
+        // Without its launcher no further try can succeed; nor without the streams that somebody gave it once.
+        let hopeless = self.broken.is_some() || (self.given && self.io.is_none());
         self.tell(Input::StartFailed { service, generation, error: failure.to_string(), hopeless });
     }
 
@@ -302,8 +358,6 @@ impl Service {
         };
         let (ours, theirs) = Channel::pair().stage("making a channel to init")?;
         let ours = Readable::new(ours.into_fd()).stage("registering the channel to init")?;
-        let (stdout, stdout_writer) = io::pipe().stage("making a pipe for the output")?;
-        let (stderr, stderr_writer) = io::pipe().stage("making a pipe for the output")?;
         let program = match step {
             Step::Build => self.plan.build.as_ref().unwrap_or(&self.plan.run),
             Step::Main => &self.plan.run,
@@ -314,32 +368,68 @@ impl Service {
             secret_env: &self.secrets.env,
             cgroup: cgroup.is_some(),
             pids_by_cgroup: self.shared.pids_by_cgroup,
-            idle_stdin: step == Step::Main && self.plan.kind == ServiceKind::Service,
+            main: step == Step::Main,
+            given: self.given,
         };
         let spec = layout::run_spec(&self.plan, program, context);
-        let mut fds = vec![theirs.into_fd(), stdout_writer.into(), stderr_writer.into()];
+        let mut fds = vec![theirs.into_fd()];
+        let mut outputs = None;
+        let mut pipes = Vec::new();
+        match spec.streams {
+            Streams::Output { .. } => {
+                let streams = match step {
+                    Step::Build => [LogStream::Build, LogStream::Build],
+                    Step::Main => [LogStream::Stdout, LogStream::Stderr],
+                };
+                for stream in streams {
+                    let (reader, writer) = io::pipe().stage("making a pipe for the output")?;
+                    pipes.push((stream, OwnedFd::from(reader)));
+                    fds.push(writer.into());
+                }
+                if let [_, stdout, stderr] = fds.as_slice() {
+                    outputs = self.outputs_of_hooks(step, stdout, stderr)?;
+                }
+            }
+            Streams::Given { tty } => {
+                let over = || Failure::because("starting", "what was to be its input and output is used up");
+                let ExecIo { stdin, stdout, stderr } = self.io.take().ok_or_else(over)?;
+                if tty {
+                    self.hand_over_terminal(&stdin);
+                }
+                outputs = self.outputs_of_hooks(step, &stdout, &stderr)?;
+                fds.extend([stdin, stdout, stderr]);
+            }
+            Streams::Terminal => {}
+        }
         fds.extend(cgroup);
+        let on_terminal = spec.streams == Streams::Terminal;
         let answer = Self::ask(&self.launcher, &ToLauncher::Start(Box::new(spec)), &fds).await?;
         drop(fds);
         let init = answer.into_iter().next();
         let init = init.ok_or_else(|| Failure::because("starting", "the launcher gave no process"))?;
         let init = Readable::new(init).stage("registering init")?;
 
-        let (matcher, matched) = match (&self.plan.ready, step) {
-            (Some(Probe { kind: ProbeKind::Log { pattern }, .. }), Step::Main) => probes::log_match(pattern)
-                .map(|(matcher, matched)| (Some(matcher), Some(matched)))
-                .map_err(|error| Failure::because("compiling the log probe", error.to_string()))?,
-            (_, Step::Build | Step::Main) => (None, None),
-        };
-        let streams = match step {
-            Step::Build => [(LogStream::Build, stdout), (LogStream::Build, stderr)],
-            Step::Main => [(LogStream::Stdout, stdout), (LogStream::Stderr, stderr)],
-        };
+        let mut matched = BTreeMap::new();
+        let mut matchers = Vec::new();
+        for role in [ProbeRole::Startup, ProbeRole::Ready] {
+            if let (Some(Probe { kind: ProbeKind::Log { pattern }, .. }), Step::Main) =
+                (self.probe(role), step)
+            {
+                let (matcher, seen) = probes::log_match(pattern)
+                    .map_err(|error| Failure::because("compiling the log probe", error.to_string()))?;
+                matched.insert(role, seen);
+                matchers.push(matcher);
+            }
+        }
         let mut pumps = Vec::new();
-        for (stream, pipe) in streams {
+        for (stream, pipe) in pipes {
             let sink = Arc::clone(&self.shared.logs);
-            let pump = Pump::start(self.plan.name.clone(), stream, pipe.into(), sink, matcher.clone());
+            let pump = Pump::start(self.plan.name.clone(), stream, pipe, sink, matchers.clone());
             pumps.push(pump.stage("reading the output")?);
+        }
+        if !on_terminal {
+            // Those of the pumps tell when the output has ended.
+            matchers.clear();
         }
         let oom_guard = self.group.clone().map(|group| {
             tokio::spawn(async move {
@@ -356,16 +446,62 @@ impl Service {
             main: None,
             failure: None,
             exit: None,
-            deadline: Some(Instant::now() + START_WITHIN),
-            prober: None,
+            deadline: Some(Instant::now() + self.start_within()),
+            probers: BTreeMap::new(),
             matched,
+            matchers,
             pumps,
+            outputs,
+            hooks: Vec::new(),
+            notices: None,
             execs: BTreeMap::new(),
+            terminals: BTreeMap::new(),
             silent: false,
             oom_guard,
         });
         self.publish(TargetState::Restarting);
         Ok(())
+    }
+
+    /// How long the start of a run may take.
+    fn start_within(&self) -> Duration {
+        let hooks = self.plan.hooks.pre_start.iter().map(|hook| hook.timeout);
+        hooks.fold(START_WITHIN, Duration::saturating_add)
+    }
+
+    fn probe(&self, role: ProbeRole) -> Option<&Probe> {
+        match role {
+            ProbeRole::Startup => self.plan.startup.as_ref(),
+            ProbeRole::Ready => self.plan.ready.as_ref(),
+            ProbeRole::Live => self.plan.liveness.as_ref(),
+        }
+    }
+
+    /// The run's own output once more, for hooks that run beside its program; if there are any, since whoever has it
+    /// open keeps it from ending.
+    fn outputs_of_hooks(
+        &self,
+        step: Step,
+        stdout: &OwnedFd,
+        stderr: &OwnedFd,
+    ) -> Result<Option<(OwnedFd, OwnedFd)>, Failure> {
+        let hooks = &self.plan.hooks;
+        let any =
+            !hooks.post_start.is_empty() || !hooks.pre_stop.is_empty() || self.plan.stop.command.is_some();
+        if step == Step::Build || !any {
+            return Ok(None);
+        }
+        let stage = "keeping the output open for hooks";
+        Ok(Some((stdout.try_clone().stage(stage)?, stderr.try_clone().stage(stage)?)))
+    }
+
+    /// Lets the service's user have a terminal that was made by the supervisor's: what opens it by name (`/dev/tty`,
+    /// `/proc/self/fd/0`) must be let in too.
+    fn hand_over_terminal(&self, terminal: &OwnedFd) {
+        let Some(uid) = self.shared.host_uid(&self.plan) else { return };
+        if let Err(error) = rustix::fs::fchown(terminal, Some(rustix::fs::Uid::from_raw(uid)), None) {
+            tracing::debug!(service = %self.plan.name, %error, "handing over the terminal");
+        }
     }
 
     fn publish(&self, target: TargetState) {
@@ -452,7 +588,21 @@ impl Service {
             }
             FromInit::Executed { landlock: _ } => {
                 run.deadline = None;
-                run.main = fds.into_iter().next();
+                let mut fds = fds.into_iter();
+                run.main = fds.next();
+                if let Some(socket) = fds.next() {
+                    let (service, inbox) = (self.plan.name.clone(), Arc::clone(&self.shared.inbox));
+                    let generation = run.generation;
+                    let tell = move |news: Notified| {
+                        inbox(Input::Notified { service: service.clone(), generation, news });
+                    };
+                    match Listener::start(socket, tell) {
+                        Ok(listener) => run.notices = Some(listener),
+                        Err(error) => {
+                            tracing::warn!(service = %self.plan.name, %error, "listening to what it says of itself");
+                        }
+                    }
+                }
                 let pid = run.main.as_ref().and_then(|main| process::pid_of(main.as_fd()).ok().flatten());
                 let generation = run.generation;
                 if let Some(ended) = self.ended_at {
@@ -465,6 +615,22 @@ impl Service {
                 self.tell(Input::Executed { service: self.plan.name.clone(), generation, pid });
             }
             FromInit::Exited(end) => run.exit = Some(reason(end)),
+            FromInit::Terminal { id: None } => {
+                if let Err(failure) = self.read_terminal(fds) {
+                    self.fail_run(failure);
+                    self.kill_run();
+                }
+            }
+            FromInit::Terminal { id: Some(id) } => {
+                if let Some(done) = run.terminals.remove(&id) {
+                    done(both(fds).ok_or_else(|| "init gave no terminal".to_owned()));
+                }
+            }
+            FromInit::NoTerminal { id, failure } => {
+                if let Some(done) = run.terminals.remove(&id) {
+                    done(Err(failure.to_string()));
+                }
+            }
             FromInit::ExecStarted { id: _ } => {}
             FromInit::ExecFailed { id, failure } => {
                 if let Some(done) = run.execs.remove(&id) {
@@ -478,6 +644,21 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// The terminal of the present run is there: what is written to it is its standard output.
+    fn read_terminal(&mut self, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let (ours, theirs) =
+            both(fds).ok_or_else(|| Failure::because("starting", "init gave no terminal"))?;
+        let outputs = self.outputs_of_hooks(Step::Main, &theirs, &theirs)?;
+        drop(theirs);
+        let Some(run) = &mut self.run else { return Ok(()) };
+        run.outputs = outputs;
+        let sink = Arc::clone(&self.shared.logs);
+        let matchers = std::mem::take(&mut run.matchers);
+        let pump = Pump::start_terminal(self.plan.name.clone(), LogStream::Stdout, ours, sink, matchers);
+        run.pumps.push(pump.stage("reading the terminal")?);
+        Ok(())
     }
 
     fn fail_run(&mut self, failure: Failure) {
@@ -513,8 +694,9 @@ impl Service {
         self.ended_at = Some(Instant::now());
         let _ = process::reap_pidfd(run.init.as_fd());
         self.publish(TargetState::Restarting);
-        drop(run.prober);
-        drop(run.matched);
+        drop((run.probers, run.hooks, run.notices, run.matched, run.matchers));
+        // Ours would keep the output from ending.
+        drop(run.outputs);
         let drained = async {
             for pump in run.pumps {
                 pump.finished().await;
@@ -524,6 +706,9 @@ impl Service {
         let _ = tokio::time::timeout(DRAIN_WITHIN, drained).await;
         for done in run.execs.into_values() {
             done(ExecResult::Ended(ExitReason::Signal(nix::libc::SIGKILL)));
+        }
+        for done in run.terminals.into_values() {
+            done(Err(format!("{} has ended", self.plan.name)));
         }
         if let Some(guard) = run.oom_guard {
             guard.abort();
@@ -556,31 +741,79 @@ impl Service {
         self.kill_run();
     }
 
-    fn start_probe(&mut self, generation: Generation) {
-        let Some(probe) = self.plan.ready.clone() else { return };
+    fn start_probe(&mut self, generation: Generation, role: ProbeRole) {
+        let Some(probe) = self.probe(role).cloned() else { return };
         if self.run_of(generation).is_none_or(|run| run.main.is_none()) {
             return;
         }
         let inbox = Arc::clone(&self.shared.inbox);
         let service = self.plan.name.clone();
         let report = move |result: Result<String, String>| {
-            inbox(Input::Probed { service: service.clone(), generation, probe: ProbeRole::Ready, result });
+            inbox(Input::Probed { service: service.clone(), generation, probe: role, result });
         };
         let means = Means {
             address: self.plan.address,
             dial: Arc::clone(&self.shared.dial),
-            exec: Arc::new(ExecInside { service: self.plan.name.clone(), commands: self.commands.clone() }),
-            log: self.run.as_ref().and_then(|run| run.matched.clone()),
+            exec: Arc::new(ExecInside { generation, commands: self.commands.clone() }),
+            log: self.run.as_ref().and_then(|run| run.matched.get(&role).cloned()),
         };
-        let prober = Prober::start(&probe, means, report);
+        let prober = Prober::start(&probe, role, means, report);
         if let Some(run) = &mut self.run {
-            run.prober = Some(prober);
+            run.probers.insert(role, prober);
+        }
+    }
+
+    /// Begins to run the commands of a hook. When the run ends before them, nothing more is said of them.
+    fn run_hook(&mut self, generation: Generation, hook: Hook) {
+        let commands = match hook {
+            Hook::PostStart => self.plan.hooks.post_start.clone(),
+            Hook::PreStop => self.plan.hooks.pre_stop.clone(),
+            // What it may take at most; the engine knows when the grace is really over.
+            Hook::Stop => self.plan.stop.command.iter().map(|command| self.stop_command(command)).collect(),
+        };
+        let Some(run) = self.run.as_mut().filter(|run| run.generation == generation && run.main.is_some())
+        else {
+            return;
+        };
+        let again = |(stdout, stderr): &(OwnedFd, OwnedFd)| -> io::Result<_> {
+            Ok((stdout.try_clone()?, stderr.try_clone()?))
+        };
+        let outputs = run.outputs.as_ref().map(again).transpose();
+        let inside = ExecInside { generation, commands: self.commands.clone() };
+        let (service, inbox) = (self.plan.name.clone(), Arc::clone(&self.shared.inbox));
+        run.hooks.push(HookTask(tokio::spawn(async move {
+            let result = match outputs {
+                Ok(outputs) => run_commands(&commands, &inside, outputs.as_ref()).await,
+                Err(error) => Err(format!("could not open the output of the service: {}", chain(&error))),
+            };
+            inbox(Input::HookEnded { service, generation, hook, result });
+        })));
+    }
+
+    fn stop_command(&self, command: &CommandLine) -> HookCommand {
+        HookCommand { command: command.clone(), timeout: self.plan.stop.grace }
+    }
+
+    /// Asks init for a terminal.
+    fn make_terminal(&mut self, done: TerminalDone) {
+        let Some(run) = self.run.as_mut().filter(|run| run.main.is_some()) else {
+            return done(Err(format!("{} does not run", self.plan.name)));
+        };
+        let id = next_exec_id();
+        match protocol::send(run.control.as_fd(), &ToInit::Terminal { id }, &[]) {
+            Ok(()) => {
+                run.terminals.insert(id, done);
+            }
+            Err(error) => done(Err(format!("asking init: {error}"))),
         }
     }
 
     /// Asks init to execute a further program in the run.
     fn exec(&mut self, id: u64, spec: ExecSpec, io: &ExecIo, done: ExecDone) {
         let not_started = |error: String| ExecResult::NotStarted { error, not_found: false };
+        if spec.tty {
+            self.hand_over_terminal(&io.stdin);
+        }
         let Some(run) = self.run.as_mut().filter(|run| run.main.is_some() && run.step == Step::Main) else {
             done(not_started(format!("{} does not run", self.plan.name)));
             return;
@@ -596,14 +829,6 @@ impl Service {
             env,
             cwd: spec.cwd.map_or_else(|| self.plan.run.cwd.clone(), |cwd| self.plan.run.cwd.join(cwd)),
         };
-        if let (true, Some(uid)) = (spec.tty, self.shared.host_uid(&self.plan)) {
-            // The terminal was made by the supervisor's user; what opens it by name (`/dev/tty`, `/proc/self/fd/0`)
-            // must be let in too.
-            let owned = rustix::fs::fchown(&io.stdin, Some(rustix::fs::Uid::from_raw(uid)), None);
-            if let Err(error) = owned {
-                tracing::debug!(service = %self.plan.name, %error, "handing over the terminal");
-            }
-        }
         let request = ToInit::Exec { id, exec, tty: spec.tty };
         let fds = [io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()];
         match protocol::send(run.control.as_fd(), &request, &fds) {
@@ -621,9 +846,54 @@ pub(super) fn next_exec_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Runs the commands of probes in the service's run.
+/// The commands of a hook, one after the other, to the first that fails; which is told in words.
+async fn run_commands(
+    commands: &[HookCommand],
+    inside: &ExecInside,
+    outputs: Option<&(OwnedFd, OwnedFd)>,
+) -> Result<(), String> {
+    for HookCommand { command, timeout } in commands {
+        let name = format!("`{}`", probes::one_line(&command.0));
+        let io = match outputs {
+            Some((stdout, stderr)) => null().and_then(|stdin| {
+                Ok(ExecIo { stdin, stdout: stdout.try_clone()?, stderr: stderr.try_clone()? })
+            }),
+            None => no_io(),
+        };
+        let io = io.map_err(|error| format!("{name} could not be started: {error}"))?;
+        match tokio::time::timeout(*timeout, inside.begin(command.0.clone(), io)).await {
+            Ok(ExecResult::Ended(exit)) if exit.is_success() => {}
+            Ok(ExecResult::Ended(exit)) => return Err(format!("{name} {exit}")),
+            Ok(ExecResult::NotStarted { error, .. }) => {
+                return Err(format!("{name} could not be started: {error}"));
+            }
+            // With the future went the command itself.
+            Err(_elapsed) => {
+                return Err(format!("{name} took longer than {} s and was killed", timeout.as_secs_f32()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn null() -> io::Result<OwnedFd> {
+    std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from)
+}
+
+/// Nothing to read, and nowhere to write.
+fn no_io() -> io::Result<ExecIo> {
+    Ok(ExecIo { stdin: null()?, stdout: null()?, stderr: null()? })
+}
+
+/// The two descriptors that come with a terminal.
+fn both(fds: Vec<OwnedFd>) -> Option<(OwnedFd, OwnedFd)> {
+    let mut fds = fds.into_iter();
+    Some((fds.next()?, fds.next()?))
+}
+
+/// Runs the commands of probes and hooks in a run.
 struct ExecInside {
-    service: ServiceName,
+    generation: Generation,
     commands: mpsc::WeakUnboundedSender<Command>,
 }
 
@@ -641,21 +911,13 @@ impl Drop for KillOnDrop {
     }
 }
 
-impl ExecProbe for ExecInside {
-    fn exec(&self, argv: Vec<String>) -> BoxFuture<ExecResult> {
+impl ExecInside {
+    /// Runs a command to its end; when the future is dropped, it and its process group are killed.
+    fn begin(&self, argv: Vec<String>, io: ExecIo) -> BoxFuture<ExecResult> {
         let not_started = |error: String| ExecResult::NotStarted { error, not_found: false };
         let id = next_exec_id();
-        let spec = ExecSpec { service: self.service.clone(), argv, env: vec![], cwd: None, tty: false };
-        let commands = self.commands.clone();
+        let (generation, commands) = (self.generation, self.commands.clone());
         Box::pin(async move {
-            let null =
-                || std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-            let io = match (null(), null(), null()) {
-                (Ok(stdin), Ok(stdout), Ok(stderr)) => ExecIo { stdin, stdout, stderr },
-                (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
-                    return not_started(format!("opening /dev/null: {error}"));
-                }
-            };
             let (sender, answer) = oneshot::channel();
             let done: ExecDone = Box::new(move |result| {
                 let _ = sender.send(result);
@@ -664,12 +926,24 @@ impl ExecProbe for ExecInside {
                 return not_started("the service is gone".to_owned());
             };
             let guard = KillOnDrop { id, commands };
-            let _ = strong.send(Command::Exec { id, spec, io, done });
+            let _ = strong.send(Command::ExecIn { generation, id, argv, io, done });
             drop(strong);
             let result = answer.await.unwrap_or_else(|_| not_started("the service is gone".to_owned()));
             drop(guard);
             result
         })
+    }
+}
+
+impl ExecProbe for ExecInside {
+    fn exec(&self, argv: Vec<String>) -> BoxFuture<ExecResult> {
+        match no_io() {
+            Ok(io) => self.begin(argv, io),
+            Err(error) => Box::pin(std::future::ready(ExecResult::NotStarted {
+                error: format!("opening /dev/null: {error}"),
+                not_found: false,
+            })),
+        }
     }
 }
 
@@ -681,7 +955,7 @@ fn reason(end: End) -> ExitReason {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,7 +1,8 @@
 //! `ws-init`: process 1 of one run.
 //!
 //! Mounts what the run has for itself, becomes the service's user in U2, locks itself down for good, executes
-//! the service, and stays to reap, to execute what `ws exec` asks for, and to report. It has no more rights
+//! what is to run before the service and then the service, and stays to reap, to execute what `ws exec` asks for,
+//! and to report. It has no more rights
 //! than the service, and ends when the main process ends or the supervisor is gone; the kernel then kills
 //! whatever is left of the run.
 
@@ -9,21 +10,26 @@ use std::ffi::{CString, OsStr};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::Mode;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 use ws_sys::idmap::{self, Range};
 use ws_sys::landlock::{self, Enforced};
 use ws_sys::lockdown::{self, Resource};
 use ws_sys::mount::{self, Attributes, MountAttributes};
-use ws_sys::process::{self, Namespaces};
+use ws_sys::process::{self, Ended, Namespaces};
 use ws_sys::scm::Channel;
 use ws_sys::seccomp::Filter;
 
 use super::launcher::{REPO, SCRATCH, SLOTS, TEMPLATE, below, make_place};
 use super::protocol::{
-    self, End, ExecSpec, Failure, FromInit, RunMount, RunMountKind, RunSpec, Stage, ToInit,
+    self, End, ExecSpec, Failure, FromInit, PreStart, RunMount, RunMountKind, RunSpec, Stage, Streams, ToInit,
 };
+use crate::probes::one_line;
 
 /// What of the new procfs is shown read-only (`SANDBOX` rule 40; proc(5)).
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
@@ -45,9 +51,12 @@ const NAMESPACE_LIMITS: [(&str, u64); 8] = [
     ("max_inotify_instances", 64),
 ];
 
-/// Init's process.
-pub(super) fn run(control: &Channel, stdout: OwnedFd, stderr: OwnedFd, spec: &RunSpec, filter: &Filter) -> ! {
-    match start(control, stdout, stderr, spec, filter) {
+/// The size of a terminal that nobody looks at, in columns and rows.
+const TERMINAL_SIZE: (u16, u16) = (80, 24);
+
+/// Init's process. `streams` are those of [`RunSpec::streams`].
+pub(super) fn run(control: &Channel, streams: Vec<OwnedFd>, spec: &RunSpec, filter: &Filter) -> ! {
+    match start(control, streams, spec, filter) {
         Ok(running) => supervise(control, &running),
         Err(failure) => {
             let _ = protocol::send(control.as_fd(), &FromInit::Failed(failure), &[]);
@@ -66,13 +75,13 @@ struct Running {
 
 fn start(
     control: &Channel,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    streams: Vec<OwnedFd>,
     spec: &RunSpec,
     filter: &Filter,
 ) -> Result<Running, Failure> {
-    process::close_all_but(&[control.as_fd(), stdout.as_fd(), stderr.as_fd()])
-        .stage("closing inherited files")?;
+    let mut keep = vec![control.as_fd()];
+    keep.extend(streams.iter().map(AsFd::as_fd));
+    process::close_all_but(&keep).stage("closing inherited files")?;
     process::hide_arguments("ws-init").stage("hiding the command line")?;
     nix::unistd::sethostname(&spec.hostname).map_err(io::Error::from).stage("setting the host name")?;
     // The files of /proc/sys/user are written from inside U2, when the procfs that has them writable is gone.
@@ -81,6 +90,8 @@ fn start(
 
     mount_view(spec)?;
     mount::pivot(Path::new(TEMPLATE)).stage("entering the sandbox's root")?;
+    // While files can still be given to the service's user: afterwards this process is that user.
+    let notify = spec.notify.as_deref().map(|path| bind_notify(path, spec.outer)).transpose()?;
 
     set_limits(spec)?;
     enter_user_namespace(spec, user_limits.as_fd())?;
@@ -89,25 +100,105 @@ fn start(
 
     let children = process::child_signal_fd().stage("watching for the end of processes")?;
     let null = open_null()?;
-    let (stdin, idle) = if spec.idle_stdin {
-        let (reader, writer) = io::pipe().stage("making an idle standard input")?;
-        (OwnedFd::from(reader), Some(OwnedFd::from(writer)))
-    } else {
-        (null, None)
-    };
-    let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let main = execute_main(&spec.exec, stdio, control)?;
+    let Stdio { stdin, stdout, stderr, idle, tty } = standard_streams(control, streams, spec.streams)?;
+    for hook in &spec.pre_start {
+        let stdio = [null.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        run_before(hook, stdio, control, children.as_fd())?;
+    }
+    if let Some(socket) = &notify {
+        forget_notices(socket);
+    }
+    let main = execute_main(&spec.exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty, control)?;
     // The end of the output is when the service and its children have closed it, and not later.
-    drop((stdout, stderr));
+    drop((null, stdin, stdout, stderr));
     let pidfd = process::pidfd_of_child(main).stage("opening the service's process")?;
     let landlock = match landlock {
         Enforced::Nothing => 0,
         Enforced::Partly => 1,
         Enforced::Fully => 2,
     };
-    protocol::send(control.as_fd(), &FromInit::Executed { landlock }, &[pidfd.as_fd()])
-        .stage("reporting the start")?;
+    let mut fds = vec![pidfd.as_fd()];
+    fds.extend(notify.as_ref().map(AsFd::as_fd));
+    protocol::send(control.as_fd(), &FromInit::Executed { landlock }, &fds).stage("reporting the start")?;
     Ok(Running { main, children, _stdin: idle })
+}
+
+/// What the program of a run gets.
+struct Stdio {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// The writing end of an idle standard input.
+    idle: Option<OwnedFd>,
+    /// Whether the standard input is a terminal to take.
+    tty: bool,
+}
+
+fn standard_streams(control: &Channel, given: Vec<OwnedFd>, what: Streams) -> Result<Stdio, Failure> {
+    let mut given = given.into_iter();
+    let mut next =
+        || given.next().ok_or_else(|| Failure::because("starting", "its standard streams are missing"));
+    match what {
+        Streams::Output { idle_stdin } => {
+            let (stdin, idle) = if idle_stdin {
+                let (reader, writer) = io::pipe().stage("making an idle standard input")?;
+                (OwnedFd::from(reader), Some(OwnedFd::from(writer)))
+            } else {
+                (open_null()?, None)
+            };
+            Ok(Stdio { stdin, stdout: next()?, stderr: next()?, idle, tty: false })
+        }
+        Streams::Given { tty } => {
+            Ok(Stdio { stdin: next()?, stdout: next()?, stderr: next()?, idle: None, tty })
+        }
+        Streams::Terminal => {
+            let (ours, stdin) = open_terminal()?;
+            // The other side goes away from here at once: nothing of the run ever has it.
+            protocol::send(control.as_fd(), &FromInit::Terminal { id: None }, &[ours.as_fd(), stdin.as_fd()])
+                .stage("handing over the terminal")?;
+            drop(ours);
+            let stdout = stdin.try_clone().stage("opening the terminal")?;
+            let stderr = stdin.try_clone().stage("opening the terminal")?;
+            Ok(Stdio { stdin, stdout, stderr, idle: None, tty: true })
+        }
+    }
+}
+
+/// Makes a terminal of the sandbox's own devpts: it has a name here, and belongs to the service's user. The side to
+/// keep comes first.
+fn open_terminal() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let open = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = rustix::pty::openpt(flags)?;
+        rustix::pty::unlockpt(&ours)?;
+        let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+        let (ws_col, ws_row) = TERMINAL_SIZE;
+        let size = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&ours, size)?;
+        Ok((ours, theirs))
+    };
+    open().map_err(io::Error::from).stage("making a terminal")
+}
+
+/// Makes the socket on which the service says something of itself.
+fn bind_notify(path: &Path, owner: (u32, u32)) -> Result<UnixDatagram, Failure> {
+    let stage = || format!("making {}", path.display());
+    let socket = UnixDatagram::bind(path).stage(stage())?;
+    // To send is to write. Nobody but the service's user comes this far, so it needs no further right.
+    rustix::fs::chmod(path, Mode::from_raw_mode(0o600)).map_err(io::Error::from).stage(stage())?;
+    std::os::unix::fs::chown(path, Some(owner.0), Some(owner.1)).stage(stage())?;
+    Ok(socket)
+}
+
+/// Drops what was said before the program runs: that was somebody else.
+fn forget_notices(socket: &UnixDatagram) {
+    let mut discard = [0; 1];
+    // Bounded: one that goes on talking is not waited for.
+    for _ in 0..1024 {
+        if rustix::net::recv(socket, &mut discard, rustix::net::RecvFlags::DONTWAIT).is_err() {
+            break;
+        }
+    }
 }
 
 fn open_null() -> Result<OwnedFd, Failure> {
@@ -186,8 +277,11 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
         own_path(&place).stage(stage())?;
     }
 
-    if let Ok(ptys) = mount::devpts() {
-        // Rootless, user 0 is not mapped in U1 and devpts cannot be had: programs then find no pty to open.
+    // An instance of the run's own: no terminal of the host or of another run can be seen or opened in it.
+    // Rootless, user 0 is not mapped in U1, which older kernels want.
+    let ptys = mount::devpts().or_else(|_| mount::devpts_of_child(spec.outer.0, spec.outer.1));
+    if let Ok(ptys) = ptys {
+        // Without it programs find no terminal to open, and a service that is to run on one says so.
         mount::attach(ptys.as_fd(), &below(root, Path::new("/dev/pts"))).stage("mounting /dev/pts")?;
     }
     // While the host's procfs is still here: the kernel gives a new one only to who sees one already.
@@ -332,6 +426,15 @@ impl Starting {
         }
     }
 
+    /// Reads to the end of a process that has ended: its end of the pipe is closed.
+    fn finish(&mut self) -> Result<(), Failure> {
+        loop {
+            if let Some(outcome) = self.progress() {
+                return outcome;
+            }
+        }
+    }
+
     fn outcome(&self) -> Result<(), Failure> {
         // End of file without a word: the pipe was closed by the exec.
         if self.said.is_empty() {
@@ -358,9 +461,72 @@ fn begin(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool) -> Result<Start
     }
 }
 
+/// Runs a program to its end, which must be a success.
+fn run_before(
+    hook: &PreStart,
+    stdio: [BorrowedFd<'_>; 3],
+    control: &Channel,
+    children: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + hook.timeout;
+    let name = format!("pre_start `{}`", one_line(&hook.exec.argv));
+    let not_run = |failure: Failure| Failure { stage: name.clone(), ..failure };
+    let mut starting = Some(begin(&hook.exec, stdio, false).map_err(not_run)?);
+    let pid = starting.as_ref().map_or(0, |starting| starting.pid);
+    loop {
+        let mut watched = vec![control.as_fd(), children];
+        watched.extend(starting.as_ref().map(|starting| starting.report.as_fd()));
+        let ready = process::poll_until(&watched, Some(deadline)).stage(name.as_str())?;
+        if !ready.contains(&true) {
+            // Init ends after this failure, and whatever is left of the command with it.
+            return Err(Failure::because(
+                format!("{name} took longer than {} s and was killed", hook.timeout.as_secs_f32()),
+                "",
+            ));
+        }
+        if ready.first() == Some(&true) {
+            // Nothing is asked of init before the main program runs: the supervisor is gone.
+            process::exit_now(0);
+        }
+        if ready.get(2) == Some(&true)
+            && let Some(outcome) = starting.as_mut().and_then(Starting::progress)
+        {
+            outcome.map_err(not_run)?;
+            starting = None;
+        }
+        if ready.get(1) == Some(&true) {
+            let mut discard = [0u8; 512];
+            let _ = rustix::io::read(children, &mut discard);
+            let mut end = None;
+            while let Some((ended, how)) = process::reap_any() {
+                if ended == pid {
+                    end = Some(how);
+                }
+            }
+            let Some(end) = end else { continue };
+            if let Some(mut starting) = starting {
+                starting.finish().map_err(not_run)?;
+            }
+            return match end {
+                Ended::Code(0) => Ok(()),
+                Ended::Code(code) => Err(Failure::because(format!("{name} exited with {code}"), "")),
+                Ended::Signal(signal) => {
+                    let signal = ws_model::event::signal_name(signal);
+                    Err(Failure::because(format!("{name} was killed by {signal}"), ""))
+                }
+            };
+        }
+    }
+}
+
 /// Executes the main program; gives its process id inside when it was executed.
-fn execute_main(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], control: &Channel) -> Result<i32, Failure> {
-    let mut starting = begin(spec, stdio, false)?;
+fn execute_main(
+    spec: &ExecSpec,
+    stdio: [BorrowedFd<'_>; 3],
+    tty: bool,
+    control: &Channel,
+) -> Result<i32, Failure> {
+    let mut starting = begin(spec, stdio, tty)?;
     loop {
         let ready = process::poll_readable(&[starting.report.as_fd(), control.as_fd()])
             .stage("waiting for the program")?;
@@ -474,15 +640,8 @@ fn supervise(control: &Channel, running: &Running) -> ! {
                 }
                 let Some(at) = all.iter().position(|one| one.pid == pid) else { continue };
                 let Further { id, starting, .. } = all.swap_remove(at);
-                let started = starting.is_none_or(|mut starting| {
-                    // Its end of the pipe is closed, so this ends.
-                    let outcome = loop {
-                        if let Some(outcome) = starting.progress() {
-                            break outcome;
-                        }
-                    };
-                    tell_started(control, id, outcome)
-                });
+                let started =
+                    starting.is_none_or(|mut starting| tell_started(control, id, starting.finish()));
                 if started {
                     let end = End::from(ended);
                     let _ = protocol::send(control.as_fd(), &FromInit::ExecEnded { id, end }, &[]);
@@ -497,6 +656,19 @@ fn supervise(control: &Channel, running: &Running) -> ! {
                         tell_started(control, id, Err(failure));
                     }
                 },
+                Ok((ToInit::Terminal { id }, _)) => {
+                    // When nobody hears it, the next poll says so.
+                    let _ = match open_terminal() {
+                        Ok((ours, theirs)) => protocol::send(
+                            control.as_fd(),
+                            &FromInit::Terminal { id: Some(id) },
+                            &[ours.as_fd(), theirs.as_fd()],
+                        ),
+                        Err(failure) => {
+                            protocol::send(control.as_fd(), &FromInit::NoTerminal { id, failure }, &[])
+                        }
+                    };
+                }
                 Ok((ToInit::Kill { id }, _)) => {
                     if let Some(one) = all.iter().find(|one| one.id == id) {
                         // It leads a session, so its process group has its number, unless it is not that far

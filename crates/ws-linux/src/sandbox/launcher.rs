@@ -215,8 +215,10 @@ fn start_run(
     let mut next =
         |what: &str| fds.next().ok_or_else(|| Failure::because("starting", format!("{what} is missing")));
     let control = Channel::from_fd(next("its channel")?);
-    let stdout = next("its standard output")?;
-    let stderr = next("its standard error")?;
+    let mut streams = Vec::new();
+    for _ in 0..spec.streams.descriptors() {
+        streams.push(next("a standard stream")?);
+    }
     let cgroup = if spec.cgroup { Some(next("its cgroup")?) } else { None };
     let options = CloneOptions {
         namespaces: Namespaces {
@@ -235,7 +237,7 @@ fn start_run(
         Forked::Child => {
             // The launcher's own channel is closed with everything else that init does not keep.
             let _ = channel;
-            init::run(&control, stdout, stderr, spec, filter)
+            init::run(&control, streams, spec, filter)
         }
     }
 }

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use ws_core::plan::{BindSource, Run, ServicePlan, View};
 
-use super::protocol::{ExecSpec, RunMount, RunMountKind, RunSpec, SourceRequest, Template};
+use ws_model::ProbeKind;
+
+use super::protocol::{
+    ExecSpec, PreStart, RunMount, RunMountKind, RunSpec, SourceRequest, Streams, Template,
+};
 
 /// Device files that every service has, and nothing else of /dev.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -183,8 +187,20 @@ pub struct RunContext<'a> {
     pub cgroup: bool,
     /// Whether a cgroup limits its processes; else a resource limit does.
     pub pids_by_cgroup: bool,
-    /// Whether the program is a service (its standard input never ends), not a task or a build.
-    pub idle_stdin: bool,
+    /// Whether the program is the service (or task) itself, with its hooks and what it says of itself; else it is a
+    /// build.
+    pub main: bool,
+    /// Whether the streams of the service itself come along, all three.
+    pub given: bool,
+}
+
+/// Where a service says something of itself, for those that have a probe of that kind.
+pub const NOTIFY_SOCKET: &str = "/run/notify";
+
+/// Whether a service has a probe that waits for its own word.
+fn notifies(service: &ServicePlan) -> bool {
+    let probes = [&service.startup, &service.ready, &service.liveness];
+    probes.into_iter().flatten().any(|probe| probe.kind == ProbeKind::Notify)
 }
 
 /// The size of a tmpfs that hides a directory. Nothing is ever written to it, but it has an inode for each
@@ -231,6 +247,20 @@ pub fn run_spec(service: &ServicePlan, run: &Run, context: RunContext<'_>) -> Ru
 
     let mut env = run.env.clone();
     env.extend(context.secret_env.iter().cloned());
+    let hooks = if context.main { service.hooks.pre_start.as_slice() } else { &[] };
+    let pre_start = hooks
+        .iter()
+        .map(|hook| PreStart {
+            exec: ExecSpec { argv: hook.command.0.clone(), env: env.clone(), cwd: run.cwd.clone() },
+            timeout: hook.timeout,
+        })
+        .collect();
+    let streams = match (context.main, context.given, service.tty) {
+        (false, _, _) => Streams::Output { idle_stdin: false },
+        (true, true, tty) => Streams::Given { tty },
+        (true, false, true) => Streams::Terminal,
+        (true, false, false) => Streams::Output { idle_stdin: service.open_stdin },
+    };
     RunSpec {
         hostname: service.name.to_string(),
         outer: outer_ids(service, context.rootless),
@@ -244,8 +274,10 @@ pub fn run_spec(service: &ServicePlan, run: &Run, context: RunContext<'_>) -> Ru
         writable,
         files_limit: service.limits.files,
         processes_limit: (!context.pids_by_cgroup).then(|| u64::from(service.limits.pids) + OUR_PROCESSES),
+        notify: (context.main && notifies(service)).then(|| PathBuf::from(NOTIFY_SOCKET)),
+        pre_start,
         exec: ExecSpec { argv: run.argv.clone(), env, cwd: run.cwd.clone() },
-        idle_stdin: context.idle_stdin,
+        streams,
         cgroup: context.cgroup,
     }
 }

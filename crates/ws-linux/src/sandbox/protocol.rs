@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use ws_sys::scm::{self, Channel, MAX_MESSAGE, Message};
 /// A step that failed, in a form that reads as one sentence: "mounting `./data`: no such directory".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What was being done: "mounting `./data` read-write".
+    /// What was being done: "mounting `./data` read-write". Without a detail, the whole sentence.
     pub stage: String,
     /// The error number, where there is one.
     pub errno: Option<i32>,
@@ -44,7 +45,11 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.stage, self.detail)
+        if self.detail.is_empty() {
+            f.write_str(&self.stage)
+        } else {
+            write!(f, "{}: {}", self.stage, self.detail)
+        }
     }
 }
 
@@ -143,8 +148,8 @@ pub enum ToLauncher {
         /// The entries.
         entries: Vec<RepoEntry>,
     },
-    /// Start a run; its channel, standard output and standard error come along, and its cgroup where there is
-    /// one. Answered with the pidfd of init.
+    /// Start a run; its channel comes along, then its [`Streams`], then its cgroup where there is one. Answered
+    /// with the pidfd of init.
     Start(Box<RunSpec>),
 }
 
@@ -214,12 +219,55 @@ pub struct RunSpec {
     pub files_limit: Option<u64>,
     /// Processes of its user in its user namespace; where no cgroup limits them.
     pub processes_limit: Option<u64>,
+    /// Where it can say something of itself (`NOTIFY_SOCKET` of sd_notify(3)): a datagram socket is made there, which
+    /// goes out with [`FromInit::Executed`].
+    pub notify: Option<PathBuf>,
+    /// What to run before it, one after the other; each must exit with 0.
+    pub pre_start: Vec<PreStart>,
     /// What to run.
     pub exec: ExecSpec,
-    /// Whether its standard input is an idle pipe that never ends (else `/dev/null`).
-    pub idle_stdin: bool,
+    /// The standard streams of all that is run.
+    pub streams: Streams,
     /// Whether a cgroup descriptor comes along.
     pub cgroup: bool,
+}
+
+/// A program to execute before the main one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreStart {
+    /// What.
+    pub exec: ExecSpec,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// The standard streams of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Streams {
+    /// Standard output and error come along.
+    Output {
+        /// Whether the standard input is an idle pipe that never ends (else `/dev/null`).
+        idle_stdin: bool,
+    },
+    /// Standard input, output and error come along.
+    Given {
+        /// Whether the standard input is a terminal to take.
+        tty: bool,
+    },
+    /// A terminal of the run's own is made; it goes out with [`FromInit::Terminal`].
+    Terminal,
+}
+
+impl Streams {
+    /// How many descriptors come along.
+    #[must_use]
+    pub fn descriptors(self) -> usize {
+        match self {
+            Self::Output { .. } => 2,
+            Self::Given { .. } => 3,
+            Self::Terminal => 0,
+        }
+    }
 }
 
 /// A mount of a run.
@@ -275,6 +323,11 @@ pub enum ToInit {
         /// Whether standard input is a terminal to take.
         tty: bool,
     },
+    /// Make a terminal, which has a name inside. Answered by [`FromInit::Terminal`] or [`FromInit::NoTerminal`].
+    Terminal {
+        /// Names it in the answer.
+        id: u64,
+    },
     /// Kill a further program and its process group. Not answered; one that has ended is no error.
     Kill {
         /// Which.
@@ -287,7 +340,19 @@ pub enum ToInit {
 pub enum FromInit {
     /// The run could not be started; init ends.
     Failed(Failure),
-    /// The program was executed; the pidfd of its process comes along.
+    /// A terminal was made; both sides come along, the one to keep first.
+    Terminal {
+        /// Which; `None`: that of the run itself.
+        id: Option<u64>,
+    },
+    /// A terminal could not be made.
+    NoTerminal {
+        /// Which.
+        id: u64,
+        /// Why.
+        failure: Failure,
+    },
+    /// The program was executed; the pidfd of its process comes along, and the socket of [`RunSpec::notify`].
     Executed {
         /// What Landlock enforces: 0 nothing, 1 partly, 2 fully.
         landlock: u8,
