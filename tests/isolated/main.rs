@@ -10,6 +10,7 @@ mod files;
 mod lifecycle;
 mod limits;
 mod links;
+mod supervision;
 
 use ws_e2e::{Mode, needs};
 

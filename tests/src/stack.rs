@@ -396,13 +396,13 @@ impl Stack {
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("`ws ps --json`: {error}\n{out}"))
     }
 
-    /// The row of one service.
+    /// The row of one service, or of one replica.
     ///
     /// # Panics
     /// When there is none.
     #[must_use]
     pub fn status(&self, service: &str) -> ServiceStatus {
-        let row = self.ps().into_iter().find(|row| row.service.as_str() == service);
+        let row = self.ps().into_iter().find(|row| row.name.as_str() == service);
         row.unwrap_or_else(|| panic!("`{service}` is not in `ws ps`"))
     }
 
