@@ -134,7 +134,9 @@ pub enum Drawing {
 
 impl FormatArg {
     /// Of every command's data, or only of graphs.
-    #[must_use]
+    ///
+    /// # Errors
+    /// The drawing, where it is one.
     pub fn kind(self) -> Result<Format, Drawing> {
         match self {
             Self::Text => Ok(Format::Text),

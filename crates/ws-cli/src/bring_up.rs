@@ -560,7 +560,7 @@ impl Up<'_> {
         let RunEnd { service, cause, exit, success, violated } = end;
         if !success {
             let row = self.client.services().await.unwrap_or_default();
-            causes::report(self.context, &self.client, &[service.clone()], &View::of(&row), Some(self.since))
+            causes::report(self.context, &self.client, std::slice::from_ref(service), &View::of(&row), Some(self.since))
                 .await;
         }
         ui.say(&format!("`{service}` {cause}: stopping everything"));

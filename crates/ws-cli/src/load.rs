@@ -11,9 +11,10 @@ use ws_core::plan::{self, Plan};
 use ws_model::{ConfigPath, Level, Problem, SecretName, SecretSource, Severity, Workspace, exit};
 use ws_spec::{Diagnostic, Parsed, Sources, SpanMap};
 
-use crate::args::{Format, PlanOptions};
+use crate::args::{Drawing, Format, PlanOptions};
 use crate::error::Failure;
 use crate::instances::Place;
+use crate::render::svg;
 use crate::settings::{Found, Settings};
 use crate::ui::{BAD, CARE, GOOD, Ui, paint};
 use crate::{Context, addresses, machine, own_dirs};
@@ -317,11 +318,30 @@ pub fn show_plan(context: &Context, options: &PlanOptions) -> Result<u8, Failure
 /// When something is wrong with the file.
 pub fn show_graph(context: &Context, options: &PlanOptions) -> Result<u8, Failure> {
     let planned = plan(context, options)?;
+    if let Some(drawing) = context.settings.drawing {
+        context.ui.raw(&draw(&planned.plan, drawing)?)?;
+        return Ok(exit::OK);
+    }
     match context.ui.format {
         Format::Text => context.ui.data(&ws_core::graph::render_text(&planned.plan))?,
         Format::Json => context.ui.json(&ws_core::graph::to_json(&planned.plan))?,
     }
     Ok(exit::OK)
+}
+
+fn draw(plan: &Plan, drawing: Drawing) -> Result<String, Failure> {
+    let dot = || ws_core::graph::to_dot(plan);
+    match drawing {
+        Drawing::Mermaid => Ok(ws_core::graph::to_mermaid(plan)),
+        Drawing::Dot => Ok(dot()),
+        // The library cannot draw nothing.
+        Drawing::Svg if plan.services.is_empty() => Err(Failure::usage("there are no services to draw")),
+        Drawing::Svg => svg::draw(&dot()).map_err(|error| {
+            let mut failure = Failure::failed("could not draw the graph");
+            failure.causes.push(error);
+            failure.hint("`--format dot` has it for other programs")
+        }),
+    }
 }
 
 /// `ws explain`

@@ -28,11 +28,7 @@ impl Row {
     /// Whether it is what was wanted of it: ready, or for a task finished with success.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        match (self.kind, self.phase) {
-            (_, Phase::Ready) => true,
-            (ServiceKind::Task, Phase::Exited) => true,
-            _ => false,
-        }
+        self.phase == Phase::Ready || (self.kind == ServiceKind::Task && self.phase == Phase::Exited)
     }
 
     /// Whether its program was executed at least once, or never will be.

@@ -8,6 +8,7 @@ pub mod ps;
 pub mod report;
 pub mod stats;
 pub mod summary;
+pub mod svg;
 
 use anstyle::Style;
 use ws_model::Phase;
