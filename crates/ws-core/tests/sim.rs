@@ -7,9 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ws_core::engine::{Effect, Engine, Generation, Input, Outcome, ProbeRole, Step, Tick};
-use ws_core::plan::Plan;
-use ws_model::{Condition, EventKind, ExitReason, Phase, RestartPolicy, ServiceKind, ServiceName};
+use ws_core::engine::{Effect, Engine, Generation, Hook, Input, Notified, Outcome, ProbeRole, Step, Tick};
+use ws_core::plan::{Plan, ServicePlan};
+use ws_model::{
+    Condition, EventKind, ExitReason, Phase, Probe, ProbeKind, Reason, RestartPolicy, ServiceKind,
+    ServiceName,
+};
 
 use crate::support::{Svc, svc, task, world};
 
@@ -81,7 +84,7 @@ impl Dice {
 }
 
 /// What the host has of a service: at most one of these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Run {
     generation: Generation,
     step: Step,
@@ -90,6 +93,16 @@ struct Run {
     signalled: bool,
     /// The host will never tell of its end.
     forgotten: bool,
+    /// Hooks that were begun, and whether each has ended.
+    hooks: BTreeMap<Hook, bool>,
+    /// What has succeeded so far of what must before it counts as ready.
+    passed: BTreeSet<ProbeRole>,
+    said_ready: bool,
+    /// When it was told to live last, from when on that counts.
+    fed: Option<Tick>,
+    status: Option<String>,
+    /// The runs that its start found, of what it is bound to.
+    with: BTreeMap<ServiceName, Generation>,
 }
 
 /// How well things go in one simulation, in percent.
@@ -99,6 +112,9 @@ struct Luck {
     probes: u64,
     forgets: u64,
     lives_long: u64,
+    hooks: u64,
+    /// That one which should says so, and says so in time.
+    speaks: u64,
 }
 
 struct Sim {
@@ -112,7 +128,12 @@ struct Sim {
     serial: u64,
     runs: BTreeMap<ServiceName, Run>,
     generations: BTreeMap<ServiceName, Generation>,
-    probing: BTreeSet<(ServiceName, Generation)>,
+    /// The last run of its program.
+    mains: BTreeMap<ServiceName, Generation>,
+    probing: BTreeSet<(ServiceName, Generation, ProbeRole)>,
+    /// What somebody may add.
+    later: Vec<ServicePlan>,
+    words_at: BTreeMap<ServiceName, Tick>,
     phases: BTreeMap<ServiceName, Phase>,
     completed: BTreeSet<ServiceName>,
     ups: usize,
@@ -131,8 +152,33 @@ fn workspace(dice: &mut Dice) -> Vec<Svc> {
     for (i, text) in names.iter().enumerate() {
         let is_task = dice.percent(25);
         let mut one = if is_task { task(text) } else { svc(text) };
+        let kind = |dice: &mut Dice| match dice.below(4) {
+            0 => ProbeKind::Notify,
+            _ => ProbeKind::Tcp { port: 80 },
+        };
         if dice.percent(40) {
-            one = one.tcp(80);
+            one = one.probe(kind(dice));
+        }
+        if dice.percent(15) {
+            one = one.startup(kind(dice));
+        }
+        if dice.percent(20) {
+            let interval = Duration::from_secs(1 + dice.below(9));
+            one = one.liveness(kind(dice)).with(|service| {
+                service.liveness.as_mut().unwrap().interval = interval;
+            });
+        }
+        if dice.percent(15) {
+            one = one.post_start("warm");
+        }
+        if dice.percent(15) {
+            one = one.pre_stop("drain");
+        }
+        if dice.percent(15) {
+            one = one.stop_command("quit");
+        }
+        if dice.percent(15) {
+            one = one.with(|service| service.success_exit_codes = vec![1]);
         }
         if dice.percent(20) {
             one = one.build("make");
@@ -161,41 +207,91 @@ fn workspace(dice: &mut Dice) -> Vec<Svc> {
                 _ => "",
             };
             let optional = if dice.percent(20) { "?" } else { "" };
-            let _ = write!(after, " {}{condition}{optional}", earlier.name);
+            let bound = if dice.percent(30) { "!" } else { "" };
+            let _ = write!(after, " {}{condition}{optional}{bound}", earlier.name);
         }
         services.push(one.after(&after));
     }
     services
 }
 
+fn is_notify(probe: Option<&Probe>) -> bool {
+    probe.is_some_and(|probe| probe.kind == ProbeKind::Notify)
+}
+
+fn probe_of(service: &ServicePlan, role: ProbeRole) -> Option<&Probe> {
+    match role {
+        ProbeRole::Startup => service.startup.as_ref(),
+        ProbeRole::Ready => service.ready.as_ref(),
+        ProbeRole::Live => service.liveness.as_ref(),
+    }
+}
+
+/// The commands of two people, each with a dependency of one of the services.
+fn one_offs(plan: &Plan, dice: &mut Dice) -> Vec<ServicePlan> {
+    let services: Vec<&ServicePlan> = plan.services.values().collect();
+    let mut later = Vec::new();
+    for number in 1..3_u32 {
+        let of = services[usize::try_from(dice.below(services.len() as u64)).unwrap()];
+        let mut run =
+            world([task(&format!("{}-run-{number}", of.name))]).plan().services.pop_first().unwrap().1;
+        run.declared = of.name.clone();
+        run.waits.clone_from(&of.waits);
+        later.push(run);
+    }
+    later
+}
+
 impl Sim {
     fn new(seed: u64, logs: bool) -> Self {
         let mut dice = Dice(seed);
         let plan = world(workspace(&mut dice)).plan();
+        let later = one_offs(&plan, &mut dice);
         let luck = Luck {
             starts: dice.choose(&[60, 95, 100]),
             exits_well: dice.choose(&[30, 70, 95]),
             probes: dice.choose(&[20, 70, 98]),
             forgets: dice.choose(&[0, 0, 0, 5]),
             lives_long: dice.choose(&[20, 60, 95]),
+            hooks: dice.choose(&[30, 80, 100]),
+            speaks: dice.choose(&[50, 90, 100]),
         };
         let mut log = String::new();
         for service in plan.services.values() {
             let waits: Vec<String> = service
                 .waits
                 .iter()
-                .map(|w| format!("{} {}{}", w.on, w.condition.as_str(), if w.required { "" } else { "?" }))
+                .map(|w| {
+                    let optional = if w.required { "" } else { "?" };
+                    let bound = if w.restart { "!" } else { "" };
+                    format!("{} {}{optional}{bound}", w.on, w.condition.as_str())
+                })
                 .collect();
             let _ = writeln!(
                 log,
-                "{} {:?} build={} probe={} restart={:?} max={:?} waits={waits:?}",
+                "{} {:?} build={} restart={:?} max={:?} success={:?} waits={waits:?}",
                 service.name,
                 service.kind,
                 service.build.is_some(),
-                service.ready.is_some(),
                 service.restart.policy,
                 service.restart.max,
+                service.success_exit_codes,
             );
+            for role in [ProbeRole::Startup, ProbeRole::Ready, ProbeRole::Live] {
+                if let Some(probe) = probe_of(service, role) {
+                    let _ = writeln!(log, "    {role:?}: {:?} every {:?}", probe.kind, probe.interval);
+                }
+            }
+            let (hooks, stop) = (&service.hooks, &service.stop);
+            for (what, there) in [
+                ("post_start", !hooks.post_start.is_empty()),
+                ("pre_stop", !hooks.pre_stop.is_empty()),
+                ("stop", stop.command.is_some()),
+            ] {
+                if there {
+                    let _ = writeln!(log, "    {what}");
+                }
+            }
         }
         Self {
             engine: Engine::new(plan.clone()),
@@ -208,6 +304,9 @@ impl Sim {
             serial: 0,
             runs: BTreeMap::new(),
             generations: BTreeMap::new(),
+            mains: BTreeMap::new(),
+            later,
+            words_at: BTreeMap::new(),
             probing: BTreeSet::new(),
             completed: BTreeSet::new(),
             ups: 0,
@@ -234,7 +333,8 @@ impl Sim {
             self.input(Input::Down { now: true })?;
         }
         // Each service of a chain may need its whole grace period and a kill that is not answered.
-        let bound = self.now + Duration::from_secs(20 + 5) * u32::try_from(self.plan.services.len()).unwrap();
+        let bound =
+            self.now + Duration::from_secs(20 + 10) * u32::try_from(self.plan.services.len()).unwrap();
         self.play_until(bound)?;
         self.check_all_down()
     }
@@ -243,7 +343,20 @@ impl Sim {
         let all: Vec<ServiceName> = self.plan.services.keys().cloned().collect();
         let share = self.dice.choose(&[0, 20, 50]);
         let services: Vec<ServiceName> = all.into_iter().filter(|_| self.dice.percent(share)).collect();
-        match self.dice.below(10) {
+        match self.dice.below(15) {
+            10 | 11 => {
+                let number = usize::try_from(self.dice.below(self.later.len() as u64)).unwrap();
+                Input::Add { service: Box::new(self.later[number].clone()) }
+            }
+            12..=14 => {
+                let number = usize::try_from(self.dice.below(self.later.len() as u64)).unwrap();
+                let service = self.later[number].name.clone();
+                match self.dice.below(4) {
+                    0 => Input::Stop { services: vec![service] },
+                    1 => Input::Remove { service },
+                    _ => Input::Up { services: vec![service] },
+                }
+            }
             0..=3 => Input::Up { services },
             4 | 5 => Input::Stop { services },
             6 | 7 => Input::Restart { services },
@@ -293,8 +406,11 @@ impl Sim {
                 let (service, generation) = (service.clone(), *generation);
                 let run = self.runs.get_mut(&service)?;
                 run.executed = true;
-                let run = *run;
-                self.plan_end(&service, generation, run);
+                let run = run.clone();
+                self.plan_end(&service, generation, &run);
+                if run.step == Step::Main {
+                    self.plan_words(&service, generation);
+                }
             }
             Input::StartFailed { service, generation, .. } | Input::Exited { service, generation, .. } => {
                 if !live(service, *generation, &self.runs) {
@@ -304,17 +420,35 @@ impl Sim {
                     return None;
                 }
                 let run = self.runs.remove(service);
-                let well = matches!(&input, Input::Exited { exit, .. } if exit.is_success());
+                let well = matches!(&input, Input::Exited { exit, oom, .. } if self.is_success(service, *exit, *oom));
                 if well && run.is_some_and(|run| run.step == Step::Main) {
                     self.completed.insert(service.clone());
                 }
             }
-            Input::Probed { service, generation, .. } => {
-                let key = (service.clone(), *generation);
+            Input::Probed { service, generation, probe, result } => {
+                let key = (service.clone(), *generation, *probe);
                 if !self.probing.contains(&key) || !live(service, *generation, &self.runs) {
                     return self.dice.percent(20).then_some(input);
                 }
-                self.plan_probe(&key.0, key.1);
+                if result.is_ok() {
+                    self.runs.get_mut(service)?.passed.insert(*probe);
+                }
+                self.plan_probe(&key.0, key.1, key.2);
+            }
+            Input::HookEnded { service, generation, hook, result } => {
+                if !live(service, *generation, &self.runs) {
+                    return self.dice.percent(20).then_some(input);
+                }
+                let run = self.runs.get_mut(service)?;
+                // A hook that hangs is told of when its run is over, never.
+                *run.hooks.get_mut(hook)? = result.is_ok() || *hook != Hook::PostStart;
+            }
+            Input::Notified { service, generation, news } => {
+                if !live(service, *generation, &self.runs) {
+                    return self.dice.percent(20).then_some(input);
+                }
+                let (service, generation, news) = (service.clone(), *generation, news.clone());
+                self.spoken(&service, generation, &news);
             }
             Input::Up { .. }
             | Input::Stop { .. }
@@ -324,12 +458,48 @@ impl Sim {
             | Input::HostLost { .. }
             | Input::Add { .. }
             | Input::Remove { .. }
-            | Input::Notified { .. }
-            | Input::HookEnded { .. }
             | Input::Published { .. }
             | Input::Tick => {}
         }
         Some(input)
+    }
+
+    /// What follows for the host from what a run says.
+    fn spoken(&mut self, service: &ServiceName, generation: Generation, news: &Notified) {
+        let Some(run) = self.runs.get_mut(service) else { return };
+        match news {
+            Notified::Ready => run.said_ready = true,
+            Notified::Reloading => {
+                run.said_ready = false;
+                self.says(service, generation, (100, 5000), Notified::Ready);
+            }
+            Notified::Status(text) => {
+                run.status = Some(text.clone());
+                if self.dice.percent(70) {
+                    let text = format!("{} %", self.dice.below(5));
+                    self.says(service, generation, (10, 2000), Notified::Status(text));
+                }
+            }
+            Notified::Watchdog => {
+                // Fed before it counts as well.
+                run.fed = run.fed.map(|_| self.now);
+                let interval = self.plan.services[service].liveness.as_ref().map(|probe| probe.interval);
+                let interval = u64::try_from(interval.unwrap_or_default().as_millis()).unwrap();
+                if self.dice.percent(self.luck.speaks) {
+                    self.says(service, generation, (interval / 3, interval / 2), Notified::Watchdog);
+                }
+            }
+            Notified::Stopping | Notified::ExtendTimeout(_) | Notified::WatchdogTrigger => {}
+        }
+    }
+
+    fn is_success(&self, service: &ServiceName, exit: ExitReason, oom: bool) -> bool {
+        match exit {
+            ExitReason::Code(code) => self.plan.services[service].success_exit_codes.contains(&code),
+            ExitReason::Signal(signal) => {
+                !oom && self.plan.services[service].success_exit_codes.contains(&(128 + signal))
+            }
+        }
     }
 
     fn later(&mut self, delay: Duration, input: Input) {
@@ -337,8 +507,43 @@ impl Sim {
         self.future.insert((self.now + delay, self.serial), input);
     }
 
+    fn says(&mut self, service: &ServiceName, generation: Generation, within: (u64, u64), news: Notified) {
+        let delay = self.dice.millis(within.0, within.1);
+        self.later(delay, Input::Notified { service: service.clone(), generation, news });
+    }
+
+    /// What a program will say of itself.
+    fn plan_words(&mut self, service: &ServiceName, generation: Generation) {
+        let plan = &self.plan.services[service];
+        let live = is_notify(plan.liveness.as_ref());
+        if !live && !is_notify(plan.ready.as_ref()) && !is_notify(plan.startup.as_ref()) {
+            return;
+        }
+        if self.dice.percent(self.luck.speaks) {
+            self.says(service, generation, (1, 5000), Notified::Ready);
+        }
+        if live {
+            self.says(service, generation, (1, 500), Notified::Watchdog);
+        }
+        if self.dice.percent(20) {
+            self.says(service, generation, (1, 5000), Notified::Status("begins".to_owned()));
+        }
+        if self.dice.percent(20) {
+            self.says(service, generation, (1000, 20_000), Notified::Reloading);
+        }
+        for (often, news) in [
+            (20, Notified::ExtendTimeout(self.dice.millis(1, 5000))),
+            (5, Notified::Stopping),
+            (5, Notified::WatchdogTrigger),
+        ] {
+            if self.dice.percent(often) {
+                self.says(service, generation, (1, 30_000), news);
+            }
+        }
+    }
+
     /// How a program that was executed will end by itself, if it does.
-    fn plan_end(&mut self, service: &ServiceName, generation: Generation, run: Run) {
+    fn plan_end(&mut self, service: &ServiceName, generation: Generation, run: &Run) {
         let is_task = self.plan.services[service].kind == ServiceKind::Task;
         let ends = run.step == Step::Build || is_task || !self.dice.percent(self.luck.lives_long);
         if ends && !run.forgotten {
@@ -350,11 +555,11 @@ impl Sim {
         }
     }
 
-    fn plan_probe(&mut self, service: &ServiceName, generation: Generation) {
+    fn plan_probe(&mut self, service: &ServiceName, generation: Generation, probe: ProbeRole) {
         let good = self.dice.percent(self.luck.probes);
         let result = if good { Ok("answered".to_owned()) } else { Err("refused".to_owned()) };
         let delay = self.dice.millis(100, 4000);
-        self.later(delay, Input::Probed { service: service.clone(), generation, probe: ProbeRole::Ready, result });
+        self.later(delay, Input::Probed { service: service.clone(), generation, probe, result });
     }
 
     /// One step, and everything that must hold after it.
@@ -364,7 +569,21 @@ impl Sim {
         }
         self.ups += usize::from(matches!(input, Input::Up { .. }));
         self.asked_down |= matches!(input, Input::Down { .. } | Input::HostLost { .. });
+        let comes_or_goes = if let Input::Add { service } = &input {
+            Some(service.name.clone())
+        } else if let Input::Remove { service } = &input {
+            Some(service.clone())
+        } else {
+            None
+        };
+        let comes_or_goes = comes_or_goes.map(|service| {
+            let before = self.engine.status().into_iter().find(|status| status.service == service);
+            (service, before.map(|status| status.phase))
+        });
         let outcome = self.engine.step(input, self.now);
+        if let Some((service, before)) = comes_or_goes {
+            self.came_or_went(&service, before)?;
+        }
         if self.logs {
             self.write_down(&outcome);
         }
@@ -372,6 +591,31 @@ impl Sim {
         self.carry_out(&outcome)?;
         self.check_events(&outcome)?;
         self.check_state()
+    }
+
+    /// Who takes part is as somebody asked; nobody goes who has a run or who others need.
+    fn came_or_went(&mut self, service: &ServiceName, before: Option<Phase>) -> Result<(), String> {
+        let there = self.engine.status().iter().any(|status| status.service == *service);
+        match (before, there) {
+            (None, true) => {
+                let plan = self.later.iter().find(|plan| plan.name == *service).unwrap().clone();
+                self.plan.services.insert(service.clone(), plan);
+                self.phases.insert(service.clone(), Phase::Pending);
+            }
+            (Some(phase), false) => {
+                if !phase.is_settled_down() || self.runs.contains_key(service) {
+                    return Err(format!("{service} went when it was {phase}"));
+                }
+                self.plan.services.remove(service);
+                self.phases.remove(service);
+                self.completed.remove(service);
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+        if self.engine.plan().services.keys().ne(self.plan.services.keys()) {
+            return Err("the plan is not what takes part".to_owned());
+        }
+        Ok(())
     }
 
     fn write_down(&mut self, outcome: &Outcome) {
@@ -409,7 +653,18 @@ impl Sim {
                     if run.killed || run.signalled || !run.executed || run.step == Step::Build {
                         return Err(format!("{service} is signalled as {run:?}"));
                     }
-                    self.check_reverse(service)?;
+                    let plan = &self.plan.services[service];
+                    let skipped = (!plan.hooks.pre_stop.is_empty()
+                        && !run.hooks.contains_key(&Hook::PreStop))
+                        || (plan.stop.command.is_some() && !run.hooks.contains_key(&Hook::Stop))
+                        || [Hook::PreStop, Hook::Stop].iter().any(|hook| run.hooks.get(hook) == Some(&false));
+                    if skipped {
+                        return Err(format!("{service} is signalled before its hooks: {run:?}"));
+                    }
+                    // The order is about where a stop begins.
+                    if !run.hooks.contains_key(&Hook::PreStop) && !run.hooks.contains_key(&Hook::Stop) {
+                        self.check_reverse(service)?;
+                    }
                     if !stopping.contains(service) && self.phases[service] != Phase::Stopping {
                         return Err(format!("{service} is signalled and was never stopping"));
                     }
@@ -420,16 +675,51 @@ impl Sim {
                         return Err(format!("{service} is killed twice"));
                     }
                 }
-                Effect::StartProbe { service, generation, .. } => {
+                Effect::StartProbe { service, generation, probe } => {
                     let run = self.live(service, *generation)?;
-                    if !run.executed || self.plan.services[service].ready.is_none() {
-                        return Err(format!("{service} is probed as {run:?}"));
+                    let plan = &self.plan.services[service];
+                    let warm =
+                        plan.hooks.post_start.is_empty() || run.hooks.get(&Hook::PostStart) == Some(&true);
+                    let passed = |role| match probe_of(plan, role) {
+                        None => true,
+                        Some(probe) if probe.kind == ProbeKind::Notify => run.said_ready,
+                        Some(_) => run.passed.contains(&role),
+                    };
+                    let gates = match probe {
+                        ProbeRole::Startup => true,
+                        ProbeRole::Ready => passed(ProbeRole::Startup) || is_notify(plan.startup.as_ref()),
+                        ProbeRole::Live => passed(ProbeRole::Startup) && passed(ProbeRole::Ready),
+                    };
+                    let declared = probe_of(plan, *probe);
+                    if !run.executed || declared.is_none() || is_notify(declared) || !warm || !gates {
+                        return Err(format!("{probe:?} of {service} is probed as {run:?}"));
                     }
                 }
-                Effect::RunHook { service, .. } => return Err(format!("{service} has no hooks")),
-                Effect::StopProbe { service, generation, .. } => {
-                    if !self.probing.contains(&(service.clone(), *generation)) {
+                Effect::StopProbe { service, generation, probe } => {
+                    if !self.probing.contains(&(service.clone(), *generation, *probe)) {
                         return Err(format!("{service} is not probed any more, and was not"));
+                    }
+                }
+                Effect::RunHook { service, generation, hook } => {
+                    let run = self.live(service, *generation)?;
+                    let plan = &self.plan.services[service];
+                    let (declared, before) = match hook {
+                        Hook::PostStart => (!plan.hooks.post_start.is_empty(), None),
+                        Hook::PreStop => (!plan.hooks.pre_stop.is_empty(), None),
+                        Hook::Stop => {
+                            let pre_stop = !plan.hooks.pre_stop.is_empty();
+                            (plan.stop.command.is_some(), pre_stop.then_some(Hook::PreStop))
+                        }
+                    };
+                    let in_order = before.is_none_or(|before| run.hooks.get(&before) == Some(&true));
+                    let late = run.killed || run.signalled || run.hooks.contains_key(hook);
+                    if !run.executed || run.step == Step::Build || !declared || !in_order || late {
+                        return Err(format!("{hook:?} of {service} runs as {run:?}"));
+                    }
+                    match hook {
+                        Hook::PostStart => {}
+                        Hook::Stop if before.is_some() => {}
+                        Hook::PreStop | Hook::Stop => self.check_reverse(service)?,
                     }
                 }
             }
@@ -439,7 +729,7 @@ impl Sim {
 
     fn live(&self, service: &ServiceName, generation: Generation) -> Result<Run, String> {
         match self.runs.get(service) {
-            Some(run) if run.generation == generation => Ok(*run),
+            Some(run) if run.generation == generation => Ok(run.clone()),
             other => Err(format!("an effect for the dead run {generation} of {service} ({other:?})")),
         }
     }
@@ -452,7 +742,11 @@ impl Sim {
             }
             let status = self.engine.status();
             let on = status.iter().find(|status| status.service == wait.on).unwrap();
-            let runs = self.runs.get(&wait.on).is_some_and(|run| run.executed && run.step == Step::Main);
+            let warm = |run: &Run| run.hooks.get(&Hook::PostStart) != Some(&false);
+            let runs = self
+                .runs
+                .get(&wait.on)
+                .is_some_and(|run| run.executed && run.step == Step::Main && warm(run));
             let completed = self.completed.contains(&wait.on) && on.phase == Phase::Exited;
             let there = match wait.condition {
                 Condition::Started => runs || completed,
@@ -481,8 +775,11 @@ impl Sim {
             {
                 let phase = status.iter().find(|status| status.service == other.name).unwrap().phase;
                 let cause = &status.iter().find(|status| status.service == other.name).unwrap().cause;
-                // Killed for not being ready in time: it goes for another reason, and may come back.
-                let its_own = cause.reason == ws_model::Reason::ReadyTimeout;
+                // It goes for a reason of its own, and may come back.
+                let its_own = matches!(
+                    cause.reason,
+                    Reason::ReadyTimeout | Reason::LivenessFailed | Reason::HookFailed
+                );
                 if phase == Phase::Stopping && !its_own {
                     return Err(format!("{service} is signalled before {} is gone", other.name));
                 }
@@ -497,9 +794,28 @@ impl Sim {
             match effect {
                 Effect::Start { service, generation, step } => {
                     let forgotten = self.dice.percent(self.luck.forgets);
-                    let run =
-                        Run { generation, step, executed: false, killed: false, signalled: false, forgotten };
+                    let with = match step {
+                        Step::Build => BTreeMap::new(),
+                        Step::Main => self.bound_to(&service),
+                    };
+                    let run = Run {
+                        generation,
+                        step,
+                        executed: false,
+                        killed: false,
+                        signalled: false,
+                        forgotten,
+                        hooks: BTreeMap::new(),
+                        passed: BTreeSet::new(),
+                        said_ready: false,
+                        fed: None,
+                        status: None,
+                        with,
+                    };
                     self.runs.insert(service.clone(), run);
+                    if step == Step::Main {
+                        self.mains.insert(service.clone(), generation);
+                    }
                     self.completed.remove(&service);
                     self.generations.insert(service.clone(), generation);
                     let delay = self.dice.millis(1, 500);
@@ -542,19 +858,42 @@ impl Sim {
                         self.later(delay, input);
                     }
                 }
-                Effect::StartProbe { service, generation, .. } => {
-                    if !self.probing.insert((service.clone(), generation)) {
+                Effect::StartProbe { service, generation, probe } => {
+                    if !self.probing.insert((service.clone(), generation, probe)) {
                         return Err(format!("{service} is probed twice"));
                     }
-                    self.plan_probe(&service, generation);
+                    self.plan_probe(&service, generation, probe);
                 }
-                Effect::RunHook { .. } => {}
-                Effect::StopProbe { service, generation, .. } => {
-                    self.probing.remove(&(service, generation));
+                Effect::RunHook { service, generation, hook } => {
+                    if let Some(run) = self.runs.get_mut(&service) {
+                        run.hooks.insert(hook, false);
+                    }
+                    // Some hang.
+                    if self.dice.percent(90.max(self.luck.hooks)) {
+                        let delay = self.dice.millis(1, 8000);
+                        let well = self.dice.percent(self.luck.hooks);
+                        let result = if well { Ok(()) } else { Err("`x` exited with 1".to_owned()) };
+                        self.later(delay, Input::HookEnded { service, generation, hook, result });
+                    }
+                }
+                Effect::StopProbe { service, generation, probe } => {
+                    self.probing.remove(&(service, generation, probe));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The runs of what a service is bound to, where it does not go without them.
+    fn bound_to(&self, service: &ServiceName) -> BTreeMap<ServiceName, Generation> {
+        let status = self.engine.status();
+        let there = |on: &ServiceName| {
+            let exited = status.iter().any(|s| s.service == *on && s.phase == Phase::Exited && s.ready);
+            self.runs.get(on).is_some_and(|run| run.executed && run.step == Step::Main) || exited
+        };
+        let waits = &self.plan.services[service].waits;
+        let bound = waits.iter().filter(|wait| wait.restart && there(&wait.on));
+        bound.map(|wait| (wait.on.clone(), self.mains[&wait.on])).collect()
     }
 
     fn check_events(&mut self, outcome: &Outcome) -> Result<(), String> {
@@ -577,6 +916,12 @@ impl Sim {
                 (None, EventKind::WorkspaceReady { .. } | EventKind::WorkspaceFailed { .. }) => {
                     self.answers += 1;
                 }
+                (Some(service), EventKind::Status { text }) => {
+                    let last = self.words_at.insert(service.clone(), self.now);
+                    if last.is_some_and(|last| self.now - last < Duration::from_secs(1)) {
+                        return Err(format!("{service} says {text:?} too soon after its last words"));
+                    }
+                }
                 (_, EventKind::Notice { .. }) => {}
                 other => return Err(format!("nobody asked for {other:?}")),
             }
@@ -585,9 +930,10 @@ impl Sim {
     }
 
     /// What the engine says of itself agrees with what it told and with what the host has.
-    fn check_state(&self) -> Result<(), String> {
+    fn check_state(&mut self) -> Result<(), String> {
         for status in self.engine.status() {
             let service = &status.service;
+            self.check_run(service, status.phase, status.status.as_ref())?;
             if self.phases[service] != status.phase {
                 return Err(format!(
                     "{service} is {} and was told to be {}",
@@ -606,7 +952,7 @@ impl Sim {
             }
             let explained = match status.phase {
                 Phase::Waiting => why.len() > 1,
-                Phase::Failed if status.cause.reason == ws_model::Reason::DependencyFailed => why.len() > 1,
+                Phase::Failed if status.cause.reason == Reason::DependencyFailed => why.len() > 1,
                 _ => true,
             };
             if !explained {
@@ -615,6 +961,59 @@ impl Sim {
         }
         if self.answers > self.ups {
             return Err(format!("{} answers to {} requests", self.answers, self.ups));
+        }
+        Ok(())
+    }
+
+    /// What is promised of a run that goes on.
+    fn check_run(
+        &mut self,
+        service: &ServiceName,
+        phase: Phase,
+        words: Option<&String>,
+    ) -> Result<(), String> {
+        let Some(run) = self.runs.get_mut(service) else {
+            return match words {
+                Some(words) => Err(format!("{service} says {words:?} and has no run")),
+                None => Ok(()),
+            };
+        };
+        if run.forgotten || run.step == Step::Build {
+            return Ok(());
+        }
+        let plan = &self.plan.services[service];
+        let works = matches!(phase, Phase::Running | Phase::Ready | Phase::Unhealthy);
+        if words != run.status.as_ref() {
+            return Err(format!("{service} says {words:?} and should {:?}", run.status));
+        }
+        let warm = plan.hooks.post_start.is_empty() || run.hooks.get(&Hook::PostStart) == Some(&true);
+        if phase == Phase::Ready && !warm {
+            return Err(format!("{service} is ready before its post_start: {run:?}"));
+        }
+        for role in [ProbeRole::Startup, ProbeRole::Ready] {
+            let missing = match probe_of(plan, role) {
+                Some(probe) if probe.kind == ProbeKind::Tcp { port: 80 } => !run.passed.contains(&role),
+                Some(_) | None => false,
+            };
+            if phase == Phase::Ready && missing {
+                return Err(format!("{service} is ready without {role:?}: {run:?}"));
+            }
+        }
+        if phase == Phase::Ready && is_notify(plan.ready.as_ref()) && !run.said_ready {
+            return Err(format!("{service} is ready and has not said so"));
+        }
+        if phase == Phase::Ready && run.fed.is_none() {
+            run.fed = Some(self.now);
+        }
+        if let (Some(fed), Some(probe), true) = (run.fed, &plan.liveness, works)
+            && probe.kind == ProbeKind::Notify
+            && self.now > fed + probe.interval
+        {
+            return Err(format!("{service} lives although its watchdog heard nothing since {fed:?}"));
+        }
+        let replaced = run.with.iter().find(|(on, generation)| self.mains[*on] != **generation);
+        if let (Some((on, generation)), true) = (replaced, works || phase == Phase::Starting) {
+            return Err(format!("{service} works on with the run {generation} of {on}, which was replaced"));
         }
         Ok(())
     }
@@ -641,7 +1040,15 @@ impl Sim {
 fn with_luck_everything_becomes_ready() {
     for seed in 0..300 {
         let mut sim = Sim::new(seed, true);
-        sim.luck = Luck { starts: 100, exits_well: 100, probes: 100, forgets: 0, lives_long: 100 };
+        sim.luck = Luck {
+            starts: 100,
+            exits_well: 100,
+            probes: 100,
+            forgets: 0,
+            lives_long: 100,
+            hooks: 100,
+            speaks: 100,
+        };
         let result = sim
             .input(Input::Up { services: vec![] })
             .and_then(|()| sim.play_until(Duration::from_secs(1000)));
