@@ -245,7 +245,7 @@ impl SimHost {
             if killed {
                 let coming = Coming::Ends { exit: ExitReason::Signal(9), oom: false };
                 self.later(&service, generation, now + Duration::from_secs(1), coming);
-            } else if self.notifies(&service) {
+            } else {
                 let coming = Coming::Says { news: Notified::Ready, number: WORDS };
                 self.later(&service, generation, now + Duration::from_secs(1), coming);
             }
@@ -452,7 +452,10 @@ impl SimHost {
                 let news = match dice.below(8) {
                     0 | 1 => Notified::Status(format!("busy with {number}")),
                     2 | 3 => Notified::ExtendTimeout(dice.time(Span::millis(1000, 20_000))),
-                    4 => Notified::Stopping,
+                    4 => {
+                        self.stops(&service, generation, ExitReason::Code(0), now);
+                        Notified::Stopping
+                    }
                     5 => Notified::WatchdogTrigger,
                     _ => {
                         let at = now + dice.time(pace);

@@ -144,8 +144,12 @@ struct SeenRun {
     ready: Option<bool>,
     ready_misses: u32,
     live_misses: u32,
-    /// When it last told that it lives, or began to be asked.
+    /// Whether it was ready once.
+    was_ready: bool,
+    /// When it last told that it lives, or was ready for the first time.
     watchdog_at: Option<Tick>,
+    /// Whether it asked to be taken for dead.
+    gave_up: bool,
     /// Until when it asked for patience.
     patience: Tick,
     stop_begun: Option<Tick>,
@@ -159,6 +163,8 @@ struct SeenRun {
 #[derive(Debug)]
 struct Seen {
     unit: Unit,
+    /// Whether it came after the plan.
+    added: bool,
     told: Phase,
     cause: Reason,
     generation: Generation,
@@ -167,6 +173,8 @@ struct Seen {
     completed: bool,
     /// How its last run ended; a failed start has no exit.
     last_exit: Option<ExitReason>,
+    /// Its last run was no success, however it ended: it was ended for a failure, or had no memory.
+    failing: bool,
     hopeless: bool,
     /// Since when it is told to be ready, and how long it last was.
     ready_since: Option<Tick>,
@@ -201,12 +209,19 @@ impl Oracle {
             going_down: false,
             late: scenario.late + ROUNDING,
         };
-        scenario.services.iter().for_each(|unit| oracle.add(unit));
+        scenario.services.iter().for_each(|unit| oracle.take_in(unit));
         oracle
     }
 
-    /// One more service.
+    /// One more service than in the plan.
     pub fn add(&mut self, unit: &Unit) {
+        self.take_in(unit);
+        if let Some(seen) = self.services.get_mut(&unit.name) {
+            seen.added = true;
+        }
+    }
+
+    fn take_in(&mut self, unit: &Unit) {
         self.services.insert(unit.name.clone(), Seen::new(unit));
         if unit.kind == ServiceKind::Task {
             self.completes.insert(unit.name.clone());
@@ -218,6 +233,10 @@ impl Oracle {
     /// One service less.
     pub fn remove(&mut self, service: &ServiceName) {
         self.services.remove(service);
+        // Who asked for it with others is told what became of the others.
+        for goal in &mut self.goals {
+            goal.remove(service);
+        }
     }
 
     /// Whether a service has come to its end, as it was told.
@@ -290,8 +309,10 @@ impl Oracle {
                 }
             }
             Input::HostLost { .. } => {
-                // One word for all who asked.
-                self.goals.truncate(usize::from(!self.going_down));
+                // One word for all who asked, and where nobody did.
+                if !self.going_down {
+                    self.goals = vec![BTreeSet::new()];
+                }
                 self.going_down = true;
                 self.services.values_mut().for_each(|seen| seen.impatient = true);
             }
@@ -309,14 +330,15 @@ impl Oracle {
                     seen.last_exit = None;
                 }
             }
-            Input::Exited { service, generation, exit, oom: _ } => {
+            Input::Exited { service, generation, exit, oom } => {
                 if let Some(step) = self.run(service, *generation).map(|run| run.step)
                     && let Some(seen) = self.services.get_mut(service)
                 {
                     seen.run = None;
                     seen.hopeless = false;
                     seen.last_exit = Some(*exit);
-                    seen.completed = step == Step::Main && seen.is_success(*exit);
+                    seen.failing |= *oom;
+                    seen.completed = step == Step::Main && seen.is_success(*exit) && !*oom;
                 }
             }
             Input::Probed { service, generation, probe, result } => {
@@ -355,14 +377,35 @@ impl Oracle {
         }
     }
 
+    /// All that these names mean; everything, where there is none.
     fn chosen(&self, services: &[ServiceName]) -> Vec<ServiceName> {
-        if services.is_empty() { self.services.keys().cloned().collect() } else { services.to_vec() }
+        if services.is_empty() {
+            return self.services.keys().cloned().collect();
+        }
+        let means = |name: &ServiceName| -> Vec<ServiceName> {
+            if self.services.contains_key(name) {
+                return vec![name.clone()];
+            }
+            let replica = |seen: &&Seen| seen.unit.replica_of.as_ref().is_some_and(|(of, _)| of == name);
+            let replicas = self.services.values().filter(replica).filter(|seen| !seen.added);
+            replicas.map(|seen| seen.unit.name.clone()).collect()
+        };
+        services.iter().flat_map(means).collect()
+    }
+
+    /// The same where something is to start: without a name only the services of the plan are meant.
+    fn wanted(&self, services: &[ServiceName]) -> Vec<ServiceName> {
+        let mut wanted = self.chosen(services);
+        if services.is_empty() {
+            wanted.retain(|name| self.services.get(name).is_some_and(|seen| !seen.added));
+        }
+        wanted
     }
 
     /// These and what they cannot do without.
     fn needed(&self, services: &[ServiceName]) -> BTreeSet<ServiceName> {
         let mut found = BTreeSet::new();
-        let mut todo = self.chosen(services);
+        let mut todo = self.wanted(services);
         while let Some(name) = todo.pop() {
             let Some(seen) = self.services.get(&name) else { continue };
             if found.insert(name) {
@@ -461,7 +504,10 @@ impl Oracle {
                     }
                 }
                 run.signalled = true;
-                run.stop_begun.get_or_insert(now);
+                if run.stop_begun.is_some() {
+                    return Ok(());
+                }
+                run.stop_begun = Some(now);
                 self.reversed(service)
             }
             Effect::Kill { service, generation } => {
@@ -487,6 +533,15 @@ impl Oracle {
                 }
                 if *probe != ProbeRole::Startup && unit.startup.is_some() && run.startup_at.is_none() {
                     let text = format!("{service} is probed ({probe:?}) before it has started up");
+                    return broken(Invariant::Turns, text);
+                }
+                if unit.post_start.is_some() && run.hooks.get(&Hook::PostStart) != Some(&Some(true)) {
+                    let text =
+                        format!("{service} is probed ({probe:?}) before its `post_start` has succeeded");
+                    return broken(Invariant::Turns, text);
+                }
+                if *probe == ProbeRole::Live && unit.ready.is_some() && !run.was_ready {
+                    let text = format!("{service} is asked whether it lives before it was ready");
                     return broken(Invariant::Turns, text);
                 }
                 if !run.probes.insert(*probe) {
@@ -528,7 +583,10 @@ impl Oracle {
                         format!("{service} runs its {hook:?} at the wrong time"),
                     );
                 }
-                run.stop_begun.get_or_insert(now);
+                if run.stop_begun.is_some() {
+                    return Ok(());
+                }
+                run.stop_begun = Some(now);
                 self.reversed(service)
             }
         }
@@ -575,7 +633,11 @@ impl Oracle {
                 continue;
             }
             let Some(on) = self.services.get(&wait.on) else { continue };
-            let runs = on.run.as_ref().is_some_and(|run| run.executed_at.is_some() && run.step == Step::Main);
+            let runs = on.run.as_ref().is_some_and(|run| {
+                let hook =
+                    on.unit.post_start.is_none() || run.hooks.get(&Hook::PostStart) == Some(&Some(true));
+                run.executed_at.is_some() && run.step == Step::Main && hook
+            });
             let completed = on.completed && on.told == Phase::Exited;
             let there = match wait.condition {
                 Condition::Started => runs || completed,
@@ -591,7 +653,8 @@ impl Oracle {
         }
         let bound = seen.unit.waits.iter().filter(|wait| wait.restart).filter_map(|wait| {
             let run = self.services.get(&wait.on)?.run.as_ref()?;
-            (run.executed_at.is_some() && run.step == Step::Main).then(|| (wait.on.clone(), run.generation))
+            let works = run.executed_at.is_some() && run.step == Step::Main && run.killed_at.is_none();
+            works.then(|| (wait.on.clone(), run.generation))
         });
         let run = SeenRun {
             generation,
@@ -604,7 +667,9 @@ impl Oracle {
             ready: None,
             ready_misses: 0,
             live_misses: 0,
+            was_ready: false,
             watchdog_at: None,
+            gave_up: false,
             patience: Duration::ZERO,
             stop_begun: None,
             signalled: false,
@@ -615,6 +680,7 @@ impl Oracle {
             seen.run = Some(run);
             seen.generation = generation;
             seen.completed = false;
+            seen.failing = false;
             seen.not_before = None;
             seen.impatient = false;
         }
@@ -703,8 +769,8 @@ impl Oracle {
                 dead(self.chosen(&[]))
             }
             Input::Restart { services } if !was_going_down => {
-                for name in services {
-                    let Some(seen) = self.services.get(name) else { continue };
+                for name in if services.is_empty() { Vec::new() } else { self.chosen(services) } {
+                    let Some(seen) = self.services.get(&name) else { continue };
                     if matches!(seen.told, Phase::Running | Phase::Ready | Phase::Unhealthy | Phase::Stopped)
                     {
                         let told = seen.told;
@@ -717,7 +783,7 @@ impl Oracle {
                 Ok(())
             }
             Input::Up { services } if !was_going_down => {
-                for name in self.chosen(services) {
+                for name in self.wanted(services) {
                     let Some(seen) = self.services.get(&name) else { continue };
                     if matches!(seen.told, Phase::Pending | Phase::Stopped) {
                         let told = seen.told;
@@ -910,8 +976,9 @@ impl SeenRun {
                 }
             }
             Notified::ExtendTimeout(by) => self.patience = self.patience.max(now + *by),
-            Notified::Watchdog => self.watchdog_at = Some(now),
-            Notified::Stopping | Notified::Status(_) | Notified::WatchdogTrigger => {}
+            Notified::Watchdog => self.watchdog_at = self.watchdog_at.map(|_| now),
+            Notified::WatchdogTrigger => self.gave_up |= self.executed_at.is_some(),
+            Notified::Stopping | Notified::Status(_) => {}
         }
     }
 }
@@ -920,12 +987,14 @@ impl Seen {
     fn new(unit: &Unit) -> Self {
         Self {
             unit: unit.clone(),
+            added: false,
             told: Phase::Pending,
             cause: Reason::Requested,
             generation: 0,
             run: None,
             completed: false,
             last_exit: None,
+            failing: false,
             hopeless: false,
             ready_since: None,
             ready_for: Duration::ZERO,
@@ -965,11 +1034,18 @@ impl Seen {
             let text = format!("{name} is {phase} and is tried again in {retry_in_ms:?}");
             return broken(Invariant::Telling, text);
         }
+        self.failing |= phase == Phase::Stopping
+            && matches!(cause.reason, Reason::LivenessFailed | Reason::HookFailed | Reason::ReadyTimeout);
         if phase == Phase::Ready {
+            if let Some(run) = &mut self.run
+                && !std::mem::replace(&mut run.was_ready, true)
+            {
+                run.watchdog_at = Some(now);
+            }
             self.ready_since.get_or_insert(now);
             self.may_be_ready()?;
         } else if let Some(since) = self.ready_since.take() {
-            self.ready_for = now - since;
+            self.ready_for = self.ready_for.max(now - since);
         }
         if matches!(cause.reason, Reason::Requested | Reason::DependencyRestarted) && phase != Phase::Backoff
         {
@@ -1028,13 +1104,7 @@ impl Seen {
             RestartPolicy::No => {
                 return broken(Invariant::Policy, format!("{name} is never to be started again"));
             }
-            RestartPolicy::OnFailure
-                if ended_well
-                    && !matches!(
-                        self.cause,
-                        Reason::LivenessFailed | Reason::HookFailed | Reason::ReadyTimeout | Reason::Oom
-                    ) =>
-            {
+            RestartPolicy::OnFailure if ended_well && !self.failing => {
                 return broken(Invariant::Policy, format!("{name} starts again and did not fail"));
             }
             RestartPolicy::OnFailure | RestartPolicy::Always => {}
@@ -1095,16 +1165,27 @@ impl Seen {
                 }
             }
         }
-        if let Some(live) = &self.unit.live
-            && matches!(self.told, Phase::Running | Phase::Ready | Phase::Unhealthy)
-            && !live.notify
-            && run.live_misses >= live.failures.max(1)
-        {
-            let misses = run.live_misses;
-            return broken(
-                Invariant::Life,
-                format!("{name} goes on after {misses} failures of its liveness"),
-            );
+        let works = matches!(self.told, Phase::Running | Phase::Ready | Phase::Unhealthy);
+        if works && run.gave_up && run.step == Step::Main {
+            return broken(Invariant::Life, format!("{name} goes on although it asked to be taken for dead"));
+        }
+        if let Some(live) = self.unit.live.as_ref().filter(|_| works) {
+            if !live.notify && run.live_misses >= live.failures.max(1) {
+                let misses = run.live_misses;
+                return broken(
+                    Invariant::Life,
+                    format!("{name} goes on after {misses} failures of its liveness"),
+                );
+            }
+            if let Some(told) =
+                run.watchdog_at.filter(|told| live.notify && now > *told + live.interval + late)
+            {
+                let since = now - told;
+                return broken(
+                    Invariant::Life,
+                    format!("{name} goes on and has not told its watchdog for {since:?}"),
+                );
+            }
         }
         Ok(())
     }
