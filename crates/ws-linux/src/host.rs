@@ -2,9 +2,13 @@
 //!
 //! One task per service owns everything of that service, so services never wait for each other. The host
 //! makes no choice of its own: what to start, stop, probe or publish comes from the engine and the plan.
+//!
+//! Services come and go while others run: the task of a service that comes makes its place first (`host/place.rs`),
+//! away from the caller, and whoever removes one waits for the end of its task.
 
 mod mounts;
 mod notices;
+mod place;
 mod service;
 
 use std::collections::BTreeMap;
@@ -16,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use ws_core::engine::{Effect, Input};
 use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, TerminalDone, Usage};
 use ws_core::plan::{Plan, ServicePlan};
@@ -23,17 +28,18 @@ use ws_model::wire::ExecResult;
 use ws_model::{InstanceId, Level, SecretName, ServiceName};
 use ws_sys::aio::Readable;
 use ws_sys::cgroup::Layout;
-use ws_sys::process;
 
 use crate::cgroups::{self, Cgroups};
+use crate::external::External;
 use crate::net::{self, Network, NsRef, SocketSource};
 use crate::publish::{self, Dial, Publisher};
 use crate::sandbox::layout;
-use crate::sandbox::protocol::{self, Failure, Reply, SocketKind, Stage, ToLauncher};
+use crate::sandbox::protocol::{Failure, SocketKind, Stage};
 use crate::sandbox::spawner::{self, FIRST_HOST_ID, IDS, Spawner};
 use crate::slots::Slot;
 use mounts::Opener;
-use service::{Command, Service};
+use place::Prepared;
+use service::{Command, Service, chain};
 
 /// Processes of ours in a service's cgroup: its launcher (v1) and its init.
 const OWN_PROCESSES: u32 = 2;
@@ -98,6 +104,14 @@ pub enum StartError {
         /// Why.
         source: publish::Error,
     },
+    /// The way to something elsewhere.
+    #[error("could not listen inside the workspace for what goes to `{name}`")]
+    External {
+        /// Its name.
+        name: ServiceName,
+        /// Why.
+        source: io::Error,
+    },
     /// A volume's directory.
     #[error("could not make the volume directory {}", path.display())]
     Volume {
@@ -118,11 +132,28 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct LinuxHost {
     shared: Arc<Shared>,
-    services: BTreeMap<ServiceName, mpsc::UnboundedSender<Command>>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-    standing: BTreeMap<ServiceName, Standing>,
-    network: Option<Network>,
-    spawner_watch: Option<tokio::task::JoinHandle<()>>,
+    services: BTreeMap<ServiceName, Task>,
+    /// The tasks that take places away.
+    leaving: Vec<JoinHandle<()>>,
+    external: Vec<External>,
+    /// The same for every service.
+    standing: Standing,
+    spawner_watch: Option<JoinHandle<()>>,
+}
+
+/// The task of a service, which begins with making its place.
+#[derive(Debug)]
+struct Task {
+    plan: ServicePlan,
+    commands: mpsc::UnboundedSender<Command>,
+    handle: JoinHandle<()>,
+}
+
+/// The network with the sockets to change it.
+#[derive(Debug)]
+struct Net {
+    network: Network,
+    sockets: Sockets,
 }
 
 /// What all services' tasks use.
@@ -130,6 +161,9 @@ struct Shared {
     plan: Plan,
     spawner: Spawner,
     cgroups: Mutex<Option<Cgroups>>,
+    /// From the end of the start to the tear-down.
+    net: Mutex<Option<Net>>,
+    secrets: BTreeMap<SecretName, Vec<u8>>,
     opener: Opener,
     rootless: Option<(u32, u32)>,
     volumes: PathBuf,
@@ -242,10 +276,10 @@ impl LinuxHost {
         let ids = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let rootless = spawner.slot().is_none().then_some(ids);
         let mut host = Self {
-            standing: standing(&plan, &groups, rootless.is_some()),
+            standing: standing(&groups, rootless.is_some()),
             services: BTreeMap::new(),
-            tasks: Vec::new(),
-            network: None,
+            leaving: Vec::new(),
+            external: Vec::new(),
             spawner_watch: None,
             shared: Arc::new(Shared {
                 opener: Opener::new(spawner.clone()),
@@ -258,6 +292,8 @@ impl LinuxHost {
                     _ => 2,
                 },
                 cgroups: Mutex::new(Some(groups)),
+                net: Mutex::new(None),
+                secrets: config.secrets.clone(),
                 inbox,
                 logs,
                 dial: Arc::new(Sockets { spawner: spawner.clone(), namespaces: BTreeMap::new() }),
@@ -265,7 +301,7 @@ impl LinuxHost {
                 plan,
             }),
         };
-        match host.set_up(&config).await {
+        match host.set_up().await {
             Ok(()) => Ok(host),
             Err(error) => {
                 let (done, wait) = oneshot::channel();
@@ -280,88 +316,54 @@ impl LinuxHost {
         }
     }
 
-    async fn set_up(&mut self, config: &HostConfig) -> Result<(), StartError> {
+    async fn set_up(&mut self) -> Result<(), StartError> {
         let shared = Arc::clone(&self.shared);
-        let secrets = secrets(&shared.plan, config)?;
-        for name in &shared.plan.volumes {
-            let path = shared.volumes.join(name.as_str());
-            std::fs::create_dir_all(&path).map_err(|source| StartError::Volume { path, source })?;
-        }
-        let mut publishers = self.publish()?;
-        let mut launchers = Vec::new();
-        {
+        let services = || shared.plan.services.values();
+        let secrets: Vec<_> =
+            services().map(|service| secrets(&shared, service)).collect::<Result<_, _>>()?;
+        services().try_for_each(|service| place::make_volumes(&shared, service))?;
+        // Before anything starts: a port that is taken stops the start.
+        let publishers: Vec<_> =
+            services().map(|service| publish(&shared, service)).collect::<Result<_, _>>()?;
+        let prepared = {
             let groups = shared.cgroups.lock().unwrap_or_else(PoisonError::into_inner);
             let groups = groups.as_ref().expect("they were made just now");
             groups.attach_spawner(shared.spawner.pid().cast_unsigned())?;
-            for service in shared.plan.services.values() {
-                let failed = |failure| StartError::Service { service: service.name.clone(), failure };
-                launchers.push((service, shared.spawner.launcher().map_err(failed)?));
-            }
-            // Back to back: the first write to a v1 `cgroup.procs` after an idle moment takes 14 ms.
-            for (service, (_, pidfd)) in &launchers {
-                let pid = process::pid_of(pidfd.as_fd()).ok().flatten();
-                if let (Some(pid), Some(group)) = (pid, groups.service(&service.name)) {
-                    group.attach_launcher(pid)?;
-                }
-            }
-        }
-        // Ask all launchers, then hear from all: they build their templates at the same time.
-        for (service, (channel, _)) in &launchers {
-            let failed = |failure| StartError::Service { service: service.name.clone(), failure };
-            let (template, sources) = layout::template(service, net::SYSCTLS_SERVICE);
-            let mut mounts = Vec::new();
-            for source in sources {
-                mounts.push(shared.opener.open(source, None).map_err(failed)?);
-            }
-            let fds: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
-            let request = ToLauncher::Prepare(template);
-            protocol::send(channel.as_fd(), &request, &fds).stage("asking the launcher").map_err(failed)?;
-        }
+            let with_group = |service: &'_ ServicePlan| groups.service(&service.name).cloned();
+            let services: Vec<_> = services().map(|service| (service, with_group(service))).collect();
+            place::prepare(&shared, &services)?
+        };
         let mut namespaces = BTreeMap::new();
-        for (service, (channel, _)) in &launchers {
+        for (service, prepared) in services().zip(&prepared) {
+            let kept = prepared.namespace.try_clone().stage("keeping the network namespace");
             let failed = |failure| StartError::Service { service: service.name.clone(), failure };
-            let hear = "hearing from the launcher";
-            let (reply, fds) = protocol::receive::<Reply>(channel).stage(hear).map_err(failed)?;
-            let namespace = match reply {
-                Reply::Done => fds.into_iter().next(),
-                Reply::Failed(failure) => return Err(failed(failure)),
-            };
-            let namespace =
-                namespace.ok_or_else(|| failed(Failure::because(hear, "its namespace is missing")))?;
-            namespaces.insert(service.name.clone(), namespace);
+            namespaces.insert(service.name.clone(), kept.map_err(failed)?);
         }
-        let spawner = shared.spawner.clone();
-        let plan = shared.plan.clone();
-        let network = tokio::task::spawn_blocking(move || {
-            let sockets = Sockets { spawner, namespaces };
-            net::set_up(&sockets, &sockets.namespaces, &plan)
-        });
-        let network = network.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        self.network = Some(network.map_err(StartError::Network)?);
+        let sockets = Sockets { spawner: shared.spawner.clone(), namespaces };
+        let net = {
+            let shared = Arc::clone(&shared);
+            tokio::task::spawn_blocking(move || {
+                let network = net::set_up(&sockets, &sockets.namespaces, &shared.plan)?;
+                Ok(Net { network, sockets })
+            })
+        };
+        let net = net.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        *shared.net.lock().unwrap_or_else(PoisonError::into_inner) = Some(net.map_err(StartError::Network)?);
+        for plan in &shared.plan.external {
+            let socket = shared.dial.tcp_socket();
+            let served = socket.and_then(|socket| External::serve(plan, socket));
+            self.external
+                .push(served.map_err(|source| StartError::External { name: plan.name.clone(), source })?);
+        }
 
-        for (service, (channel, pidfd)) in launchers {
-            let failed = |failure| StartError::Service { service: service.name.clone(), failure };
-            let group = {
-                let groups = shared.cgroups.lock().unwrap_or_else(PoisonError::into_inner);
-                groups.as_ref().and_then(|groups| groups.service(&service.name).cloned())
-            };
-            let secrets = secrets.get(&service.name).cloned().unwrap_or_default();
-            let mut publishers = publishers.remove(&service.name).unwrap_or_default();
-            for publisher in &mut publishers {
-                publisher
-                    .serve(Arc::clone(&shared.dial))
-                    .stage("registering a published port")
-                    .map_err(failed)?;
-            }
+        for (((service, prepared), secrets), publishers) in
+            services().zip(prepared).zip(secrets).zip(publishers)
+        {
             let (commands, inbox) = mpsc::unbounded_channel();
             let back = commands.downgrade();
-            let shared = Arc::clone(&shared);
-            let task =
-                Service::new(shared, service.clone(), channel, pidfd, group, secrets, publishers, None, back)
-                    .stage("registering the launcher")
-                    .map_err(failed)?;
-            self.tasks.push(tokio::spawn(task.run(inbox)));
-            self.services.insert(service.name.clone(), commands);
+            let task = take_up(&shared, service, prepared, secrets, publishers, None, back)?;
+            let handle = tokio::spawn(task.run(inbox));
+            self.services.insert(service.name.clone(), Task { plan: service.clone(), commands, handle });
         }
         self.watch_spawner()
     }
@@ -380,35 +382,94 @@ impl LinuxHost {
         Ok(())
     }
 
-    /// Binds every published port, before anything starts: a port that is taken stops the start.
-    fn publish(&self) -> Result<BTreeMap<ServiceName, Vec<Publisher>>, StartError> {
-        let mut all = BTreeMap::new();
-        for service in self.shared.plan.services.values() {
-            let mut publishers = Vec::new();
-            for publish in &service.publish {
-                let target = SocketAddrV4::new(service.address, publish.port);
-                let failed = |source| StartError::Publish { service: service.name.clone(), source };
-                let (publisher, host_port) =
-                    Publisher::bind(publish, &service.name, target).map_err(failed)?;
-                (self.shared.inbox)(Input::Published {
-                    service: service.name.clone(),
-                    host: publish.host,
-                    host_port,
-                    port: publish.port,
-                });
-                publishers.push(publisher);
-            }
-            all.insert(service.name.clone(), publishers);
-        }
-        Ok(all)
-    }
-
     fn tell(&self, service: &ServiceName, command: Command) {
         if let Some(task) = self.services.get(service) {
             // A task that has ended was torn down; nothing may be submitted then.
-            let _ = task.send(command);
+            let _ = task.commands.send(command);
         }
     }
+}
+
+/// Binds the published ports of a service and tells which they are.
+fn publish(shared: &Shared, service: &ServicePlan) -> Result<Vec<Publisher>, StartError> {
+    let mut publishers = Vec::new();
+    for publish in &service.publish {
+        let target = SocketAddrV4::new(service.address, publish.port);
+        let failed = |source| StartError::Publish { service: service.name.clone(), source };
+        let (publisher, host_port) = Publisher::bind(publish, &service.name, target).map_err(failed)?;
+        (shared.inbox)(Input::Published {
+            service: service.name.clone(),
+            host: publish.host,
+            host_port,
+            port: publish.port,
+        });
+        publishers.push(publisher);
+    }
+    Ok(publishers)
+}
+
+/// Makes a further service: its place, and who works there.
+async fn come(
+    shared: &Arc<Shared>,
+    service: &ServicePlan,
+    io: Option<ExecIo>,
+    commands: mpsc::WeakUnboundedSender<Command>,
+) -> Result<Service, StartError> {
+    let secrets = secrets(shared, service)?;
+    let publishers = publish(shared, service)?;
+    let in_place = |work: fn(&Shared, &ServicePlan) -> _| {
+        let (shared, service) = (Arc::clone(shared), service.clone());
+        tokio::task::spawn_blocking(move || work(&shared, &service))
+    };
+    let made = in_place(place::make).await;
+    let prepared = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let taken = take_up(shared, service, prepared, secrets, publishers, io, commands);
+    if taken.is_err() {
+        go(shared, service).await;
+    }
+    taken
+}
+
+/// Takes the place of a service away. Gives what could not be done.
+async fn go(shared: &Arc<Shared>, service: &ServicePlan) -> Vec<String> {
+    let (shared, service) = (Arc::clone(shared), service.clone());
+    let gone = tokio::task::spawn_blocking(move || place::unmake(&shared, &service)).await;
+    gone.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// Hands a place over to the service's own task. On an error its launcher has ended.
+fn take_up(
+    shared: &Arc<Shared>,
+    service: &ServicePlan,
+    prepared: Prepared,
+    secrets: Secrets,
+    mut publishers: Vec<Publisher>,
+    io: Option<ExecIo>,
+    commands: mpsc::WeakUnboundedSender<Command>,
+) -> Result<Service, StartError> {
+    let Prepared { channel, pidfd, group, namespace: _ } = prepared;
+    let failed = |failure| StartError::Service { service: service.name.clone(), failure };
+    let launcher = pidfd.try_clone().stage("keeping the launcher").map_err(failed)?;
+    let serve = |publisher: &mut Publisher| publisher.serve(Arc::clone(&shared.dial));
+    let taken =
+        publishers.iter_mut().try_for_each(serve).stage("registering a published port").and_then(|()| {
+            Service::new(
+                Arc::clone(shared),
+                service.clone(),
+                channel,
+                pidfd,
+                group,
+                secrets,
+                publishers,
+                io,
+                commands,
+            )
+            .stage("registering the launcher")
+        });
+    if taken.is_err() {
+        place::end_launcher(launcher.as_fd());
+    }
+    taken.map_err(failed)
 }
 
 /// The secrets of a service: files with their places, variables with their names.
@@ -418,32 +479,28 @@ struct Secrets {
     env: Vec<(String, String)>,
 }
 
-fn secrets(plan: &Plan, config: &HostConfig) -> Result<BTreeMap<ServiceName, Secrets>, StartError> {
-    let mut all = BTreeMap::new();
-    for service in plan.services.values() {
-        let value = |name: &SecretName| {
-            config.secrets.get(name).cloned().ok_or_else(|| StartError::SecretMissing(name.clone()))
-        };
-        let mut files = Vec::new();
-        for (name, path) in &service.view.secret_files {
-            files.push((path.clone(), value(name)?));
-        }
-        let mut env = Vec::new();
-        for (name, variable) in &service.view.secret_env {
-            let text = String::from_utf8(value(name)?).map_err(|_| StartError::SecretText(name.clone()))?;
-            if text.contains('\0') {
-                return Err(StartError::SecretText(name.clone()));
-            }
-            env.push((variable.clone(), text));
-        }
-        all.insert(service.name.clone(), Secrets { files, env });
+fn secrets(shared: &Shared, service: &ServicePlan) -> Result<Secrets, StartError> {
+    let value = |name: &SecretName| {
+        shared.secrets.get(name).cloned().ok_or_else(|| StartError::SecretMissing(name.clone()))
+    };
+    let mut files = Vec::new();
+    for (name, path) in &service.view.secret_files {
+        files.push((path.clone(), value(name)?));
     }
-    Ok(all)
+    let mut env = Vec::new();
+    for (name, variable) in &service.view.secret_env {
+        let text = String::from_utf8(value(name)?).map_err(|_| StartError::SecretText(name.clone()))?;
+        if text.contains('\0') {
+            return Err(StartError::SecretText(name.clone()));
+        }
+        env.push((variable.clone(), text));
+    }
+    Ok(Secrets { files, env })
 }
 
 /// What is enforced for every service. Namespaces, the filter and the rules always are: without them nothing
 /// starts. So the level follows from users, Landlock and control groups.
-fn standing(plan: &Plan, groups: &Cgroups, rootless: bool) -> BTreeMap<ServiceName, Standing> {
+fn standing(groups: &Cgroups, rootless: bool) -> Standing {
     let mut level = groups.ceiling();
     let mut missing = groups.missing();
     let abi = ws_sys::landlock::abi();
@@ -460,8 +517,7 @@ fn standing(plan: &Plan, groups: &Cgroups, rootless: bool) -> BTreeMap<ServiceNa
         level = level.min(Level::Standard);
         missing.push("distinct uids: every service runs as your own user".to_owned());
     }
-    let standing = Standing { level, missing };
-    plan.services.keys().map(|name| (name.clone(), standing.clone())).collect()
+    Standing { level, missing }
 }
 
 impl Host for LinuxHost {
@@ -490,7 +546,7 @@ impl Host for LinuxHost {
         let id = service::next_exec_id();
         match self.services.get(&spec.service) {
             Some(task) => {
-                let _ = task.send(Command::Exec { id, spec, io, done });
+                let _ = task.commands.send(Command::Exec { id, spec, io, done });
             }
             None => done(ExecResult::NotStarted {
                 error: "there is no such service".to_owned(),
@@ -503,7 +559,7 @@ impl Host for LinuxHost {
     fn terminal(&mut self, service: &ServiceName, done: TerminalDone) {
         match self.services.get(service) {
             Some(task) => {
-                let _ = task.send(Command::Terminal { done });
+                let _ = task.commands.send(Command::Terminal { done });
             }
             None => done(Err("there is no such service".to_owned())),
         }
@@ -512,21 +568,56 @@ impl Host for LinuxHost {
     fn cancel_exec(&mut self, id: ExecId) {
         // Whose it is nobody remembers: numbers are unique among all services.
         for task in self.services.values() {
-            let _ = task.send(Command::KillExec { id: id.0 });
+            let _ = task.commands.send(Command::KillExec { id: id.0 });
         }
     }
 
     fn add(
         &mut self,
         service: ServicePlan,
-        _io: Option<ExecIo>,
+        io: Option<ExecIo>,
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
     ) {
-        done(Err(format!("`{}` cannot be added", service.name)));
+        // A task that has ended could not make its place.
+        if self.services.get(&service.name).is_some_and(|task| !task.commands.is_closed()) {
+            done(Err(format!("there is a service `{}` already", service.name)));
+            return;
+        }
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let back = commands.downgrade();
+        let (shared, plan) = (Arc::clone(&self.shared), service.clone());
+        let handle = tokio::spawn(async move {
+            let made = come(&shared, &plan, io, back).await;
+            match made {
+                Ok(task) => {
+                    done(Ok(()));
+                    task.run(inbox).await;
+                }
+                Err(error) => {
+                    // Closed before it is told: then there may be another one of that name.
+                    drop(inbox);
+                    done(Err(chain(&error)));
+                }
+            }
+        });
+        self.services.insert(service.name.clone(), Task { plan: service, commands, handle });
     }
 
-    fn remove(&mut self, _service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
-        done(Vec::new());
+    fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
+        let Some(Task { plan, commands, handle }) = self.services.remove(service) else {
+            // Nothing is left of it, which is what is wanted.
+            done(Vec::new());
+            return;
+        };
+        // Without its sender the task kills its run and ends.
+        let there = !commands.is_closed();
+        drop(commands);
+        let shared = Arc::clone(&self.shared);
+        self.leaving.retain(|task| !task.is_finished());
+        self.leaving.push(tokio::spawn(async move {
+            let _ = handle.await;
+            done(if there { go(&shared, &plan).await } else { Vec::new() });
+        }));
     }
 
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage> {
@@ -535,24 +626,25 @@ impl Host for LinuxHost {
     }
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
-        self.standing.clone()
+        let services = self.shared.plan.services.keys().chain(self.services.keys());
+        services.map(|name| (name.clone(), self.standing.clone())).collect()
     }
 
     fn tear_down(&mut self, done: Box<dyn FnOnce(Vec<String>) + Send>) {
         if let Some(watch) = self.spawner_watch.take() {
             watch.abort();
         }
+        self.external.clear();
         // Without its sender a task kills its run and ends.
-        self.services.clear();
-        let tasks = std::mem::take(&mut self.tasks);
-        let network = self.network.take();
+        let tasks = std::mem::take(&mut self.services).into_values().map(|task| task.handle);
+        let tasks: Vec<_> = tasks.chain(std::mem::take(&mut self.leaving)).collect();
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             for task in tasks {
                 let _ = task.await;
             }
-            drop(network);
             let errors = tokio::task::spawn_blocking(move || {
+                drop(shared.net.lock().unwrap_or_else(PoisonError::into_inner).take());
                 shared.spawner.end();
                 let groups = shared.cgroups.lock().unwrap_or_else(PoisonError::into_inner).take();
                 groups.map(|groups| {

@@ -446,9 +446,15 @@ impl Network {
             let wanted = member.links.iter().copied().filter(|flow| !of_it(flow)).collect();
             result = result.and(member.replace_links(sockets, name, wanted));
         }
-        result = result.and(links::disconnect(sockets, service, index, address));
+        let bridge = links::bridge_of(index);
+        let others = self.members.iter().filter(|(name, _)| *name != service);
+        let last = bridge != 0 && others.into_iter().all(|(_, one)| links::bridge_of(one.index) != bridge);
+        result = result.and(links::disconnect(sockets, service, index, address, last));
         if result.is_ok() {
             self.members.remove(service);
+            if last {
+                self.bridges.remove(&bridge);
+            }
         }
         result
     }

@@ -595,8 +595,8 @@ fn services_join_and_leave_and_nobody_else_notices(world: &mut World) {
     let mut client = world.connect("web", "api", 80).unwrap();
     let mut server = listener.accept().unwrap().0;
     let late = service("late");
-    // The second time it is on a bridge of its own, which stays and is used the third time.
-    for (index, leaves_nothing) in [(4, true), (1000, false), (1000, true)] {
+    // Also on a bridge of its own.
+    for index in [4, 1000, 1000, 4] {
         let changed = with_late(index);
         let planned = &changed.services[&late];
         world.plan = changed.clone();
@@ -639,7 +639,7 @@ fn services_join_and_leave_and_nobody_else_notices(world: &mut World) {
         drop((inside, out, other, raw, namespace));
         world.factory.remove(&late).unwrap();
         let after = router_state(world);
-        assert_eq!(after == before, leaves_nothing, "before:\n{before}\nafter:\n{after}");
+        assert!(after == before, "before:\n{before}\nafter:\n{after}");
         echo(&mut client, &mut server);
     }
 }

@@ -48,6 +48,12 @@ impl Opener {
         sources::take(&request, place.as_fd(), map.as_ref().map(|map| map.as_fd()))
     }
 
+    /// Lets go of what was made for the ids of a service: it is gone.
+    pub(super) fn forget(&self, service: Ids) {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.retain(|(_, of), _| *of != service);
+    }
+
     fn map(&self, owner: Ids, service: Ids) -> Result<Arc<OwnedFd>, Failure> {
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = maps.get(&(owner, service)) {

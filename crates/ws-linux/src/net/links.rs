@@ -9,7 +9,7 @@
 //! five runs of each, kernel 6.18). It also says in words what the kernel did not like, of which `rtnetlink`
 //! keeps the number only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -203,11 +203,13 @@ pub(super) fn connect(sockets: &dyn SocketSource, members: &[Member<'_>]) -> Res
 
 /// Takes a member's pair of interfaces away, and what the router knew of it. The kernel would take the interfaces
 /// away by itself some time after the service's namespace has ended; after this their places are free at once.
+/// `last`: nobody else is on its bridge, which goes too.
 pub(super) fn disconnect(
     sockets: &dyn SocketSource,
     name: &ServiceName,
     index: u32,
     address: Ipv4Addr,
+    last: bool,
 ) -> Result<(), NetError> {
     let fd = route_socket(sockets, NsRef::Router)?;
     let mut socket =
@@ -219,6 +221,9 @@ pub(super) fn disconnect(
         steps.add(name, "take away the route", |b| route::delete_host_route(b, bridge, address));
     }
     steps.add(name, "take away the link", |b| route::delete_link(b, FIRST_PORT + index));
+    if last {
+        steps.add(name, "take away the bridge", |b| route::delete_link(b, bridge));
+    }
     steps.run_taking_away(&mut socket)
 }
 
@@ -257,8 +262,8 @@ pub(super) fn finish_inside(
     steps.run(&mut socket)
 }
 
-/// Waits until every member's port forwards frames. Before that, what is sent to it or by it is lost: the
-/// first connection of a service that starts at once would wait a second for its second try.
+/// Waits until every member's port forwards frames and its bridge sends them. Before that, what is sent to it or by it
+/// is lost: the first connection of a service that starts at once would wait a second for its second try.
 pub(super) fn wait_for_ports(sockets: &dyn SocketSource, members: &[Member<'_>]) -> Result<(), NetError> {
     let of = NsRef::Router;
     let failed = |source| NetError::BadSocket { of: of.to_string(), source };
@@ -272,13 +277,25 @@ pub(super) fn wait_for_ports(sockets: &dyn SocketSource, members: &[Member<'_>])
             Err(netlink::Error::Changed) => BTreeSet::new(),
             Err(source) => return Err(failed(source)),
         };
-        let mut waiting = members.iter().filter(|member| !forwarding.contains(&(FIRST_PORT + member.index)));
-        let Some(first) = waiting.next() else { return Ok(()) };
+        let port = |member: &Member<'_>| FIRST_PORT + member.index;
+        let mut waiting: Vec<_> =
+            members.iter().filter(|member| !forwarding.contains(&port(member))).collect();
+        for member in &waiting {
+            route::settle(&mut socket, port(member)).map_err(failed)?;
+        }
+        if waiting.is_empty() {
+            // A bridge works some time after its first port does, and the kernel leaves that to the same queue.
+            let by_bridge: BTreeMap<u32, _> =
+                members.iter().map(|member| (bridge_of(member.index), member)).collect();
+            for (bridge, member) in by_bridge {
+                if !route::settle(&mut socket, FIRST_BRIDGE + bridge).map_err(failed)? {
+                    waiting.push(member);
+                }
+            }
+        }
+        let Some(first) = waiting.first() else { return Ok(()) };
         if start.elapsed() > PORT_PATIENCE {
             return Err(NetError::PortDown(first.name.clone()));
-        }
-        for member in std::iter::once(first).chain(waiting) {
-            route::settle(&mut socket, FIRST_PORT + member.index).map_err(failed)?;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));

@@ -180,15 +180,24 @@ pub fn forwarding_ports(socket: &mut Socket) -> Result<BTreeSet<u32>, Error> {
     Ok(found)
 }
 
-/// Asks for the interface `index`. Since 6.8 the kernel does first what the work queue has to do for it: see
-/// [`forwarding_ports`].
+/// Asks whether the interface `index` works: it is up, its link is there, and what is sent on it is not dropped any
+/// more.
+///
+/// The kernel leaves that to a work queue too (see [`forwarding_ports`]); since 6.8 a question makes it do the work of
+/// this interface first.
 ///
 /// # Errors
 /// When there is no such interface, or the kernel cannot be asked.
-pub fn settle(socket: &mut Socket, index: u32) -> Result<(), Error> {
+pub fn settle(socket: &mut Socket, index: u32) -> Result<bool, Error> {
+    const UP: u8 = 6; // IF_OPER_UP
     let mut request = Batch::new();
     request.push(libc::RTM_GETLINK, 0, |b| link_header(b, index, 0, 0));
-    socket.ask(&mut request, |_| Ok(()))
+    let mut works = false;
+    socket.ask(&mut request, |message| {
+        works = message.attrs_after(LINK_HEADER)?.find_kind(libc::IFLA_OPERSTATE)?.bytes == [UP];
+        Ok(())
+    })?;
+    Ok(works)
 }
 
 fn index_of(message: &Message<'_>) -> Result<u32, Malformed> {
