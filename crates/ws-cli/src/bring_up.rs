@@ -222,8 +222,8 @@ struct State<'a> {
     seen: u64,
     /// The first run that ended by itself, where that takes the stack down.
     ended: Option<RunEnd>,
-    /// How often each service has ended in a row, since it was ready last.
-    ends: BTreeMap<ServiceName, u32>,
+    /// How often each service has ended in a row.
+    ends: BTreeMap<ServiceName, Ends>,
     /// A service that has just ended so often that it is told.
     crashing: Option<Crash>,
 }
@@ -242,6 +242,14 @@ struct RunEnd {
     violated: bool,
 }
 
+/// How often a service has ended in a row.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ends {
+    times: u32,
+    /// Since when it runs.
+    since: Option<Timestamp>,
+}
+
 /// A service that ends again and again.
 #[derive(Debug, Clone)]
 struct Crash {
@@ -253,6 +261,9 @@ struct Crash {
 
 /// After so many ends in a row a service is said to end again and again.
 const CRASHES: u32 = 3;
+
+/// Whoever ran for so long has not ended in a row, in milliseconds.
+const STABLE_MS: i64 = 10_000;
 
 /// What happened next.
 enum Next {
@@ -480,20 +491,24 @@ impl Up<'_> {
             }
             match phase {
                 Phase::Backoff => {
-                    let times = state.ends.entry(service.clone()).or_default();
-                    *times += 1;
-                    if *times == CRASHES {
+                    let ends = state.ends.entry(service.clone()).or_default();
+                    let ran = ends.since.take().map_or(0, |since| event.at.unix_ms - since.unix_ms);
+                    ends.times = if ran < STABLE_MS { ends.times + 1 } else { 1 };
+                    if ends.times == CRASHES {
                         let retry_in = retry_in_ms.map(Duration::from_millis);
                         let (service, cause) = (service.clone(), cause.text.clone());
-                        state.crashing = Some(Crash { service, cause, times: *times, retry_in });
+                        state.crashing = Some(Crash { service, cause, times: ends.times, retry_in });
                     }
                 }
-                Phase::Ready | Phase::Exited | Phase::Stopped => drop(state.ends.remove(service)),
+                // Without a probe it is ready at once.
+                Phase::Running | Phase::Ready => {
+                    state.ends.entry(service.clone()).or_default().since.get_or_insert(event.at);
+                }
+                Phase::Exited | Phase::Stopped => drop(state.ends.remove(service)),
                 Phase::Pending
                 | Phase::Waiting
                 | Phase::Building
                 | Phase::Starting
-                | Phase::Running
                 | Phase::Unhealthy
                 | Phase::Stopping
                 | Phase::Failed
@@ -560,8 +575,14 @@ impl Up<'_> {
         let RunEnd { service, cause, exit, success, violated } = end;
         if !success {
             let row = self.client.services().await.unwrap_or_default();
-            causes::report(self.context, &self.client, std::slice::from_ref(service), &View::of(&row), Some(self.since))
-                .await;
+            causes::report(
+                self.context,
+                &self.client,
+                std::slice::from_ref(service),
+                &View::of(&row),
+                Some(self.since),
+            )
+            .await;
         }
         ui.say(&format!("`{service}` {cause}: stopping everything"));
         let began = Instant::now();

@@ -44,6 +44,8 @@ pub struct Follow<'a> {
     pub view: View,
     /// The last event that `view` began with; those before it are only told.
     known: u64,
+    /// The last event before the request.
+    asked: u64,
     goal: Goal,
     shown: Vec<ServiceName>,
     began: Instant,
@@ -73,11 +75,12 @@ impl<'a> Follow<'a> {
     pub async fn begin(context: &'a Context, client: &Client, plan: Plan) -> Result<Self, Failure> {
         let (rows, known) = client.services_at().await?;
         let events = client.events(EventQuery { since: plan.asked, follow: true }).await?;
-        let Plan { goal, shown, began, deadline, .. } = plan;
-        Ok(Self { context, events, view: View::of(&rows), known, goal, shown, began, deadline })
+        let Plan { asked, goal, shown, began, deadline } = plan;
+        Ok(Self { context, events, view: View::of(&rows), known, asked, goal, shown, began, deadline })
     }
 
-    /// Follows until `judge` has a verdict. It is asked after the rows were read and after each event.
+    /// Follows until `judge` has a verdict. It is asked when there is nothing to tell
+    /// yet, and with each event.
     pub async fn until(
         &mut self,
         signals: &mut Signals,
@@ -88,7 +91,10 @@ impl<'a> Follow<'a> {
         let mut frames = interval(FRAME);
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopped = None;
-        if let Some(verdict) = judge(&self.view, None) {
+        // Where something has happened already it is told first, and judged with its last event.
+        if self.known <= self.asked
+            && let Some(verdict) = judge(&self.view, None)
+        {
             return Outcome::Judged(verdict);
         }
         loop {

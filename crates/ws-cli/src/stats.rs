@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ws_client::{Client, ClientError, StatsQuery};
 use ws_model::wire::StatsSample;
 use ws_model::{ServiceName, exit};
@@ -84,28 +85,24 @@ async fn table(context: &Context, client: &Client, query: &StatsQuery) -> Result
     let mut signals = Signals::listen()?;
     let mut screen = Screen::new(&context.ui);
     let mut latest: BTreeMap<ServiceName, StatsSample> = BTreeMap::new();
-    let mut look = None;
     loop {
-        let sample = tokio::select! {
+        let mut next = tokio::select! {
             biased;
             // It has no end of its own: this is how it is left.
             _ = signals.next() => return Ok(exit::OK),
-            sample = samples.next() => sample,
+            sample = samples.next() => Some(sample),
         };
-        let Some(sample) = sample else { return Ok(exit::OK) };
-        if let Ok(sample) = &sample
-            && look != Some(sample.at)
-        {
-            // Who is in no sample any more uses nothing.
-            if let Some(last) = look.replace(sample.at) {
-                latest.retain(|_, row| row.at == last);
-            }
+        // All that is there of one look is drawn at once.
+        while let Some(sample) = next {
+            let Some(sample) = sample else { return Ok(exit::OK) };
+            take(&mut latest, sample)?;
+            next = samples.next().now_or_never();
         }
-        take(&mut latest, sample)?;
+        // Who is not in the last look any more uses nothing.
+        let look = latest.values().map(|row| row.at).max();
+        latest.retain(|_, row| Some(row.at) == look);
         let rows: Vec<StatsSample> = latest.values().cloned().collect();
-        let size = context.ui.out_size();
-        let lines = stats::screen(&rows, size);
-        screen.draw(&lines)?;
+        screen.draw(&stats::screen(&rows, context.ui.out_size()))?;
     }
 }
 

@@ -158,6 +158,19 @@ fn plans_and_graphs_are_shown() {
     let did = here.ws(&["graph"]).code(exit::OK);
     assert!(did.out.contains("api") && did.out.contains("db"), "{}", did.out);
     assert!(here.ws(&["graph", "--format", "json"]).code(exit::OK).json().is_object());
+    for (format, starts, has) in [
+        ("mermaid", "flowchart LR\n", "api"),
+        ("dot", "digraph workspace {\n", "5432"),
+        ("svg", "<?xml", ">api<"),
+    ] {
+        let did = here.ws(&["graph", "--format", format]).code(exit::OK);
+        assert!(did.out.starts_with(starts) && did.out.contains(has), "{format}: {}", did.out);
+    }
+    let did = here.ws(&["ps", "--format", "svg"]).code(exit::USAGE);
+    assert!(did.err.contains("`--format svg` is for `ws graph`"), "{}", did.err);
+    let empty = Sealed::new(&[("workspace.yaml", "services: {}\n")]);
+    let did = empty.ws(&["graph", "--format", "svg"]);
+    assert!(did.code == exit::OK || did.err.contains("no services"), "{}", did.err);
 }
 
 #[test]
@@ -169,12 +182,27 @@ fn nothing_runs() {
     assert_eq!(did.out, "");
     let did = here.ws(&["down"]).code(exit::OK);
     assert!(did.err.contains("nothing to do"), "{}", did.err);
-    for command in [&["logs"][..], &["events"], &["port", "api", "8080"]] {
+    for command in [
+        &["logs"][..],
+        &["events"],
+        &["port", "api", "8080"],
+        &["start"],
+        &["stop"],
+        &["restart"],
+        &["kill"],
+        &["wait"],
+        &["why", "api"],
+        &["stats"],
+    ] {
         let did = here.ws(command).code(exit::NOT_RUNNING);
         assert!(did.err.contains("ws up -d"), "{}", did.err);
     }
-    let did = here.ws(&["exec", "api", "true"]).code(exit::PASSED_WS);
-    assert!(did.err.contains("ws up -d"), "{}", did.err);
+    for command in [&["exec", "api", "true"][..], &["shell", "api"]] {
+        let did = here.ws(command).code(exit::PASSED_WS);
+        assert!(did.err.contains("ws up -d"), "{}", did.err);
+    }
+    let did = here.ws(&["run", "apii", "true"]).code(exit::PASSED_WS);
+    assert!(did.err.contains("did you mean `api`?"), "{}", did.err);
     assert_eq!(here.ws(&["ls", "--json"]).code(exit::OK).json(), serde_json::json!([]));
     assert!(here.ws(&["gc"]).code(exit::OK).err.contains("nothing to clear"));
     assert!(
@@ -282,4 +310,21 @@ fn the_directories_of_ws_are_in_no_services_sight() {
     let hidden = here.root().join("shop/.git/ws");
     let output = here.command(&["plan"]).env("WS_STATE_DIR", hidden).output().unwrap();
     assert_eq!(here.did(&output).code, 0);
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let here = Sealed::new(&[]);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let did = here.ws(&["completions", shell]).code(exit::OK);
+        assert!(did.out.contains("restart") && did.out.contains("abort-on-exit"), "{shell}");
+        assert!(!did.out.contains("__supervise"), "{shell}: what is hidden stays so");
+    }
+    let _ = here.ws(&["completions", "tcsh"]).code(exit::USAGE);
+    let did = here.ws(&["man"]).code(exit::OK);
+    assert!(did.out.contains(".TH") && did.out.contains("ws\\-restart(1)"), "{}", did.out);
+    let did = here.ws(&["man", "restart"]).code(exit::OK);
+    assert!(did.out.contains("wait\\-timeout"), "{}", did.out);
+    let did = here.ws(&["man", "nope"]).code(exit::USAGE);
+    assert!(did.err.contains("there is no command `nope`"), "{}", did.err);
 }

@@ -43,6 +43,13 @@ services:
   never:
     command: sleep 1000
     ready: { tcp: 9999, within: 1h }
+  pair:
+    command: sleep 1000
+    replicas: 2
+  crashes:
+    command: sleep 1000
+    ready: { tcp: 7 }
+    restart: { policy: on-failure, max: 5, backoff: 1ms..1ms }
 ";
 
 /// Does what the name of a service says.
@@ -51,6 +58,8 @@ struct Pretender {
     logs: Arc<LogStore>,
     plan: Plan,
     runs: BTreeMap<ServiceName, Generation>,
+    /// The streams of one-offs that have not been started.
+    one_offs: BTreeMap<ServiceName, ExecIo>,
 }
 
 impl Pretender {
@@ -78,8 +87,13 @@ impl Host for Pretender {
                         port: publish.port,
                     });
                 }
+                if let Some(io) = self.one_offs.remove(&service) {
+                    let argv = self.plan.services[&service].run.argv.join(" ");
+                    writeln!(std::fs::File::from(io.stdout), "{service} ran {argv}").unwrap();
+                    return self.end(service, generation, ExitReason::Code(9));
+                }
                 match service.as_str() {
-                    "bad" => self.end(service, generation, ExitReason::Code(3)),
+                    "bad" | "crashes" => self.end(service, generation, ExitReason::Code(3)),
                     "migrate" => self.end(service, generation, ExitReason::Code(0)),
                     _ => {}
                 }
@@ -126,9 +140,10 @@ impl Host for Pretender {
     fn add(
         &mut self,
         service: ServicePlan,
-        _: Option<ExecIo>,
+        io: Option<ExecIo>,
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
     ) {
+        self.one_offs.extend(io.map(|io| (service.name.clone(), io)));
         self.plan.services.insert(service.name.clone(), service);
         done(Ok(()));
     }
@@ -139,7 +154,8 @@ impl Host for Pretender {
     }
 
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage> {
-        BTreeMap::new()
+        let usage = Usage { memory_bytes: Some(12 << 20), cpu_usec: Some(5_000_000), pids: Some(3) };
+        self.runs.keys().map(|service| (service.clone(), usage)).collect()
     }
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
@@ -245,7 +261,13 @@ fn supervise(root: &Path, runtime: &Path, state: &Path, listening: std::sync::mp
     let logs = Arc::new(LogStore::open(&state, LogLimits::default()).unwrap());
     let (inputs, arrived) = mpsc::unbounded_channel();
     let inbox: Inbox = Arc::new(move |input| drop(inputs.send(input)));
-    let host = Pretender { inbox, logs: Arc::clone(&logs), plan: plan.clone(), runs: BTreeMap::new() };
+    let host = Pretender {
+        inbox,
+        logs: Arc::clone(&logs),
+        plan: plan.clone(),
+        runs: BTreeMap::new(),
+        one_offs: BTreeMap::new(),
+    };
     let config = Config {
         instance,
         version: "0.0.0".to_owned(),
@@ -515,4 +537,201 @@ fn what_a_crash_left_is_cleared_and_told_once() {
     assert_eq!(did.json(), serde_json::json!([]));
     assert_eq!(stage.ws(&["ps", "--json"]).code(exit::OK).err, "");
     assert_eq!(std::fs::read_dir(stage.runtime()).unwrap().count(), 0);
+}
+
+#[test]
+fn services_are_stopped_started_and_restarted() {
+    let stage = Stage::new();
+    let phase = |service: &str| {
+        let rows = stage.ws(&["ps", service, "--json"]).code(exit::OK).json();
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["phase"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let _ = stage.ws(&["up", "--wait", "web", "pair"]).code(exit::OK);
+    let did = stage.ws(&["stop", "db"]).code(exit::OK);
+    let did = did.says(&["`web` needs `db` and stays as it is", "`ws stop db web` stops both"]);
+    let _ = did.says(&["db: stopped", "stopped in "]);
+    assert_eq!((phase("db"), phase("web")), (vec!["stopped".to_owned()], vec!["ready".to_owned()]));
+    let did = stage.ws(&["start", "db"]).code(exit::OK).says(&["db: ready", "ready in "]);
+    assert_eq!(did.out, "", "there is no data");
+
+    let _ = stage.ws(&["restart", "web"]).code(exit::OK).says(&["web: stopping", "web: ready", "ready in "]);
+    let _ = stage.ws(&["restart", "pair"]).code(exit::OK).says(&["pair-1: ready", "pair-2: ready"]);
+    let _ = stage.ws(&["stop", "pair-2"]).code(exit::OK);
+    assert_eq!(phase("pair"), ["ready", "stopped"]);
+    let _ = stage.ws(&["kill", "pair"]).code(exit::OK).says(&["killed in "]);
+    assert_eq!(phase("pair"), ["stopped", "stopped"]);
+    let _ = stage.ws(&["restart", "--no-wait", "pair-1"]).code(exit::OK);
+    let _ = stage.ws(&["wait", "pair-1"]).code(exit::OK);
+
+    let did = stage.ws(&["start", "bad"]).code(exit::FAILED);
+    let _ = did.says(&["✗ bad failed: exited with 3", "| bad says hello", "`bad` failed"]);
+    let did = stage.ws(&["start", "--wait-timeout", "100ms", "never"]).code(exit::FAILED);
+    let _ = did.says(&["not ready within 100 ms: `never`", "connection refused"]);
+    let _ = stage.ws(&["stop", "dbb"]).code(exit::USAGE).says(&["did you mean `db`?"]);
+    let _ = stage.ws(&["stop"]).code(exit::OK);
+    assert_eq!(phase("web"), ["stopped"]);
+}
+
+#[test]
+fn signals_are_sent_to_what_runs() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);
+    let _ = stage.ws(&["kill", "-s", "NOPE", "db"]).code(exit::USAGE).says(&["NOPE"]);
+    let _ = stage.ws(&["kill", "-s", "HUP", "web"]).code(exit::FAILED).says(&["`web`"]);
+    let _ = stage.ws(&["kill", "-s", "USR1", "db"]).code(exit::OK);
+    let events = stage.ws(&["events", "--json", "db"]).code(exit::OK);
+    assert!(events.out.contains("was killed by SIGUSR1"), "{}", events.out);
+}
+
+#[test]
+fn waiting_ends_when_it_is_so_or_never_can_be() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "-d", "web", "migrate", "never"]).code(exit::OK);
+    assert_eq!(stage.ws(&["wait", "web", "migrate"]).code(exit::OK).out, "");
+    assert_eq!(stage.ws(&["wait", "web", "--json"]).code(exit::OK).json()[0]["ready"], true);
+    let _ = stage.ws(&["wait", "--for", "completed", "migrate"]).code(exit::OK);
+    let _ = stage.ws(&["wait", "--for", "started", "never"]).code(exit::OK);
+    let did = stage.ws(&["wait", "--timeout", "100ms", "never", "web"]).code(exit::PASSED_TIMEOUT);
+    let _ = did.says(&["not ready within 100 ms: `never`", "connection refused"]);
+    let _ = stage.ws(&["up", "-d", "bad"]).code(exit::FAILED);
+    let did = stage.ws(&["wait", "bad"]).code(exit::FAILED);
+    let _ = did.says(&["✗ bad failed: exited with 3", "`bad` cannot become ready by itself"]);
+    let _ = stage.ws(&["wait", "--for", "stopped", "bad", "migrate"]).code(exit::OK);
+
+    let child = stage.command(&["wait", "--for", "stopped", "web"]).spawn().unwrap();
+    let _ = stage.ws(&["stop", "web"]).code(exit::OK);
+    let _ = Did::new(child.wait_with_output().unwrap()).code(exit::OK);
+    let child = stage.command(&["wait", "web"]).spawn().unwrap();
+    let _ = stage.ws(&["down"]).code(exit::OK);
+    let did = Did::new(child.wait_with_output().unwrap());
+    assert!(
+        [exit::FAILED, exit::NOT_RUNNING].map(i32::from).contains(&did.code),
+        "{}: {}",
+        did.code,
+        did.err
+    );
+}
+
+#[test]
+fn a_cause_is_told_down_to_its_root() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "-d", "needs-bad"]).code(exit::FAILED);
+    let did = stage.ws(&["why", "needs-bad"]).code(exit::OK);
+    for text in ["✗ needs-bad failed", "because bad failed: exited with 3", "`ws logs -n 20 bad`"] {
+        assert!(did.out.contains(text), "no {text:?} in\n{}", did.out);
+    }
+    let why = stage.ws(&["why", "needs-bad", "--json"]).code(exit::OK).json();
+    assert_eq!(why["chain"][1]["service"], "bad");
+    assert_eq!(stage.ws(&["why", "pair", "--json"]).code(exit::OK).json().as_array().unwrap().len(), 2);
+    let _ = stage.ws(&["why", "nobody"]).code(exit::USAGE);
+}
+
+#[test]
+fn a_one_off_passes_its_code_on() {
+    let stage = Stage::new();
+    let did = stage.ws(&["run", "web", "echo", "-n", "hi"]).code(9);
+    assert_eq!(did.out, "web-run-1 ran echo -n hi\n");
+    let row = |service: &str| stage.ws(&["ps", service, "--json"]).code(exit::OK).json()[0]["phase"].clone();
+    assert_eq!((row("db"), row("web")), ("ready".into(), "pending".into()), "only what it needs was started");
+    assert_eq!(stage.ws(&["run", "-T", "pair-2"]).code(9).out, "pair-run-1 ran sleep 1000\n");
+    let did = stage.ws(&["run", "needs-bad", "true"]).code(exit::PASSED_FAILED);
+    let _ = did.says(&["✗ bad failed: exited with 3", "what `needs-bad` depends on did not come up"]);
+    assert_eq!(
+        stage.ws(&["run", "--no-deps", "needs-bad", "true"]).code(9).out,
+        "needs-bad-run-2 ran true\n"
+    );
+    let _ =
+        stage.ws(&["run", "nobody", "true"]).code(exit::PASSED_WS).says(&["there is no service `nobody`"]);
+}
+
+#[test]
+fn a_shell_is_the_first_that_is_inside() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);
+    let output = stage.command(&["shell", "db"]).env("SHELL", "/opt/bin/nope").output().unwrap();
+    assert!(Did::new(output).code(7).out.starts_with("bash []"));
+    let output = stage.command(&["shell", "db"]).env("SHELL", "/bin/zsh").output().unwrap();
+    assert!(Did::new(output).code(7).out.starts_with("zsh []"));
+}
+
+#[test]
+fn the_end_of_a_service_takes_the_stack_down_where_that_is_asked() {
+    let cases: [(&[&str], u8, &[&str]); 6] = [
+        (
+            &["--abort-on-failure", "needs-bad"],
+            exit::FAILED,
+            &["✗ bad failed: exited with 3", "`bad` exited with 3"],
+        ),
+        (&["--abort-on-exit", "crashes"], exit::FAILED, &["`crashes` exited with 3"]),
+        (&["--exit-code-from", "bad", "bad"], 3, &["`bad` exited with 3", "down in "]),
+        (&["--exit-code-from", "crashes", "crashes"], 3, &["`crashes` exited with 3"]),
+        (
+            &["--exit-code-from", "migrate", "web", "migrate"],
+            0,
+            &["`migrate` finished with 0: stopping everything"],
+        ),
+        (&["--exit-code-from", "web", "web", "bad"], exit::PASSED_FAILED, &["`bad` exited with 3"]),
+    ];
+    for (args, code, says) in cases {
+        let stage = Stage::new();
+        let did = stage.ws(&[&["up"], args].concat());
+        assert_eq!(did.code, i32::from(code), "{args:?}: {}", did.err);
+        let _ = did.says(says);
+        assert_eq!(stage.ws(&["ps", "--json"]).code(exit::OK).json(), serde_json::json!([]), "{args:?}");
+    }
+    let stage = Stage::without_supervisor();
+    let _ = stage.ws(&["up", "--exit-code-from", "nobody"]).code(exit::PASSED_WS).says(&["`nobody`"]);
+    let _ = stage.ws(&["up", "-d", "--abort-on-exit"]).code(exit::USAGE);
+}
+
+#[test]
+fn a_crash_loop_is_told_with_the_last_lines() {
+    let stage = Stage::new();
+    let did = stage.ws(&["up", "--wait", "crashes"]).code(exit::FAILED);
+    let did =
+        did.says(&["crashes ends again and again (3 times in a row): exited with 3", "next try in 1 ms"]);
+    let _ = did.says(&["| crashes says hello", "✗ crashes failed"]);
+}
+
+#[test]
+fn lines_are_chosen_by_an_expression_and_shown_as_asked() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "web", "pair"]).code(exit::OK);
+    assert_eq!(
+        stage.ws(&["logs", "--grep", "^web .*hello$"]).code(exit::OK).out,
+        "web       | web says hello\n"
+    );
+    let did = stage.ws(&["logs", "--no-prefix", "-g", "hello", "pair"]).code(exit::OK);
+    assert_eq!(did.out, "pair-1 says hello\npair-2 says hello\n");
+    let did = stage.ws(&["logs", "--no-prefix", "--no-color", "-v", "-g", "hello", "web"]).code(exit::OK);
+    assert_eq!(did.out, "red\n");
+    assert_eq!(stage.ws(&["logs", "--until", "1970-01-01T00:00:00Z"]).code(exit::OK).out, "");
+    assert_eq!(
+        stage.ws(&["logs", "--json", "-n", "1", "web"]).code(exit::OK).json_lines()[0]["line"],
+        "\u{1b}[31mred\u{1b}[0m"
+    );
+    let _ = stage.ws(&["logs", "--grep", "("]).code(exit::USAGE).says(&["unclosed group"]);
+}
+
+#[test]
+fn what_services_use_is_shown_once_and_as_lines() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "web"]).code(exit::OK);
+    let did = stage.ws(&["stats", "--no-stream", "--interval", "100ms"]).code(exit::OK);
+    let lines: Vec<&str> = did.out.lines().collect();
+    assert!(
+        lines[0].starts_with("SERVICE") && lines[1].starts_with("db ") && lines[1].contains("12M"),
+        "{lines:?}"
+    );
+    // Without a terminal it ends by itself.
+    assert_eq!(stage.ws(&["stats", "web", "--interval", "100ms"]).code(exit::OK).out.lines().count(), 2);
+    let samples =
+        stage.ws(&["stats", "--json", "--no-stream", "--interval", "100ms"]).code(exit::OK).json_lines();
+    assert_eq!((samples[0]["name"].as_str(), samples[0]["pids"].as_u64()), (Some("db"), Some(3)));
+    let _ = stage.ws(&["stats", "--interval", "1ms"]).code(exit::USAGE);
+    let _ = stage.ws(&["stats", "nobody"]).code(exit::USAGE);
 }

@@ -1,6 +1,6 @@
 //! `ws completions`
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::Context;
@@ -30,7 +30,11 @@ pub struct CompletionsArgs {
 /// When they cannot be written.
 pub fn run(args: &CompletionsArgs, context: &Context) -> Result<u8, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "ws", &mut text);
+    let root = Cli::command();
+    // The generators also offer what is hidden.
+    let visible = root.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut shown = Command::new("ws").args(root.get_arguments().cloned()).subcommands(visible);
+    clap_complete::generate(args.shell, &mut shown, "ws", &mut text);
     context.ui.raw(&String::from_utf8_lossy(&text))?;
     Ok(ws_model::exit::OK)
 }
