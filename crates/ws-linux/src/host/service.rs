@@ -670,14 +670,16 @@ impl Service {
 
     fn kill_run(&mut self) {
         let Some(run) = &self.run else { return };
-        // With process 1 the kernel kills the whole pid namespace; the cgroup is the second way.
-        if let Err(error) = process::pidfd_signal(run.init.as_fd(), nix::libc::SIGKILL) {
-            tracing::warn!(service = %self.plan.name, %error, "killing a run");
-        }
+        // With process 1 the kernel kills the whole pid namespace. Not by `cgroup.kill` as well: since Linux 6.14 (and
+        // where that was carried back) a cgroup counts its kills, and who is cloned into it (`CLONE_INTO_CGROUP`)
+        // from a cgroup with another count is taken for one that a kill has missed, and killed at birth. No further
+        // run could start in it.
+        let Err(error) = process::pidfd_signal(run.init.as_fd(), nix::libc::SIGKILL) else { return };
+        tracing::warn!(service = %self.plan.name, %error, "killing a run");
         if let Some(group) = &self.group
             && let Err(error) = group.kill()
         {
-            tracing::debug!(service = %self.plan.name, error = %chain(&error), "killing by cgroup");
+            tracing::warn!(service = %self.plan.name, error = %chain(&error), "killing by cgroup");
         }
     }
 
