@@ -468,7 +468,12 @@ impl Sim {
     fn spoken(&mut self, service: &ServiceName, generation: Generation, news: &Notified) {
         let Some(run) = self.runs.get_mut(service) else { return };
         match news {
-            Notified::Ready => run.said_ready = true,
+            Notified::Ready => {
+                run.said_ready = true;
+                if is_notify(self.plan.services[service].startup.as_ref()) {
+                    run.passed.insert(ProbeRole::Startup);
+                }
+            }
             Notified::Reloading => {
                 run.said_ready = false;
                 self.says(service, generation, (100, 5000), Notified::Ready);
@@ -682,12 +687,14 @@ impl Sim {
                         plan.hooks.post_start.is_empty() || run.hooks.get(&Hook::PostStart) == Some(&true);
                     let passed = |role| match probe_of(plan, role) {
                         None => true,
-                        Some(probe) if probe.kind == ProbeKind::Notify => run.said_ready,
+                        Some(_) if role == ProbeRole::Ready && is_notify(plan.ready.as_ref()) => {
+                            run.said_ready
+                        }
                         Some(_) => run.passed.contains(&role),
                     };
                     let gates = match probe {
                         ProbeRole::Startup => true,
-                        ProbeRole::Ready => passed(ProbeRole::Startup) || is_notify(plan.startup.as_ref()),
+                        ProbeRole::Ready => passed(ProbeRole::Startup),
                         ProbeRole::Live => passed(ProbeRole::Startup) && passed(ProbeRole::Ready),
                     };
                     let declared = probe_of(plan, *probe);

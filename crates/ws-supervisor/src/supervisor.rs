@@ -376,7 +376,14 @@ impl Loop {
                 }
                 Some(request) = asked.recv() => self.answer(request),
                 Some(notice) = told.recv() => self.take_notice(notice),
-                () = sleep_until(deadline), if deadline.is_some() => self.step(Input::Tick),
+                () = sleep_until(deadline), if deadline.is_some() => {
+                    // What came in time is not late because it is read late.
+                    for _ in 0..INPUTS {
+                        let Ok(input) = from.try_recv() else { break };
+                        self.step(input);
+                    }
+                    self.step(Input::Tick);
+                }
                 signal = signals.next() => {
                     let again = self.down.is_some();
                     self.go_down(&format!("{signal} was received"), again);
