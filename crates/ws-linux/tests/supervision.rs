@@ -175,7 +175,7 @@ s.connect(os.environ["NOTIFY_SOCKET"])
 s.send(b"STATUS=loading\x1b[31m\nMAINPID=1")
 s.send(b"x" * 20000)
 s.send(b"READY=1\nSTATUS=serving")
-for n in range(200): s.send(b"STATUS=%d" % (n // 199))
+for n in range(50): s.send(b"STATUS=%d" % (n // 49))
 s.send(b"EXTEND_TIMEOUT_USEC=1500000\nWATCHDOG=trigger\nRELOADING=1\nSTOPPING=1")
 while True: time.sleep(1000)'"#;
 
