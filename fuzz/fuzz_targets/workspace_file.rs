@@ -20,9 +20,16 @@ fuzz_target!(|bytes: &[u8]| {
         default_name: "p".to_owned(),
         ..Sources::default()
     };
-    // The file's own bytes serve as an env file too.
-    for path in files_needed(&sources) {
-        sources.files.insert(path, String::from_utf8(bytes.to_vec()).ok());
+    // The file's own bytes serve as an env file too, and as every file that is included, until there are too many.
+    loop {
+        let needed = files_needed(&sources);
+        if needed.is_empty() {
+            break;
+        }
+        for path in needed {
+            sources.files.insert(path, String::from_utf8(bytes.to_vec()).ok());
+        }
+        assert!(sources.files.len() < 100_000, "files are asked for without end");
     }
     let parsed = parse(&sources);
     let has_errors = parsed.diagnostics.iter().any(|it| it.severity == ws_spec::Severity::Error);
@@ -31,7 +38,8 @@ fuzz_target!(|bytes: &[u8]| {
     let _json = to_json(&parsed.diagnostics);
     if let Some(workspace) = parsed.workspace {
         let text = config(&workspace, &parsed.spans, true);
-        let again = Sources { text: text.as_str().into(), dot_env: None, files: Default::default(), ..sources };
+        let again =
+            Sources { text: text.as_str().into(), dot_env: None, files: Default::default(), ..sources };
         let reread = parse(&again).workspace.expect("what `ws config` prints can be read");
         assert_eq!(reread.services, workspace.services);
     }

@@ -20,7 +20,7 @@ const MAX_FILES: usize = 256;
 const MAX_INCLUDE_DEPTH: usize = 16;
 /// The most bytes of env files that are read: a file counts again for each workspace file that names it, because its
 /// variables may then have other values.
-const MAX_ENV_BYTES: usize = 64 * 1024 * 1024;
+const MAX_ENV_BYTES: usize = 8 * 1024 * 1024;
 
 /// The workspace files, read as far as they can be.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl Loader<'_, '_> {
                 .push(too_costly(format!("files include each other more than {MAX_INCLUDE_DEPTH} deep")));
             return None;
         }
-        if self.begun.len() >= MAX_FILES {
+        if self.begun.len() + self.loaded.missing.len() >= MAX_FILES {
             self.report.push(too_costly(format!("the workspace has more than {MAX_FILES} files")));
             return None;
         }

@@ -163,6 +163,94 @@ fn patterns_that_are_costly() {
 }
 
 #[test]
+fn copies_that_are_multiplied() {
+    let services: String = (0..5_000).map(|n| format!("  s{n}: {{ command: a, replicas: 100 }}\n")).collect();
+    refused(format!("services:\n{services}"), "WS0002");
+    let services: String = (0..9_000).map(|n| format!("  s{n}: {{ command: a }}\n")).collect();
+    refused(format!("defaults: {{ replicas: 2 }}\nservices:\n{services}"), "WS0002");
+}
+
+#[test]
+fn bodies_that_are_costly() {
+    let services: String = (0..9_000)
+        .map(|n| {
+            format!("  s{n}: {{ command: a, ready: {{ http: {{ url: 80, body: '{n}\\w{{300}}' }} }} }}\n")
+        })
+        .collect();
+    refused(format!("services:\n{services}"), "WS0002");
+}
+
+/// Reads a workspace whose further files are made up as they are asked for, as `ws` does.
+#[track_caller]
+fn refused_with_files(text: &str, code: &str, make: impl Fn(&std::path::Path) -> Option<String>) {
+    let mut sources = sources(text);
+    let start = Instant::now();
+    let mut rounds = 0;
+    loop {
+        let needed = files_needed(&sources);
+        if needed.is_empty() {
+            break;
+        }
+        rounds += 1;
+        for path in needed {
+            let text = make(&path);
+            assert!(sources.files.insert(path, text).is_none(), "asked for twice");
+        }
+        assert!(sources.files.len() <= 1_500, "{} files are asked for", sources.files.len());
+    }
+    let (parsed, drawn) = check(&sources);
+    let spent = start.elapsed();
+    assert!(spent < Duration::from_secs(60) && rounds <= 20, "took {spent:?}, {rounds} rounds");
+    assert!(parsed.workspace.is_none());
+    let codes: Vec<_> = parsed.diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
+    assert!(codes.contains(&code), "{codes:?}");
+    assert!(parsed.diagnostics.len() <= 101 && drawn.len() < 1_000_000, "{} bytes", drawn.len());
+}
+
+#[test]
+fn files_that_include_without_end() {
+    // Each one another one, a level deeper.
+    refused_with_files("include: a/x.yaml\nservices: { a: { command: a } }", "WS0002", |_| {
+        Some("include: a/x.yaml\n".to_owned())
+    });
+    // Each one two others.
+    refused_with_files("include: [a/x.yaml, b/x.yaml]\nservices: { a: { command: a } }", "WS0002", |_| {
+        Some("include: [a/x.yaml, b/x.yaml]\n".to_owned())
+    });
+    let many: Vec<String> = (0..500).map(|n| format!("f{n}.yaml")).collect();
+    let text = format!("include: [{}]\nservices: {{ a: {{ command: a }} }}", many.join(", "));
+    refused_with_files(&text, "WS0002", |_| Some("volumes: {}\n".to_owned()));
+    refused_with_files(&text, "WS0046", |_| None);
+    // Circles through others.
+    refused_with_files("include: a.yaml\nservices: { a: { command: a } }", "WS0047", |path| {
+        let next = if path.ends_with("a.yaml") { "b.yaml" } else { "a.yaml" };
+        Some(format!("include: [{next}, workspace.yaml]\n"))
+    });
+}
+
+#[test]
+fn files_that_cost_too_much_together() {
+    let many: Vec<String> = (0..100).map(|n| format!("f{n}.yaml")).collect();
+    let text = format!("include: [{}]\nservices: {{ a: {{ command: a }} }}", many.join(", "));
+    // Each is small enough alone: in bytes, in values behind aliases, in services, in the files that it names.
+    refused_with_files(&text, "WS0002", |_| Some(format!("# {}\n", "x".repeat(100_000))));
+    refused_with_files(&text, "WS0002", |_| {
+        Some(format!("defaults: &a {{ command: [{}] }}\nx: [{}]\n", "x, ".repeat(500), "*a, ".repeat(200)))
+    });
+    refused_with_files(&text, "WS0002", |path| {
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let services: String = (0..200).map(|n| format!("  {stem}-{n}: {{ command: a }}\n")).collect();
+        Some(format!("services:\n{services}"))
+    });
+    refused_with_files(&text, "WS0002", |path| {
+        if path.ends_with("big.env") {
+            return Some(format!("A={}\n", "x".repeat(2_000)).repeat(500));
+        }
+        Some("env_file: big.env\n".to_owned())
+    });
+}
+
+#[test]
 fn a_terminal_cannot_be_driven() {
     let text = "services:\n  \"a\\x1b]0;owned\\x07\": { command: x }\n  b: { \"\\x1b[2J\": 1, command: x }\n";
     let sources = sources(text);
@@ -173,6 +261,8 @@ fn a_terminal_cannot_be_driven() {
 
 const GOOD: &str = include_str!("../../../tests/cases/good_shop.yaml");
 const DEFAULTS: &str = include_str!("../../../tests/cases/good_defaults.yaml");
+const LIFE: &str = include_str!("../../../tests/cases/good_life.yaml");
+const OUTSIDE: &str = include_str!("../../../tests/cases/good_outside.yaml");
 const QUOTING: &str = include_str!("../../../tests/cases/good_quoting.yaml");
 
 /// What holds for every input.
@@ -209,10 +299,10 @@ proptest! {
 
     #[test]
     fn mutated_good_files_are_read_without_panic(
-        which in 0..3_usize,
+        which in 0..5_usize,
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), "[ -~\\n]{0,3}"), 1..6),
     ) {
-        let mut text = [GOOD, DEFAULTS, QUOTING][which].to_owned();
+        let mut text = [GOOD, DEFAULTS, QUOTING, LIFE, OUTSIDE][which].to_owned();
         for (from, to, insert) in edits {
             let (mut from, mut to) = (from.index(text.len() + 1), to.index(text.len() + 1));
             if from > to {
@@ -231,17 +321,61 @@ proptest! {
         key in proptest::sample::select(vec![
             "kind", "profiles", "command", "shell", "build", "working_dir", "writable", "reads", "environment",
             "env_file", "depends_on", "links", "expose", "ports", "volumes", "tmpfs", "secrets", "ready", "restart",
-            "stop", "limits",
+            "stop", "limits", "startup", "liveness", "pre_start", "post_start", "pre_stop", "replicas",
+            "success_exit_codes", "stdin", "tty", "logs",
         ]),
         value in proptest::sample::select(vec![
             "null", "true", "-1", "1e99", ".nan", "''", "x", "[]", "{}", "[[]]", "[{}]", "[null]", "[x, 1, ~]",
             "{ x: y }", "{ x: { y: z } }", "[{ x: y }]", "'a:b:c:d:e'", "'::'", "'/'", "'$$'", "'${A}'", "'~'", "'~/'",
             "{ command: [] }", "{ exec: '' }", "{ http: ':' }", "{ tcp: 0 }", "{ log: '*' }", "{ max: 0 }",
             "[{ to: 'x:1', ports: [] }]", "[{ target: '/..', source: '' }]", "{ memory: 0, cpus: 0 }", "0x10", "1_000",
+            "notify", "{ notify: true }", "{ http: { url: 80, status: '1-2', headers: { '': x } } }", "{ grpc: ':1/' }",
+            "{ http: { url: ':80', status: [200, '300-301'], headers: { A: b }, body: '^$' } }", "[[], [[]], {}]",
+            "[{ command: x, shell: true, timeout: 1s }]", "{ command: x, shell: true }", "2", "[143, SIGKILL, 0]",
+            "open", "closed", "{ max_size: 1M, max_files: 1, max_age: 1d }", "{ x: { restart: true } }",
             "|\n      a\n      b\n", "2001-01-01", "!!binary gIA=", "&x [*x]",
         ]),
     ) {
         holds(format!("services:\n  a:\n    command: x\n    {key}: {value}\n  x: {{ command: y }}\n").into_bytes())?;
         holds(format!("defaults:\n    {key}: {value}\nservices:\n  x: {{ command: y }}\n").into_bytes())?;
+    }
+
+    #[test]
+    fn every_value_of_what_is_outside_is_read_without_panic(
+        name in "[ -~]{0,12}",
+        value in "[ -~üé]{0,30}",
+        parts in proptest::collection::vec(
+            proptest::sample::select(vec![">", "<", "=", "1", ".", "20", ",", " ", "*", "host", ":", "[", "]", "/"]), 0..8,
+        ),
+    ) {
+        let parts = parts.concat();
+        for value in [&value, &parts] {
+            holds(
+                format!(
+                    "external: {{ {name:?}: {value:?}, a: {value:?} }}\nrequires: {{ {name:?}: {value:?}, b: {value:?} }}\n\
+                     include: [{value:?}]\nservices: {{ x: {{ command: y, links: [a] }} }}\n"
+                )
+                .into_bytes(),
+            )?;
+        }
+    }
+
+    #[test]
+    fn mutated_files_that_are_included_are_read_without_panic(
+        which in 0..3_usize,
+        at in any::<prop::sample::Index>(),
+        insert in "[ -~\\n]{0,6}",
+    ) {
+        let mut text = [LIFE, OUTSIDE, DEFAULTS][which].to_owned();
+        let mut at = at.index(text.len() + 1);
+        while !text.is_char_boundary(at) { at -= 1; }
+        text.insert_str(at, &insert);
+        holds(text.clone().into_bytes())?;
+        let mut whole = sources("include: [sub/one.yaml, two.yaml]\nservices: { first: { command: a, replicas: 2 } }\n");
+        whole.files.insert("/p/sub/one.yaml".into(), Some(text));
+        whole.files.insert("/p/two.yaml".into(), Some(OUTSIDE.to_owned()));
+        let (parsed, _) = check(&whole);
+        let has_errors = parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        prop_assert_eq!(parsed.workspace.is_some(), !has_errors);
     }
 }
