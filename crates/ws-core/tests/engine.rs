@@ -2226,6 +2226,20 @@ fn a_task_that_runs_again_replaces_what_it_made() {
 }
 
 #[test]
+fn what_is_bound_to_a_task_that_is_to_run_again_stops_in_order() {
+    check(
+        [svc("db"), task("seed"), svc("api").after("db seed!")],
+        "up              -> +db +seed api=waiting db=starting seed=starting
+         db executed     -> db=ready api=waiting
+         seed exited 0   -> +api seed=exited api=starting
+         api executed    -> api=ready READY
+         restart db seed -> TERM api +seed api=stopping db=stopping seed=starting
+         why db          -> db: stopping: was asked to restart, after api | api: stopping: seed is started again
+         api exited 0    -> TERM db api=waiting",
+    );
+}
+
+#[test]
 fn what_is_bound_and_being_stopped_stays_stopped() {
     check_bound(
         "stop api     -> TERM api api=stopping

@@ -133,9 +133,10 @@ impl Engine {
                 State::Failed { lost: Some(_) } => {}
             }
         }
-        // After those that were asked for, so that each of these has the nearer cause.
+        // After those that were asked for, so that each of these has the nearer cause; and before anything is signalled
+        // or started, so that the order is that of one stop.
         for i in asked {
-            if self.units[i].is_going() {
+            if !matches!(self.units[i].state, State::Failed { lost: Some(_) }) {
                 self.end_bound(i, now, out);
             }
         }
