@@ -13,6 +13,7 @@ pub mod peer;
 pub mod probes;
 pub mod publish;
 pub mod pump;
+pub mod requires;
 pub mod sandbox;
 pub mod slots;
 
