@@ -1674,6 +1674,18 @@ fn a_start_can_be_extended() {
 }
 
 #[test]
+fn a_start_can_not_be_extended_for_ever() {
+    check(
+        [notifier()],
+        "up                    -> +db db=starting
+         db executed           -> db=running
+         db says EXTEND 86400s ->
+         after 3659s           ->
+         after 1s              -> KILL db db=stopping",
+    );
+}
+
+#[test]
 fn an_extension_never_makes_it_shorter() {
     check(
         [notifier()],
@@ -1726,6 +1738,22 @@ fn a_watchdog_must_be_told() {
          db killed 6      -> db=backoff
          status db        -> backoff restarts=0 was killed by SIGABRT because liveness_failed",
     );
+}
+
+#[test]
+fn what_came_in_time_and_is_read_late_still_counts() {
+    let mut engine = Engine::new(world([watched()]).plan());
+    let says = |news| Input::Notified { service: name("db"), generation: 1, news };
+    let _ = engine.step(Input::Up { services: vec![] }, Duration::ZERO);
+    let executed = Input::Executed { service: name("db"), generation: 1, pid: None };
+    let _ = engine.step(executed, Duration::ZERO);
+    let _ = engine.step(says(Notified::Ready), Duration::ZERO);
+    let late = Duration::from_secs(100);
+    // Of somebody else, and after the deadline of this one.
+    let _ = engine.step(Input::Up { services: vec![] }, late);
+    let _ = engine.step(says(Notified::Watchdog), late);
+    assert_eq!(engine.step(Input::Tick, late), Outcome::default());
+    assert_eq!(engine.next_deadline(), Some(late + Duration::from_secs(5)));
 }
 
 #[test]
