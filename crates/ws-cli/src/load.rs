@@ -69,6 +69,7 @@ pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Source
             .collect::<Result<_, Failure>>()?,
         environment: settings.around.env.clone(),
         files: BTreeMap::new(),
+        links: BTreeMap::new(),
         home: home(settings),
         profiles: options.profile.clone(),
         default_name: found
@@ -85,6 +86,11 @@ pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Source
         }
         for file in needed {
             let text = read_bytes(&file).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            if let Ok(real) = file.canonicalize()
+                && real != file
+            {
+                sources.links.insert(file.clone(), real);
+            }
             sources.files.insert(file, text);
         }
     }

@@ -170,6 +170,9 @@ all of them, and `api-2` is the name of a copy of `api`.";
     NOT_A_SERVICE = "WS0059", "\
 A name of `external` is used as if it were a service. It can be linked to, on its one TCP port; ws neither starts it \
 nor knows when it is ready, so nothing can depend on it, and no service can have its name.";
+    INCLUDE_LINK = "WS0060", "\
+A file that `include` names is a symbolic link, or lies behind one. Links are not followed there, because whoever can \
+change the link decides what runs and with which rights; name the path that it leads to.";
 }
 
 /// The codes of the planner, which finds its problems in the finished workspace and on the machine.

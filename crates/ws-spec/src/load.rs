@@ -166,6 +166,16 @@ impl Loader<'_, '_> {
             });
             return None;
         };
+        if let Some(real) = sources.links.get(path) {
+            let real = shown(&crate::spans::relative(real, &sources.root));
+            let message = format!("`{name}` leads over a symbolic link to `{real}`");
+            self.report.push(
+                error(codes::INCLUDE_LINK, include.span, message)
+                    .label("links are not followed: they could be changed to lead anywhere")
+                    .help(format!("name the path that it leads to: `{real}`")),
+            );
+            return None;
+        }
         if self.bytes + text.len() > yaml::MAX_BYTES {
             let most = yaml::MAX_BYTES;
             self.report

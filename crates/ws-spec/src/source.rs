@@ -25,6 +25,10 @@ pub struct Sources {
     pub environment: BTreeMap<String, String>,
     /// The contents of the files that [`crate::files_needed`] asks for; `None`: could not be read.
     pub files: BTreeMap<PathBuf, Option<String>>,
+    /// Those of them whose path leads over a symbolic link, with the path without any. A workspace file is not
+    /// included over one: whoever can change the link decides what runs.
+    #[serde(default)]
+    pub links: BTreeMap<PathBuf, PathBuf>,
     /// The caller's home, for `~`. Absolute.
     pub home: PathBuf,
     /// The profiles that are switched on; `*` is all of them.

@@ -3,7 +3,7 @@
 //! `tests/cases/NAME.yaml` at the root of the repository is read as `/p/workspace.yaml`; beside it stand
 //! `NAME.stderr`, what is drawn for people (absent: nothing), and, for a good file, `NAME.config`, what
 //! `ws config --origins` prints. `NAME.env`, where there is one, is its `.env`; other files that it names
-//! are looked up in `tests/cases/files`. A first line `# profiles: a b` switches profiles on.
+//! are looked up in `tests/cases/files`, where `x.link.yaml` stands for a symbolic link to `x.yaml`. A first line `# profiles: a b` switches profiles on.
 //!
 //! `BLESS=1 cargo test -p ws-spec` rewrites the expectations.
 
@@ -40,6 +40,7 @@ fn sources_of(text: Text, dot_env: Option<String>, profiles: Vec<String>) -> Sou
             ("EMPTY".to_owned(), String::new()),
         ]),
         files: BTreeMap::new(),
+        links: BTreeMap::new(),
         home: "/home/me".into(),
         profiles,
         default_name: "My Project".into(),
@@ -52,6 +53,10 @@ fn sources_of(text: Text, dot_env: Option<String>, profiles: Vec<String>) -> Sou
         for path in needed {
             let below = path.strip_prefix("/p").unwrap_or(&path).to_owned();
             let text = std::fs::read_to_string(repository().join("tests/cases/files").join(below)).ok();
+            // What is a link on a machine is named so here.
+            if let Some(stem) = path.to_str().and_then(|path| path.strip_suffix(".link.yaml")) {
+                sources.links.insert(path.clone(), format!("{stem}.yaml").into());
+            }
             sources.files.insert(path, text);
         }
     }

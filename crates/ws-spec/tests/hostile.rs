@@ -271,6 +271,13 @@ fn holds(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     let (parsed, _) = check(&sources);
     let has_errors = parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     prop_assert_eq!(parsed.workspace.is_some(), !has_errors);
+    if let Some(workspace) = &parsed.workspace {
+        let text = config(workspace, &parsed.spans, true);
+        let again = Sources { text: text.as_str().into(), environment: BTreeMap::new(), ..sources.clone() };
+        let reread = parse(&again).workspace;
+        let read = |it: &ws_model::Workspace| (it.services.clone(), it.external.clone(), it.requires.clone());
+        prop_assert_eq!(reread.as_ref().map(read), Some(read(workspace)), "{}", text);
+    }
     for diagnostic in &parsed.diagnostics {
         prop_assert!(diagnostic.place.start <= diagnostic.place.end);
         prop_assert!(diagnostic.place.line >= 1 && diagnostic.place.column >= 1);
