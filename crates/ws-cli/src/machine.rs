@@ -24,6 +24,13 @@ pub fn facts(workspace: &Workspace) -> Facts {
     ws_linux::observe::facts(workspace)
 }
 
+/// What of the programs that a plan requires is not here or not of the version that it asks for: a sentence each, with
+/// what to do. Runs the programs, so it takes a moment.
+#[must_use]
+pub fn unmet_requirements(plan: &Plan) -> Vec<String> {
+    ws_linux::requires::check(&plan.requires)
+}
+
 /// Whether whoever connected to the control socket may talk to this supervisor.
 ///
 /// # Errors
