@@ -253,13 +253,17 @@ impl Group {
         self.v1.iter().try_for_each(|dir| attach(dir, pid))
     }
 
-    /// Kills every process of the group but its launchers, those that are being forked included.
+    /// Kills every process of the group but its launchers, and those that are forked meanwhile.
+    ///
+    /// One by one, not by `cgroup.kill`: since Linux 6.14 a cgroup counts its kills, and who is cloned into it
+    /// (`CLONE_INTO_CGROUP`) from a cgroup with another count is taken for one that a kill has missed, and killed at
+    /// birth. The group could have no further process.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn kill(&self) -> Result<()> {
         if let Some(dir) = &self.v2 {
-            return leftover::kill_below(dir, &[]);
+            return leftover::kill_each_below(dir, &[]);
         }
         let launchers = self.lock().launchers.clone();
         self.v1.first().map_or(Ok(()), |dir| leftover::kill_below(dir, &launchers))

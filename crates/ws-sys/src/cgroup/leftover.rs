@@ -97,6 +97,11 @@ pub(super) fn kill_below(dir: &Path, spare: &[u32]) -> Result<()> {
             other => other,
         };
     }
+    kill_each_below(dir, spare)
+}
+
+/// As [`kill_below`], and leaves the directories as they were for later processes.
+pub(super) fn kill_each_below(dir: &Path, spare: &[u32]) -> Result<()> {
     let mut dirs = Vec::new();
     each_below(dir, &mut |dir| dirs.push(dir.to_owned()));
     dirs.iter().try_for_each(|dir| kill_one_by_one(dir, spare))

@@ -17,6 +17,7 @@ const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 /// Size of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 const UP: u32 = libc::IFF_UP as u32;
+const OPER_UP: u8 = 6; // IF_OPER_UP of linux/if.h
 
 /// A pair of virtual interfaces: one here, in a bridge and up; the other, still down, in another namespace.
 #[derive(Debug, Clone, Copy)]
@@ -151,7 +152,8 @@ pub fn delete_host_route(batch: &mut Batch, index: u32, address: Ipv4Addr) -> us
 /// The indexes of all ports of bridges that forward frames.
 ///
 /// A port begins to only some time after its link is up: the kernel leaves that to a work queue, and drops
-/// what comes before it had its turn.
+/// what comes before it had its turn. Its state in the bridge is not enough to know: as long as the queue has not had
+/// its first turn, a port counts as one that may be up, and stands as forwarding from the beginning.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -172,7 +174,8 @@ pub fn forwarding_ports(socket: &mut Socket) -> Result<BTreeSet<u32>, Error> {
             Err(Malformed::Missing) => return Ok(()),
             Err(other) => return Err(other),
         };
-        if port.attrs().find_kind(STATE)?.bytes == [FORWARDING] {
+        let works = message.attrs_after(LINK_HEADER)?.find_kind(libc::IFLA_OPERSTATE)?.bytes == [OPER_UP];
+        if works && port.attrs().find_kind(STATE)?.bytes == [FORWARDING] {
             found.insert(index_of(message)?);
         }
         Ok(())
@@ -189,12 +192,11 @@ pub fn forwarding_ports(socket: &mut Socket) -> Result<BTreeSet<u32>, Error> {
 /// # Errors
 /// When there is no such interface, or the kernel cannot be asked.
 pub fn settle(socket: &mut Socket, index: u32) -> Result<bool, Error> {
-    const UP: u8 = 6; // IF_OPER_UP
     let mut request = Batch::new();
     request.push(libc::RTM_GETLINK, 0, |b| link_header(b, index, 0, 0));
     let mut works = false;
     socket.ask(&mut request, |message| {
-        works = message.attrs_after(LINK_HEADER)?.find_kind(libc::IFLA_OPERSTATE)?.bytes == [UP];
+        works = message.attrs_after(LINK_HEADER)?.find_kind(libc::IFLA_OPERSTATE)?.bytes == [OPER_UP];
         Ok(())
     })?;
     Ok(works)
