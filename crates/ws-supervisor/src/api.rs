@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -202,7 +203,11 @@ pub(crate) async fn serve(
     let _ = tokio::time::timeout(END_WITHIN, all).await;
 }
 
-async fn serve_connection(stream: UnixStream, router: Router, ended: impl Future<Output = ()>) {
+pub(crate) async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    ended: impl Future<Output = ()>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(READ_WITHIN)
@@ -241,7 +246,7 @@ fn turn_away(connections: &mut JoinSet<()>, places: &Arc<Semaphore>, stream: Uni
     });
 }
 
-fn router(api: Api) -> Router {
+pub(crate) fn router(api: Api) -> Router {
     let v1 = Router::new()
         .route("/info", get(info))
         .route("/services", get(services))

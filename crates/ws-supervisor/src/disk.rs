@@ -12,6 +12,10 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 
+/// The greatest number that a line or an event is believed to have: every reader of JSON knows it exactly (RFC 8259,
+/// section 6), and one that stands in a damaged file cannot make ours overflow.
+pub(crate) const MAX_SEQ: u64 = 1 << 53;
+
 /// How much is kept of a file of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {

@@ -96,7 +96,7 @@ where
     let _ = writer.shutdown().await;
 }
 
-async fn talk<R: Wanted, F>(
+pub(crate) async fn talk<R: Wanted, F>(
     mut reader: impl AsyncRead + Unpin + Send + 'static,
     writer: &mut (impl AsyncWrite + Unpin),
     begin: impl FnOnce(R, ExecIo) -> F,

@@ -19,7 +19,7 @@ use ws_model::wire::EventQuery;
 use ws_model::{Event, EventKind, ServiceName};
 
 use crate::clock;
-use crate::disk::{Bounds, Parts, RotatingFile};
+use crate::disk::{Bounds, MAX_SEQ, Parts, RotatingFile};
 
 const FILE: &str = "journal.ndjson";
 const BOUNDS: Bounds = Bounds { part_bytes: 4 << 20, parts: 1, max_age: None };
@@ -50,7 +50,9 @@ pub(crate) struct Last {
 pub(crate) fn last_of(state_dir: &Path) -> io::Result<Last> {
     let mut torn = false;
     for line in Parts::open(&state_dir.join(FILE))?.lines_backwards() {
-        if let Ok(head) = serde_json::from_slice::<Head>(&line) {
+        if let Ok(head) = serde_json::from_slice::<Head>(&line)
+            && head.seq <= MAX_SEQ
+        {
             return Ok(Last { seq: head.seq, clean: !torn && head.kind == "supervisor_stopped" });
         }
         torn = true;

@@ -10,6 +10,9 @@ mod api;
 mod clock;
 mod disk;
 mod exec;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 pub mod logs;
 mod schema;

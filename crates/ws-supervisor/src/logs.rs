@@ -356,7 +356,7 @@ impl LogStore {
         let bounds = self.shared.limits.bounds(retention);
         remove_old_parts(&file_of(&self.shared.dir, service), bounds);
         let mut state = self.shared.state();
-        state.retention.insert(service.clone(), retention.clone());
+        state.retention.insert(service.clone(), *retention);
         if let Some(i) = state.index.get(service).copied() {
             state.services[i].bounds = bounds;
         }

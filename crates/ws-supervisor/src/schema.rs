@@ -6,13 +6,15 @@ use serde_json::{Map, Value, json};
 use ws_model::Event;
 use ws_model::wire::{
     API_VERSION, Accepted, ApiError, DownRequest, EXEC_PROTOCOL, ExecRequest, ExecResult, Info, InstanceRow,
-    LogLine, SEQ_HEADER, ServiceStatus, ServicesRequest, UpRequest, Why,
+    KillRequest, LogLine, RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest, StatsSample, UpRequest,
+    Why,
 };
 
 /// Every document: its name in `schemas/` and its content.
 ///
 /// - `event.schema.json`: a line of `ws events --json` and of `GET /v1/events`;
 /// - `log.schema.json`: a line of `ws logs --json` and of `GET /v1/logs`;
+/// - `stats.schema.json`: a line of `ws stats --json` and of `GET /v1/stats`;
 /// - `ps.schema.json`: `ws ps --json` and `GET /v1/services`;
 /// - `ls.schema.json`: `ws ls --json`;
 /// - `control.openapi.json`: the control API.
@@ -21,6 +23,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
     vec![
         ("event.schema.json", document::<Event>("A line of `ws events --json`")),
         ("log.schema.json", document::<LogLine>("A line of `ws logs --json`")),
+        ("stats.schema.json", document::<StatsSample>("A line of `ws stats --json`")),
         ("ps.schema.json", document::<Vec<ServiceStatus>>("What `ws ps --json` prints")),
         ("ls.schema.json", document::<Vec<InstanceRow>>("What `ws ls --json` prints")),
         ("control.openapi.json", openapi()),
@@ -95,12 +98,38 @@ const ENDPOINTS: &[Endpoint] = &[
     Endpoint {
         takes: Takes::Query(&[
             ("service", "string", true, "of which services; without it of all"),
-            ("tail", "integer", false, "at most this many of the newest lines of each service"),
+            (
+                "tail",
+                "integer",
+                false,
+                "at most this many of the newest lines of each service, after all else",
+            ),
+            ("after", "integer", false, "only lines with a greater number: goes on where a stream broke off"),
             ("since", "date-time", false, "only lines that arrived at this time or later"),
-            ("until", "date-time", false, "only lines that arrived at this time or earlier"),
+            (
+                "until",
+                "date-time",
+                false,
+                "only lines that arrived at this time or earlier; a follower ends then",
+            ),
+            ("grep", "string", false, "only lines in which this regular expression matches somewhere"),
+            ("invert", "boolean", false, "only lines in which `grep` does not match"),
             ("follow", "boolean", false, "go on with new lines until the supervisor ends"),
         ]),
         ..get("/logs", "The output of services, one line a line.", Gives::Lines(of::<LogLine>))
+    },
+    Endpoint {
+        takes: Takes::Query(&[
+            ("service", "string", true, "of which services; without it of all that use something"),
+            (
+                "interval_ms",
+                "integer",
+                false,
+                "milliseconds between two looks, from 100 to 3600000; 1000 without it",
+            ),
+            ("follow", "boolean", false, "a look at once and after each interval, until the supervisor ends"),
+        ]),
+        ..get("/stats", "What services use, one sample of a service a line.", Gives::Lines(of::<StatsSample>))
     },
     get(
         "/hold",
@@ -115,7 +144,11 @@ const ENDPOINTS: &[Endpoint] = &[
         "Stops services (all, when none is named) and starts them again.",
         of::<ServicesRequest>,
     ),
-    post("/kill", "Kills services (all, when none is named) at once.", of::<ServicesRequest>),
+    post(
+        "/kill",
+        "Kills services (all, when none is named) at once, or sends their main processes a signal.",
+        of::<KillRequest>,
+    ),
     post(
         "/down",
         "Stops everything and ends the supervisor: followed streams end when it has.",
@@ -128,7 +161,17 @@ const ENDPOINTS: &[Endpoint] = &[
                   four bytes of length (big endian), data. The client begins with a frame of kind 5, an \
                   `ExecRequest` as JSON, then sends 0 (standard input; empty: its end) and 4 (columns and rows of \
                   the terminal, two bytes each). The supervisor sends 1 (standard output), 2 (standard error) and \
-                  at the end 3, an `ExecResult` as JSON.",
+                  at the end 3, an `ExecResult` as JSON. When the connection ends before, the command is killed.",
+        takes: Takes::Upgrade,
+        gives: Gives::Upgrade,
+    },
+    Endpoint {
+        method: "post",
+        path: "/run/{service}",
+        summary: "Runs a one-off of a service: in a sandbox of its own that is like the service's, without its published \
+                  ports, after what the service depends on was brought up. The connection is upgraded as that of \
+                  `exec`; the first frame is a `RunRequest`. When the connection ends before the one-off, it is \
+                  stopped. Its row has the name `<service>-run-<number>`.",
         takes: Takes::Upgrade,
         gives: Gives::Upgrade,
     },
@@ -148,6 +191,7 @@ fn openapi() -> Value {
     }
     // Sent as data of frames, so no path leads to them.
     generator.subschema_for::<ExecRequest>();
+    generator.subschema_for::<RunRequest>();
     generator.subschema_for::<ExecResult>();
     json!({
         "openapi": "3.1.0",

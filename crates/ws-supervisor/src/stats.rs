@@ -46,7 +46,8 @@ impl Looks {
             self.ended = true;
         }
         let samples = self.look().await?;
-        let mut chunk = Vec::new();
+        // An empty line where there is nothing: a client that has gone is noticed when something is written to it.
+        let mut chunk = if samples.is_empty() { b"\n".to_vec() } else { Vec::new() };
         for sample in samples {
             serde_json::to_writer(&mut chunk, &sample).ok()?;
             chunk.push(b'\n');

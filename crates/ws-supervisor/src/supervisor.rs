@@ -514,13 +514,13 @@ impl Loop {
                 drop(reply.send((rows, self.journal.last_seq())));
             }
             Request::Up(services, reply) => {
-                drop(reply.send(self.change(services, true, |services| Input::Up { services })));
+                drop(reply.send(self.change(&services, true, |services| Input::Up { services })));
             }
             Request::Stop(services, reply) => {
-                drop(reply.send(self.change(services, false, |services| Input::Stop { services })));
+                drop(reply.send(self.change(&services, false, |services| Input::Stop { services })));
             }
             Request::Restart(services, reply) => {
-                drop(reply.send(self.change(services, true, |services| Input::Restart { services })));
+                drop(reply.send(self.change(&services, true, |services| Input::Restart { services })));
             }
             Request::Kill(request, reply) => {
                 let answer = self.kill(request);
@@ -555,11 +555,11 @@ impl Loop {
     /// Something that is asked of services; `starts`: that makes no sense while the stack goes down.
     fn change(
         &mut self,
-        services: Vec<ServiceName>,
+        services: &[ServiceName],
         starts: bool,
         input: impl FnOnce(Vec<ServiceName>) -> Input,
     ) -> Answer<Accepted> {
-        let mut services = self.all_units(&services)?;
+        let mut services = self.all_units(services)?;
         if self.torn_down || (starts && self.down.is_some()) {
             return Err(Refusal::new(StatusCode::CONFLICT, "the stack is going down"));
         }
@@ -577,7 +577,7 @@ impl Loop {
         let KillRequest { services, signal } = request;
         let signal = signal.map_or(Ok(KILL), |text| parse_signal(&text))?;
         if signal == KILL {
-            return self.change(services, false, |services| Input::Kill { services });
+            return self.change(&services, false, |services| Input::Kill { services });
         }
         let all = services.is_empty();
         let wanted = self.all_units(&services)?;

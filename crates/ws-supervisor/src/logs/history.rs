@@ -13,7 +13,7 @@ use ws_model::{ServiceName, Timestamp};
 use super::batch::Batch;
 use super::filter::{BadPattern, Filter};
 use super::{file_of, services_on_disk};
-use crate::disk::Parts;
+use crate::disk::{MAX_SEQ, Parts};
 
 /// What of a line is needed to order and choose it.
 #[derive(Deserialize)]
@@ -24,7 +24,8 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
-        serde_json::from_slice(line).ok()
+        // Numbers that none of us gave are no numbers.
+        serde_json::from_slice(line).ok().filter(|head: &Self| head.seq <= MAX_SEQ)
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// One that nobody hears of.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn of(done: oneshot::Receiver<ExecResult>) -> Self {
         Self { id: 0, done, ended: false, notices: mpsc::unbounded_channel().0 }
     }

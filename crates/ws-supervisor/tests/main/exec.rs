@@ -21,7 +21,7 @@ fn request(command: &[&str]) -> ExecRequest {
 }
 
 /// Everything to the end: standard output, standard error, result.
-async fn drain(streams: &mut ExecStreams) -> (Vec<u8>, Vec<u8>, ExecResult) {
+pub(crate) async fn drain(streams: &mut ExecStreams) -> (Vec<u8>, Vec<u8>, ExecResult) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
         match within(streams.next()).await.unwrap() {
@@ -108,6 +108,23 @@ async fn a_command_notices_that_its_client_is_gone() {
     assert!(matches!(within(session.streams.next()).await, Ok(Some(ExecOutput::Stdout(_)))));
     drop(session);
     until(|| seen.lock().unwrap().execs.len() == 2).await;
+    stack.down().await;
+}
+
+#[tokio::test]
+async fn a_command_that_would_go_on_without_its_client_is_killed() {
+    let stack = stack().await;
+    let forever = "trap '' HUP TERM; echo on; while :; do read line || sleep 1; done";
+    for tty in [false, true] {
+        let mut ask = request(&["/bin/sh", "-c", forever]);
+        ask.tty = tty;
+        let mut session = stack.client.exec(&name("db"), &ask).await.unwrap();
+        assert!(matches!(within(session.streams.next()).await, Ok(Some(ExecOutput::Stdout(_)))));
+        stack.seen.lock().unwrap().execs.clear();
+        drop(session);
+        until(|| stack.seen.lock().unwrap().execs.len() == 1).await;
+        assert_eq!(stack.seen.lock().unwrap().execs, [ExecResult::Ended(ExitReason::Signal(9))]);
+    }
     stack.down().await;
 }
 

@@ -6,4 +6,6 @@ mod exec;
 mod hostile;
 mod lifecycle;
 mod logs;
+mod run;
 mod stack;
+mod usage;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -73,10 +74,11 @@ pub(crate) struct Part(pub(crate) &'static str, pub(crate) Does, pub(crate) &'st
 fn plan(parts: &[Part]) -> Plan {
     let service = |(i, Part(service, does, waits)): (usize, &Part)| {
         let index = u32::try_from(i).unwrap();
+        let replica = service.rsplit_once('-').and_then(|(of, n)| Some((of, n.parse().ok()?)));
         let plan = ServicePlan {
             name: name(service),
-            declared: name(service),
-            replica: 1,
+            declared: name(replica.map_or(service, |(of, _)| of)),
+            replica: replica.map_or(1, |(_, n)| n),
             kind: if matches!(does, Does::Exit(_)) { ServiceKind::Task } else { ServiceKind::Service },
             index,
             address: Subnet::DEFAULT.host(index),
@@ -163,6 +165,10 @@ pub(crate) struct Seen {
     pub(crate) ended: Vec<ServiceName>,
     /// Commands that ended.
     pub(crate) execs: Vec<ExecResult>,
+    /// Signals that were sent to runs.
+    pub(crate) signals: Vec<(ServiceName, i32)>,
+    /// Services that were added later, and are there.
+    pub(crate) added: Vec<ServiceName>,
     pub(crate) torn_down: bool,
 }
 
@@ -171,9 +177,72 @@ struct FakeHost {
     inbox: mpsc::UnboundedSender<Input>,
     seen: Arc<Mutex<Seen>>,
     tear_down_errors: Vec<String>,
+    /// Services that were added: what their runs execute, for real, and with which streams.
+    added: BTreeMap<ServiceName, (ServicePlan, Option<ExecIo>)>,
+    /// The processes of added services and of commands.
+    processes: Arc<Mutex<BTreeMap<Process, Pid>>>,
+    last_exec: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Process {
+    Run(ServiceName),
+    Exec(u64),
 }
 
 impl FakeHost {
+    /// Begins a process in a group of its own; `done` is called when it has ended.
+    fn spawn(&self, process: Process, mut command: Command, done: impl FnOnce(ExecResult) + Send + 'static) {
+        let mut child = match command.process_group(0).spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                let not_found = error.kind() == std::io::ErrorKind::NotFound;
+                return done(ExecResult::NotStarted { error: error.to_string(), not_found });
+            }
+        };
+        // It keeps the process's ends open.
+        drop(command);
+        self.processes.lock().unwrap().insert(process.clone(), Pid::from_child(&child));
+        let processes = Arc::clone(&self.processes);
+        std::thread::spawn(move || {
+            // It is there, so that its number is nobody else's, until it is not in the list any more.
+            let gone = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+            rustix::process::waitid(rustix::process::WaitId::Pid(Pid::from_child(&child)), gone).unwrap();
+            processes.lock().unwrap().remove(&process);
+            let status = child.wait().unwrap();
+            let signal = || ExitReason::Signal(status.signal().unwrap());
+            done(ExecResult::Ended(status.code().map_or_else(signal, ExitReason::Code)));
+        });
+    }
+
+    fn kill(&self, process: &Process, signal: Signal) {
+        if let Some(pid) = self.processes.lock().unwrap().get(process) {
+            rustix::process::kill_process_group(*pid, signal).unwrap();
+        }
+    }
+
+    /// Starts a run of a service that was added.
+    fn start_added(&mut self, service: ServiceName, generation: u64) {
+        let (plan, io) = self.added.get_mut(&service).unwrap();
+        let io = io.take().unwrap();
+        let mut command = Command::new(&plan.run.argv[0]);
+        command.args(&plan.run.argv[1..]).env_clear().envs(plan.run.env.clone()).current_dir(&plan.run.cwd);
+        command.stdin(io.stdin).stdout(io.stdout).stderr(io.stderr);
+        let inbox = self.inbox.clone();
+        let of = service.clone();
+        self.say(Input::Executed { service: service.clone(), generation, pid: None });
+        self.spawn(Process::Run(service), command, move |result| {
+            let input = match result {
+                ExecResult::Ended(exit) => Input::Exited { service: of, generation, exit, oom: false },
+                ExecResult::NotStarted { error, .. } => {
+                    Input::StartFailed { service: of, generation, error, hopeless: true }
+                }
+            };
+            // The supervisor has ended.
+            let _ = inbox.send(input);
+        });
+    }
+
     fn say(&self, input: Input) {
         // The supervisor has ended.
         let _ = self.inbox.send(input);
@@ -194,6 +263,9 @@ impl Host for FakeHost {
     fn submit(&mut self, effect: Effect) {
         assert!(!self.seen.lock().unwrap().torn_down, "{effect:?} after the tear-down");
         match effect {
+            Effect::Start { service, generation, .. } if self.added.contains_key(&service) => {
+                self.start_added(service, generation);
+            }
             Effect::Start { service, generation, .. } => {
                 let does = self.does[&service];
                 if does == Does::NotStart {
@@ -218,9 +290,19 @@ impl Host for FakeHost {
                 }
             }
             Effect::Signal { service, generation, signal } => {
+                self.seen.lock().unwrap().signals.push((service.clone(), signal));
+                if self.added.contains_key(&service) {
+                    return self.kill(&Process::Run(service), Signal::from_named_raw(signal).unwrap());
+                }
+                if signal != 15 {
+                    return;
+                }
                 if !matches!(self.does[&service], Does::Ignore | Does::Stubborn) {
                     self.end(service, generation, ExitReason::Signal(signal));
                 }
+            }
+            Effect::Kill { service, .. } if self.added.contains_key(&service) => {
+                self.kill(&Process::Run(service), Signal::KILL);
             }
             Effect::Kill { service, generation } => self.end(service, generation, ExitReason::Signal(9)),
             Effect::RunHook { service, generation, hook } => {
@@ -230,20 +312,25 @@ impl Host for FakeHost {
         }
     }
 
-    fn cancel_exec(&mut self, _: ExecId) {}
+    fn cancel_exec(&mut self, id: ExecId) {
+        self.kill(&Process::Exec(id.0), Signal::KILL);
+    }
 
     fn add(
         &mut self,
         service: ServicePlan,
-        _: Option<ExecIo>,
+        io: Option<ExecIo>,
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
     ) {
-        self.does.insert(service.name, Does::Run);
+        self.seen.lock().unwrap().added.push(service.name.clone());
+        self.added.insert(service.name.clone(), (service, io));
         done(Ok(()));
     }
 
     fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
-        self.does.remove(service);
+        self.kill(&Process::Run(service.clone()), Signal::KILL);
+        self.added.remove(service);
+        self.seen.lock().unwrap().added.retain(|added| added != service);
         done(Vec::new());
     }
 
@@ -254,24 +341,12 @@ impl Host for FakeHost {
             command.current_dir(cwd);
         }
         let seen = Arc::clone(&self.seen);
-        std::thread::spawn(move || {
-            let result = match command.spawn() {
-                Ok(mut child) => {
-                    // It keeps the process's ends open.
-                    drop(command);
-                    let status = child.wait().unwrap();
-                    let signal = || ExitReason::Signal(status.signal().unwrap());
-                    ExecResult::Ended(status.code().map_or_else(signal, ExitReason::Code))
-                }
-                Err(error) => {
-                    let not_found = error.kind() == std::io::ErrorKind::NotFound;
-                    ExecResult::NotStarted { error: error.to_string(), not_found }
-                }
-            };
+        self.last_exec += 1;
+        self.spawn(Process::Exec(self.last_exec), command, move |result| {
             seen.lock().unwrap().execs.push(result.clone());
             done(result);
         });
-        ExecId(0)
+        ExecId(self.last_exec)
     }
 
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage> {
@@ -287,6 +362,9 @@ impl Host for FakeHost {
 
     fn tear_down(&mut self, done: Box<dyn FnOnce(Vec<String>) + Send>) {
         self.seen.lock().unwrap().torn_down = true;
+        for pid in self.processes.lock().unwrap().values() {
+            rustix::process::kill_process_group(*pid, Signal::KILL).unwrap();
+        }
         done(std::mem::take(&mut self.tear_down_errors));
     }
 }
@@ -373,6 +451,9 @@ impl Stack {
             inbox: inbox.clone(),
             seen: Arc::clone(&seen),
             tear_down_errors: options.tear_down_errors,
+            added: BTreeMap::new(),
+            processes: Arc::default(),
+            last_exec: 0,
         };
         let volumes_removed = Arc::new(Mutex::new(false));
         let removed = Arc::clone(&volumes_removed);
