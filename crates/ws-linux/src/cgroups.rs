@@ -77,7 +77,7 @@ pub struct Config {
     pub own_processes: u32,
 }
 
-/// The control groups of an instance. Dropping it removes nothing: see [`Cgroups::remove`].
+/// The control groups of an instance. Dropping it removes nothing: see [`Cgroups::clear`].
 #[derive(Debug)]
 pub struct Cgroups {
     tree: Tree,
@@ -152,7 +152,7 @@ impl Cgroups {
                 Ok(group)
             }
             Err(error) => {
-                for left in group.remove(Duration::from_secs(1)) {
+                for left in group.clear(Duration::from_secs(1)) {
                     tracing::warn!(error = %left, "a control group was left");
                 }
                 Err(error)
@@ -160,7 +160,7 @@ impl Cgroups {
         }
     }
 
-    /// Lets go of a service: its group is for the caller to [`remove`](ServiceGroup::remove), which takes a moment.
+    /// Lets go of a service: its group is for the caller to [`clear`](ServiceGroup::clear), which takes a moment.
     pub fn take(&mut self, name: &ServiceName) -> Option<Arc<ServiceGroup>> {
         self.services.remove(name)
     }
@@ -233,11 +233,21 @@ impl Cgroups {
         self.tree.kill().map_err(Error::Use)
     }
 
-    /// Removes every directory of the instance, waiting for processes that are about to end for `within`
-    /// in all; gives what could not be removed as sentences. Blocks; can be called again.
+    /// Removes every directory of the instance, with whatever processes are left in them; gives what could not be
+    /// removed within `within` as sentences. Blocks; can be called again.
+    ///
+    /// Looking for processes in every directory costs more than everything else, so it is done only where one
+    /// cannot be removed.
     #[must_use]
-    pub fn remove(&self, within: Duration) -> Vec<String> {
-        self.tree.remove(within).iter().map(phrase).collect()
+    pub fn clear(&self, within: Duration) -> Vec<String> {
+        if self.tree.remove(Duration::ZERO).is_empty() {
+            return Vec::new();
+        }
+        let killed = self.tree.kill().err();
+        let left = self.tree.remove(within);
+        // What was not killed and is gone all the same is no trouble.
+        let killed = killed.iter().filter(|_| !left.is_empty());
+        killed.chain(&left).map(phrase).collect()
     }
 }
 
@@ -276,11 +286,16 @@ impl ServiceGroup {
         Some(u32::try_from(all.saturating_sub(self.ours)).unwrap_or(u32::MAX))
     }
 
-    /// Removes the group's directories, waiting for processes that are about to end for `within` in all; gives what
-    /// could not be removed as sentences. Blocks; can be called again.
+    /// Removes the group's directories, as [`Cgroups::clear`] does those of the instance.
     #[must_use]
-    pub fn remove(&self, within: Duration) -> Vec<String> {
-        self.group.remove(within).iter().map(phrase).collect()
+    pub fn clear(&self, within: Duration) -> Vec<String> {
+        if self.group.remove(Duration::ZERO).is_empty() {
+            return Vec::new();
+        }
+        let killed = self.group.kill().err();
+        let left = self.group.remove(within);
+        let killed = killed.iter().filter(|_| !left.is_empty());
+        killed.chain(&left).map(phrase).collect()
     }
 
     /// How many processes the kernel has killed for lack of memory since the group was made.
@@ -526,8 +541,7 @@ mod tests {
 
     impl Drop for Fixture {
         fn drop(&mut self) {
-            let _ = self.cgroups.kill();
-            let errors = self.cgroups.remove(LONG);
+            let errors = self.cgroups.clear(LONG);
             if !std::thread::panicking() {
                 assert_eq!(errors, Vec::<String>::new());
                 assert_eq!(self.left(), Vec::<PathBuf>::new());
@@ -607,7 +621,7 @@ mod tests {
             assert!(matches!(again, Error::Service { .. }), "{again:?}");
             assert!(group.dir_fd().unwrap().is_some(), "the first one is untouched");
             let taken = fixture.cgroups.take(&late).unwrap();
-            assert_eq!(taken.remove(LONG), Vec::<String>::new());
+            assert_eq!(taken.clear(LONG), Vec::<String>::new());
             assert!(taken.group().directories().iter().all(|dir| !dir.exists()));
             assert!(fixture.cgroups.service(&late).is_none() && fixture.cgroups.take(&late).is_none());
         }
@@ -708,6 +722,6 @@ mod tests {
             (group.oom_kills(), group.oom_killed(), group.dir_fd().unwrap().is_none()),
             (0, false, true)
         );
-        assert_eq!(cgroups.remove(LONG), Vec::<String>::new());
+        assert_eq!(cgroups.clear(LONG), Vec::<String>::new());
     }
 }

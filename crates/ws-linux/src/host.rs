@@ -647,10 +647,7 @@ impl Host for LinuxHost {
                 drop(shared.net.lock().unwrap_or_else(PoisonError::into_inner).take());
                 shared.spawner.end();
                 let groups = shared.cgroups.lock().unwrap_or_else(PoisonError::into_inner).take();
-                groups.map(|groups| {
-                    let _ = groups.kill();
-                    groups.remove(REMOVE_WITHIN)
-                })
+                groups.map(|groups| groups.clear(REMOVE_WITHIN))
             });
             done(errors.await.ok().flatten().unwrap_or_default());
         });

@@ -180,11 +180,7 @@ pub(super) fn unmake(shared: &Shared, service: &ServicePlan) -> Vec<String> {
         groups.as_mut().and_then(|groups| groups.take(&service.name))
     };
     if let Some(group) = group {
-        // Whatever of it outlived its launcher.
-        if let Err(error) = group.kill() {
-            errors.push(chain(&error));
-        }
-        errors.extend(group.remove(REMOVE_WITHIN));
+        errors.extend(group.clear(REMOVE_WITHIN));
     }
     errors
 }
