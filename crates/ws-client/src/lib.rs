@@ -1,7 +1,7 @@
 //! Client of the control socket of a `ws` supervisor.
 //!
 //! Owns the client's half of the protocol in [`ws_model::wire`]: HTTP/1.1 and JSON over a unix socket,
-//! NDJSON streams of events and log lines, and framed streams for `exec`. Each request has a connection
+//! NDJSON streams of events, log lines and samples, and framed streams for `exec` and `run`. Each request has a connection
 //! of its own, so that a client may be shared, cloned and dropped at will, and a stream that is not
 //! read holds up nothing else.
 //!
@@ -23,6 +23,11 @@
 //! # Ok(())
 //! # }
 //! ```
+
+/// The examples of the README are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod client;
 mod error;

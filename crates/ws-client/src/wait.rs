@@ -231,6 +231,21 @@ mod tests {
         assert_eq!(state.outcome(), None);
         state.apply(&phase("api-2", Phase::Ready, None));
         assert_eq!(state.outcome(), Some(WaitOutcome::Reached));
+        // Their service's name means all of them, and no one-off; nobody waits for one who did not name it.
+        let one_off = ServiceStatus {
+            name: ServiceName::new("api-run-1").unwrap(),
+            ..row("api", ServiceKind::Task, Phase::Running)
+        };
+        let rows = vec![replica(1), replica(2), one_off];
+        let waits_for = |services: &[&str]| {
+            let services: Vec<ServiceName> =
+                services.iter().map(|name| ServiceName::new(*name).unwrap()).collect();
+            let state = WaitState::new(rows.clone(), &services, WaitFor::Ready);
+            state.into_rows().into_iter().map(|row| row.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(waits_for(&["api"]), ["api-1", "api-2"]);
+        assert_eq!(waits_for(&[]), ["api-1", "api-2"]);
+        assert_eq!(waits_for(&["api-run-1"]), ["api-run-1"]);
     }
 
     #[test]

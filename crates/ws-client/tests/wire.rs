@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
-use ws_client::{Client, ClientError, EventQuery, ExecOutput, LogQuery, WaitFor, WaitOutcome};
-use ws_model::wire::{ExecRequest, ExecResult, LogStream};
+use ws_client::{Client, ClientError, EventQuery, ExecOutput, LogQuery, StatsQuery, WaitFor, WaitOutcome};
+use ws_model::wire::{ExecRequest, ExecResult, LogStream, RunRequest};
 use ws_model::{EventKind, ExitReason, ServiceName};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -79,6 +79,9 @@ async fn requests_are_what_the_protocol_says() {
         answer("200 OK", ""),
         answer("200 OK", ""),
         answer("200 OK", r#"{"seq": 8}"#),
+        answer("200 OK", r#"{"seq": 9}"#),
+        answer("200 OK", ""),
+        answer("200 OK", ""),
     ]);
     let client = server.client();
     let db = ServiceName::new("db").unwrap();
@@ -87,6 +90,13 @@ async fn requests_are_what_the_protocol_says() {
     assert!(client.logs(&query).await.unwrap().next().await.is_none());
     assert!(client.events(EventQuery { since: 3, follow: false }).await.unwrap().next().await.is_none());
     client.kill(&[]).await.unwrap();
+    client.signal(&[], "HUP").await.unwrap();
+    let stats =
+        StatsQuery { services: vec![ServiceName::new("db").unwrap()], interval_ms: 250, follow: true };
+    assert!(client.stats(&stats).await.unwrap().next().await.is_none());
+    let grep =
+        LogQuery { after: Some(7), grep: Some("a+ b&c".to_owned()), invert: true, ..LogQuery::default() };
+    assert!(client.logs(&grep).await.unwrap().next().await.is_none());
     let requests = server.requests().await;
     let first: Vec<&str> = requests.iter().map(|request| request.lines().next().unwrap()).collect();
     assert_eq!(
@@ -96,6 +106,9 @@ async fn requests_are_what_the_protocol_says() {
             "GET /v1/logs?service=db&tail=5&follow=true HTTP/1.1",
             "GET /v1/events?since=3 HTTP/1.1",
             "POST /v1/kill HTTP/1.1",
+            "POST /v1/kill HTTP/1.1",
+            "GET /v1/stats?service=db&interval_ms=250&follow=true HTTP/1.1",
+            "GET /v1/logs?after=7&grep=a%2B%20b%26c&invert=true HTTP/1.1",
         ]
     );
 }
@@ -243,6 +256,24 @@ async fn frames_may_be_cut_anywhere() {
         assert!(matches!(nonsense.streams.next().await, Err(ClientError::Protocol { .. })));
     }
     assert!(matches!(client.exec(&db, &request).await, Err(ClientError::Api { status: 409, .. })));
+}
+
+#[tokio::test]
+async fn a_one_off_is_asked_for_as_a_command_is() {
+    let upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ws-exec\r\n\r\n";
+    let exit = b"\x03\0\0\0\x14{\"ended\":{\"code\":0}}";
+    let session = vec![[upgraded.as_slice(), exit].concat()];
+    // The second one keeps the first connection open.
+    let server = Server::start(vec![session, answer("200 OK", r#"{"seq": 1}"#)]);
+    let client = server.client();
+    let db = ServiceName::new("db").unwrap();
+    let mut session = client.run(&db, &RunRequest::default()).await.unwrap();
+    let ended = ExecOutput::Exit(ExecResult::Ended(ExitReason::Code(0)));
+    assert_eq!(session.streams.next().await.unwrap(), Some(ended));
+    client.up(&[]).await.unwrap();
+    let request = server.requests().await.remove(0);
+    assert!(request.starts_with("POST /v1/run/db HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("upgrade: ws-exec\r\n"), "{request}");
 }
 
 /// Another user can be the first to make a socket where ours is looked for, in `/tmp`.

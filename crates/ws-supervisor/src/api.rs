@@ -87,6 +87,8 @@ pub(crate) enum Request {
     /// Whether a command could be run now, and in which unit.
     MayExec(ServiceName, Reply<Answer<ServiceName>>),
     Exec(ExecSpec, ExecIo, Reply<Answer<Running>>),
+    /// A terminal in the sandbox of a unit; none where it cannot be had.
+    Terminal(ServiceName, Reply<exec::Terminal>),
     /// Whether a one-off could be run now.
     MayRun(ServiceName, Reply<Answer<()>>),
     Run(ServiceName, RunRequest, ExecIo, Reply<Answer<Running>>),
@@ -384,7 +386,9 @@ async fn exec_in(State(api): State<Api>, service: PathService, mut request: Http
     let service = service_name(service)?;
     let upgrade = upgrade_of(&mut request, "exec")?;
     let service = api.ask(|reply| Request::MayExec(service, reply)).await??;
-    Ok(upgraded(upgrade, async move |request: ExecRequest, io| {
+    let (of, asked) = (service.clone(), api.clone());
+    let terminal = async move { asked.ask(|reply| Request::Terminal(of, reply)).await.ok().flatten() };
+    Ok(upgraded(upgrade, terminal, async move |request: ExecRequest, io| {
         let spec = ExecSpec {
             service,
             argv: request.command,
@@ -405,7 +409,9 @@ async fn run_one_off(
     let upgrade = upgrade_of(&mut request, "run")?;
     let of = service.clone();
     api.ask(|reply| Request::MayRun(of, reply)).await??;
-    Ok(upgraded(upgrade, async move |request: RunRequest, io| {
+    // The sandbox that it could have a name in is not there yet.
+    let terminal = std::future::ready(None);
+    Ok(upgraded(upgrade, terminal, async move |request: RunRequest, io| {
         api.ask(|reply| Request::Run(service, request, io, reply)).await?
     }))
 }
@@ -420,14 +426,18 @@ fn upgrade_of(request: &mut HttpRequest, what: &str) -> Answer<OnUpgrade> {
     })
 }
 
-/// Goes on with frames: `begin` begins what the first one asks for.
-fn upgraded<R, B, F>(upgrade: OnUpgrade, begin: B) -> Response
+/// Goes on with frames: `begin` begins what the first one asks for, on a `terminal` if that is asked for.
+fn upgraded<R, B, F>(
+    upgrade: OnUpgrade,
+    terminal: impl Future<Output = exec::Terminal> + Send + 'static,
+    begin: B,
+) -> Response
 where
     R: exec::Wanted,
     B: FnOnce(R, ExecIo) -> F + Send + 'static,
     F: Future<Output = Answer<Running>> + Send + 'static,
 {
-    tokio::spawn(exec::serve(upgrade, begin));
+    tokio::spawn(exec::serve(upgrade, terminal, begin));
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, EXEC_PROTOCOL)];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }

@@ -84,21 +84,29 @@ impl Wanted for RunRequest {
     }
 }
 
-/// Serves an upgraded connection until the command has ended or the client is gone.
-pub(crate) async fn serve<R: Wanted, F>(upgrade: OnUpgrade, begin: impl FnOnce(R, ExecIo) -> F)
-where
+/// Both sides of a terminal, ours first, if one is to be had where the command will run.
+pub(crate) type Terminal = Option<(OwnedFd, OwnedFd)>;
+
+/// Serves an upgraded connection until the command has ended or the client is gone. `terminal` is waited for when the
+/// command is to have one.
+pub(crate) async fn serve<R: Wanted, F>(
+    upgrade: OnUpgrade,
+    terminal: impl Future<Output = Terminal>,
+    begin: impl FnOnce(R, ExecIo) -> F,
+) where
     F: Future<Output = Answer<Running>>,
 {
     let Ok(upgraded) = upgrade.await else { return };
     let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
     // An error is the client's going away: there is nobody to tell.
-    let _ = talk(reader, &mut writer, begin).await;
+    let _ = talk(reader, &mut writer, terminal, begin).await;
     let _ = writer.shutdown().await;
 }
 
 pub(crate) async fn talk<R: Wanted, F>(
     mut reader: impl AsyncRead + Unpin + Send + 'static,
     writer: &mut (impl AsyncWrite + Unpin),
+    terminal: impl Future<Output = Terminal>,
     begin: impl FnOnce(R, ExecIo) -> F,
 ) -> io::Result<()>
 where
@@ -108,9 +116,11 @@ where
         Ok(read) => read?,
         Err(_) => Err("the command did not come in time".to_owned()),
     };
+    let tty = request.as_ref().is_ok_and(Wanted::tty);
+    let inside = if tty { terminal.await } else { None };
     let prepared = request.and_then(|request| {
         let streams =
-            Streams::open(request.tty()).map_err(|error| format!("could not open its streams: {error}"))?;
+            Streams::open(tty, inside).map_err(|error| format!("could not open its streams: {error}"))?;
         Ok((request, streams))
     });
     let begun = match prepared {
@@ -323,8 +333,12 @@ struct Streams {
 
 impl Streams {
     /// Opens the streams of a process: its ends and ours.
-    fn open(tty: bool) -> io::Result<(ExecIo, Self)> {
-        if tty { Self::terminal() } else { Self::pipes() }
+    fn open(tty: bool, inside: Terminal) -> io::Result<(ExecIo, Self)> {
+        match (tty, inside) {
+            (true, Some((ours, theirs))) => Self::terminal(ours, theirs),
+            (true, None) => Self::own_terminal(),
+            (false, _) => Self::pipes(),
+        }
     }
 
     fn pipes() -> io::Result<(ExecIo, Self)> {
@@ -339,12 +353,17 @@ impl Streams {
         Ok((ExecIo { stdin, stdout, stderr }, ours))
     }
 
-    fn terminal() -> io::Result<(ExecIo, Self)> {
+    /// A terminal of ours: it works as any, but has no name inside.
+    fn own_terminal() -> io::Result<(ExecIo, Self)> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let ours = rustix::pty::openpt(flags)?;
         rustix::pty::grantpt(&ours)?;
         rustix::pty::unlockpt(&ours)?;
-        let theirs: OwnedFd = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+        let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+        Self::terminal(ours, theirs)
+    }
+
+    fn terminal(ours: OwnedFd, theirs: OwnedFd) -> io::Result<(ExecIo, Self)> {
         // Tokio's types for pipes ask nothing of a descriptor but that it does not block.
         fcntl_setfl(&ours, fcntl_getfl(&ours)? | OFlags::NONBLOCK)?;
         let streams = Self {
@@ -390,7 +409,8 @@ mod tests {
         client.write_all(first).await.unwrap();
         let (reader, mut writer) = tokio::io::split(server);
         let serving = tokio::spawn(async move {
-            talk(reader, &mut writer, async move |request, io| Ok(begin(request, io))).await
+            let terminal = std::future::ready(None);
+            talk(reader, &mut writer, terminal, async move |request, io| Ok(begin(request, io))).await
         });
         let mut frames = Vec::new();
         while let Ok(Some(frame)) = read_frame(&mut client).await {
@@ -405,6 +425,21 @@ mod tests {
     }
 
     type Frames = Vec<(ExecFrame, Vec<u8>)>;
+
+    #[tokio::test]
+    async fn the_terminal_of_the_sandbox_is_taken_where_there_is_one() {
+        let rdev = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_rdev;
+        let (theirs, _ours) = Streams::open(true, None).unwrap();
+        assert!(rustix::termios::isatty(&theirs.stdin));
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let inside = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&inside).unwrap();
+        let other_side = rustix::pty::ioctl_tiocgptpeer(&inside, flags).unwrap();
+        let wanted = rdev(&other_side);
+        assert_ne!(rdev(&theirs.stdin), wanted);
+        let (theirs, _ours) = Streams::open(true, Some((inside, other_side))).unwrap();
+        assert_eq!([&theirs.stdin, &theirs.stdout, &theirs.stderr].map(rdev), [wanted; 3]);
+    }
 
     #[tokio::test]
     async fn garbage_is_answered_and_runs_nothing() {

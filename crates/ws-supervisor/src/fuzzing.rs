@@ -154,6 +154,7 @@ async fn answer(mut asked: mpsc::Receiver<Request>) {
             Request::Usage(reply) => drop(reply.send(Vec::new())),
             Request::MayExec(service, reply) => drop(reply.send(known(&service))),
             Request::Exec(_, io, reply) => drop(reply.send(Ok(process(io)))),
+            Request::Terminal(_, reply) => drop(reply.send(None)),
             Request::MayRun(service, reply) => drop(reply.send(known(&service).map(drop))),
             Request::Run(_, _, io, reply) => drop(reply.send(Ok(process(io)))),
             Request::Hold(reply) => {
@@ -249,7 +250,7 @@ impl FrameTarget {
         let (reader, mut writer) = tokio::io::split(server);
         let serve = async {
             // An error is the client's.
-            let _ = exec::talk(reader, &mut writer, begin).await;
+            let _ = exec::talk(reader, &mut writer, std::future::ready(None), begin).await;
             let _ = writer.shutdown().await;
         };
         let mut answer = Vec::new();

@@ -2,8 +2,10 @@
 //!
 //! A reader holds nothing but the number of the last event that it has: a slow one takes what it misses
 //! from the ring in memory or, when that has moved on, from disk. So a reader misses nothing that is
-//! kept, and nobody waits for a reader or for the disk. The numbers go on across supervisors; after one that did not end well some are left out, so that a number that was told and not written
-//! is never told again for another event.
+//! kept, and nobody waits for a reader or for the disk. What the disk refuses (it is full, or cannot be written) waits
+//! in memory for the next event, and for the end; that is told once, and once when it is over. The numbers go on across
+//! supervisors; after one that did not end well some are left out, so that a number that was told and not written is
+//! never told again for another event. Times are what the wall clock said; nothing is ordered by them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -81,7 +83,20 @@ struct State {
     ring_bytes: usize,
     pending: VecDeque<Bytes>,
     pending_bytes: usize,
+    /// The disk refused what is pending, and nothing new has come since.
+    refused: bool,
     closing: bool,
+}
+
+impl State {
+    /// Gives up the oldest events that wait for the disk and have no room.
+    fn trim(&mut self) {
+        while self.pending_bytes > PENDING_BYTES
+            && let Some(oldest) = self.pending.pop_front()
+        {
+            self.pending_bytes -= oldest.len();
+        }
+    }
 }
 
 /// The end of the thread that writes the journal to disk.
@@ -112,6 +127,7 @@ impl Journal {
                 ring_bytes: 0,
                 pending: VecDeque::new(),
                 pending_bytes: 0,
+                refused: false,
                 closing: false,
             }),
             work: Condvar::new(),
@@ -149,11 +165,8 @@ impl Journal {
         }
         state.pending_bytes += line.len();
         state.pending.push_back(line);
-        while state.pending_bytes > PENDING_BYTES
-            && let Some(oldest) = state.pending.pop_front()
-        {
-            state.pending_bytes -= oldest.len();
-        }
+        state.trim();
+        state.refused = false;
         drop(state);
         self.shared.work.notify_one();
         self.shared.closed.send_modify(|_| ());
@@ -206,28 +219,42 @@ fn write_to_disk(shared: &Shared, notice: &impl Fn(String)) {
     let mut failing = false;
     loop {
         let mut state = shared.state();
-        while state.pending.is_empty() && !state.closing {
+        while (state.pending.is_empty() || state.refused) && !state.closing {
             state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.pending.is_empty() {
             return;
         }
-        let lines: Vec<u8> = state.pending.drain(..).flatten().collect();
+        let events: Vec<Bytes> = state.pending.drain(..).collect();
         state.pending_bytes = 0;
+        let closing = state.closing;
         drop(state);
-        match (file.append(&lines), failing) {
-            (Err(error), false) => {
-                failing = true;
-                notice(format!(
-                    "could not write `{}`: {error}; events are kept in memory only",
-                    shared.path.display()
-                ));
+        let result = file.append(&events.concat());
+        if result.is_err() && closing {
+            return;
+        }
+        match (result, failing) {
+            (Err(error), told) => {
+                // They wait on, as far as there is room, and are tried again with the next one and at the end.
+                let mut state = shared.state();
+                for event in events.into_iter().rev() {
+                    state.pending_bytes += event.len();
+                    state.pending.push_front(event);
+                }
+                state.trim();
+                state.refused = !state.closing;
+                drop(state);
+                if !told {
+                    failing = true;
+                    let path = shared.path.display();
+                    notice(format!("could not write `{path}`: {error}; events are kept in memory only"));
+                }
             }
             (Ok(()), true) => {
                 failing = false;
                 notice("events are written to disk again".to_owned());
             }
-            (Ok(()), false) | (Err(_), true) => {}
+            (Ok(()), false) => {}
         }
     }
 }
@@ -439,5 +466,17 @@ mod tests {
         std::fs::remove_dir(temp.path().join(FILE)).unwrap();
         journal.append(None, notice(2));
         assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), "events are written to disk again");
+        // Both are there.
+        let on_disk = std::fs::read_to_string(temp.path().join(FILE)).unwrap();
+        assert_eq!(on_disk.lines().count(), 2, "{on_disk}");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_refuses_to_the_end_does_not_hold_it_up() {
+        let temp = tempfile::tempdir().unwrap();
+        let (journal, writer) = open(temp.path());
+        std::fs::create_dir(temp.path().join(FILE)).unwrap();
+        end_well(&journal, &writer);
+        assert_eq!(all(journal.read(since(0))).await.len(), 1);
     }
 }

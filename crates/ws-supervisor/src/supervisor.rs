@@ -540,6 +540,10 @@ impl Loop {
                 let answer = self.exec(spec, io);
                 drop(reply.send(answer));
             }
+            Request::Terminal(service, reply) => {
+                // That there is none is no failure: one of ours does.
+                self.host.terminal(&service, Box::new(move |made| drop(reply.send(made.ok()))));
+            }
             Request::MayRun(service, reply) => drop(reply.send(self.may_run(&service))),
             Request::Run(service, request, io, reply) => {
                 let answer = self.run_one_off(&service, request, io);
