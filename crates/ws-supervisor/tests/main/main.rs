@@ -8,4 +8,5 @@ mod lifecycle;
 mod logs;
 mod run;
 mod stack;
+mod trouble;
 mod usage;
