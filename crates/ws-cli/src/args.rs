@@ -250,6 +250,10 @@ pub struct PlanOptions {
     #[arg(long, value_name = "PROFILE")]
     pub profile: Vec<String>,
 
+    /// The services that the command names, whose profiles are switched on by that.
+    #[arg(skip)]
+    pub named: Vec<String>,
+
     /// Accept a lower enforcement level than the file asks for: full, standard, limited or none.
     ///
     /// What is missing on this machine is then not enforced, and every summary says so.

@@ -26,7 +26,7 @@ use crate::render::report;
 use crate::render::summary::{self, About};
 use crate::units::{human_duration, now};
 use crate::view::View;
-use crate::{Context, causes, inside, instances, names, runtime, take_down};
+use crate::{Context, causes, inside, instances, machine, names, runtime, take_down};
 
 /// Until when the command follows the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,7 @@ pub struct Asked<'a> {
 /// When it cannot be started, or does not become what was asked for.
 pub fn up(context: &Context, asked: &Asked<'_>) -> Result<u8, Failure> {
     let Asked { services: typed, options, until, abort } = *asked;
+    let options = &PlanOptions { named: typed.to_vec(), ..options.clone() };
     let planned = load::plan(context, options)?;
     let wanted = names::services(typed, planned.plan.services.values())?;
     let code_from = abort
@@ -128,6 +129,7 @@ pub(crate) async fn reach(
         if let Some(client) = instances::connect_to(context, place).await? {
             return Ok((client, Owner::Somebody));
         }
+        meets_requirements(planned)?;
         let secrets = load::secrets(planned, &context.settings)?;
         ws_supervisor::state_dir::prepare_state_dir(&place.state, &place.instance, &planned.plan.root)?;
         let order = Order {
@@ -156,6 +158,17 @@ pub(crate) async fn reach(
         }
     }
     Err(Failure::failed("another `ws up` of this instance starts and ends again and again"))
+}
+
+/// Before anything is started: what `requires` asks for must be on this machine.
+fn meets_requirements(planned: &Planned) -> Result<(), Failure> {
+    let unmet = machine::unmet_requirements(&planned.plan);
+    if unmet.is_empty() {
+        return Ok(());
+    }
+    let mut failure = Failure::new(exit::MACHINE, "this machine does not have what the workspace `requires`");
+    failure.causes = unmet;
+    Err(failure)
 }
 
 /// What runs was planned from the file as it was: a change since then is said aloud, and not applied.

@@ -244,12 +244,14 @@ fn say_who_needs_them(context: &Context, place: &Place, rows: &[ServiceStatus], 
         };
         let left: Vec<ServiceName> =
             plan.services.values().filter(needs).map(|service| service.name.clone()).collect();
-        if let [first, ..] = left.as_slice() {
+        if !left.is_empty() {
             let (needs, stays) =
                 if left.len() == 1 { ("needs", "stays as it is") } else { ("need", "stay as they are") };
             context.ui.note(&format!(
-                "{} {needs} `{stopped}` and {stays}: `ws stop {stopped} {first}` stops both",
-                quoted(&left)
+                "{} {needs} `{stopped}` and {stays}: `ws stop {stopped} {}` stops {}",
+                quoted(&left),
+                left.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" "),
+                if left.len() == 1 { "both" } else { "them too" },
             ));
         }
     }

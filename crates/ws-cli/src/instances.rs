@@ -17,11 +17,15 @@ use crate::args::Format;
 use crate::error::Failure;
 use crate::render::ps;
 use crate::settings::Settings;
-use crate::{Context, machine};
+use crate::units::now;
+use crate::{Context, machine, runtime};
 
 /// How long a supervisor may take between locking its instance and listening, or between closing its
 /// socket and unlocking.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a supervisor may take for an answer to `ls`.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -240,13 +244,30 @@ pub fn read_logs(place: &Place, query: &LogQuery) -> Result<impl Iterator<Item =
 /// # Errors
 /// When the directories cannot be read.
 pub fn ls(context: &Context) -> Result<u8, Failure> {
-    let rows = list(&context.settings)?;
+    let mut rows = list(&context.settings)?;
+    runtime()?.block_on(async {
+        let asked = rows.iter_mut().filter(|row| row.state == InstanceState::Running);
+        futures_util::future::join_all(asked.map(|row| ask(&context.settings, row))).await;
+    });
     match context.ui.format {
         Format::Json => context.ui.json(&rows)?,
         Format::Text if rows.is_empty() => context.ui.say("there are no workspaces; `ws up` starts one"),
-        Format::Text => context.ui.data(&ps::instances(&rows, context.ui.out_width()))?,
+        Format::Text => context.ui.data(&ps::instances(&rows, now(), context.ui.out_width()))?,
     }
     Ok(exit::OK)
+}
+
+/// Fills in how an instance that runs is. One that does not answer (in time, or in words that this version
+/// knows) stays as it is: the others are listed all the same.
+async fn ask(settings: &Settings, row: &mut InstanceRow) {
+    let client = Client::at(&Place::new(settings, row.instance.clone()).socket());
+    let answers = async { Ok::<_, ws_client::ClientError>((client.info().await?, client.services().await?)) };
+    let Ok(Ok((info, mut services))) = tokio::time::timeout(ANSWER_WITHIN, answers).await else { return };
+    services.retain(|service| !service.is_one_off());
+    let count = |n: usize| Some(u32::try_from(n).unwrap_or(u32::MAX));
+    row.started_at = Some(info.started_at);
+    row.services = count(services.len());
+    row.ready = count(services.iter().filter(|service| service.ready).count());
 }
 
 /// `ws gc`
@@ -296,7 +317,7 @@ mod tests {
             id("shop", "/src/shop", Some(&ci)),
         ]
         .into_iter()
-        .map(|instance| InstanceRow { instance, root: None, state: InstanceState::Running, pid: None })
+        .map(|instance| InstanceRow::new(instance, InstanceState::Running))
         .collect();
         let found = |suffix| {
             of_root(&rows, root, suffix).into_iter().map(|row| row.instance.clone()).collect::<Vec<_>>()

@@ -72,6 +72,7 @@ pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Source
         links: BTreeMap::new(),
         home: home(settings),
         profiles: options.profile.clone(),
+        named: options.named.clone(),
         default_name: found
             .root
             .file_name()
@@ -172,7 +173,7 @@ fn resolve(settings: &Settings, workspace: &Workspace, options: &PlanOptions) ->
 /// The level that the file asks for, when one was accepted beside it.
 fn asked(settings: &Settings, workspace: &Workspace, options: &PlanOptions) -> Option<Level> {
     options.accept?;
-    let plain = PlanOptions { accept: None, profile: options.profile.clone() };
+    let plain = PlanOptions { accept: None, ..options.clone() };
     resolve(settings, workspace, &plain).ok().map(|plan| plan.required)
 }
 

@@ -41,6 +41,7 @@ pub fn run(context: &Context, options: &PlanOptions, wanted: &Wanted<'_>) -> Res
         if let Some((client, _)) = instances::connect(context).await? {
             return within(context, &client, wanted).await;
         }
+        let options = &PlanOptions { named: vec![wanted.service.to_owned()], ..options.clone() };
         let planned = load::plan(context, options)?;
         // Before anything is started for it.
         names::service(wanted.service, planned.plan.services.values())?;

@@ -328,3 +328,15 @@ fn completions_and_manual_pages_know_every_command() {
     let did = here.ws(&["man", "nope"]).code(exit::USAGE);
     assert!(did.err.contains("there is no command `nope`"), "{}", did.err);
 }
+
+#[test]
+fn what_is_required_is_looked_for_before_anything_starts() {
+    let file = "requires: { sh-that-nobody-has: \">=2\", python3: \">=99\" }\nservices: { a: { command: sleep 1 } }\n";
+    let here = Sealed::new(&[("workspace.yaml", file)]);
+    let did = here.ws(&["up", "-d"]).code(exit::MACHINE);
+    for text in ["`requires`", "sh-that-nobody-has", "python3"] {
+        assert!(did.err.contains(text), "no {text:?} in\n{}", did.err);
+    }
+    let _ = here.ws(&["run", "a", "true"]).code(exit::PASSED_MACHINE);
+    assert!(!here.root().join("run").exists() && !here.root().join("state").exists(), "nothing was made");
+}

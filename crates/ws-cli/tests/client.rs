@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use ws_core::engine::{Effect, Generation, Input};
@@ -121,6 +123,10 @@ impl Host for Pretender {
             done(ExecResult::NotStarted { error: "no such file".to_owned(), not_found: true });
             return ExecId(0);
         }
+        if spec.argv[0] == "screen" {
+            std::thread::spawn(move || done(ExecResult::Ended(screen(&io))));
+            return ExecId(0);
+        }
         // In a thread: what it writes is read by the loop that calls this.
         std::thread::spawn(move || {
             let mut input = String::new();
@@ -167,6 +173,32 @@ impl Host for Pretender {
     fn tear_down(&mut self, done: Box<dyn FnOnce(Vec<String>) + Send>) {
         done(Vec::new());
     }
+}
+
+/// A program for a terminal: waits for its size, reads a key, waits for the next size, is killed.
+fn screen(io: &ExecIo) -> ExitReason {
+    let mut mode = tcgetattr(&io.stdin).unwrap();
+    mode.make_raw();
+    tcsetattr(&io.stdin, OptionalActions::Now, &mode).unwrap();
+    let mut out = std::fs::File::from(io.stdout.try_clone().unwrap());
+    let mut input = std::fs::File::from(io.stdin.try_clone().unwrap());
+    // Its size comes right after it was started, as a frame of its own.
+    let mut has_size = |columns, rows| {
+        let size = || tcgetwinsize(&io.stdin).map(|size| (size.ws_col, size.ws_row)).unwrap();
+        while size() != (columns, rows) {
+            std::thread::yield_now();
+        }
+        writeln!(out, "{columns} x {rows}\r").unwrap();
+    };
+    has_size(100, 30);
+    let mut key = [0];
+    std::io::Read::read_exact(&mut input, &mut key).unwrap();
+    if key[0] == b'q' {
+        return ExitReason::Code(5);
+    }
+    assert_eq!(key, [3], "Ctrl-C is a key like others");
+    has_size(120, 40);
+    ExitReason::Signal(10)
 }
 
 /// A workspace whose supervisor lives in a thread of the test.
@@ -734,4 +766,87 @@ fn what_services_use_is_shown_once_and_as_lines() {
     assert_eq!((samples[0]["name"].as_str(), samples[0]["pids"].as_u64()), (Some("db"), Some(3)));
     let _ = stage.ws(&["stats", "--interval", "1ms"]).code(exit::USAGE);
     let _ = stage.ws(&["stats", "nobody"]).code(exit::USAGE);
+}
+
+/// A terminal of its own for a command of `ws`.
+struct Terminal {
+    pty: OpenptyResult,
+    reader: std::io::BufReader<std::fs::File>,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        let size = Winsize { ws_col: 100, ws_row: 30, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).unwrap();
+        let reader = std::io::BufReader::new(std::fs::File::from(pty.master.try_clone().unwrap()));
+        Self { pty, reader }
+    }
+
+    fn run(&self, stage: &Stage, args: &[&str]) -> Child {
+        let end = || Stdio::from(self.pty.slave.try_clone().unwrap());
+        stage.command(args).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+    }
+
+    fn type_in(&self, keys: &[u8]) {
+        std::fs::File::from(self.pty.master.try_clone().unwrap()).write_all(keys).unwrap();
+    }
+
+    /// Whether lines are edited and keys make signals here, as before.
+    fn is_cooked(&self) -> bool {
+        let modes = tcgetattr(&self.pty.slave).unwrap().local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO)
+    }
+}
+
+fn send(child: &Child, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+#[test]
+fn a_terminal_is_handed_over_and_given_back() {
+    use nix::sys::signal::Signal;
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);
+
+    let mut terminal = Terminal::new();
+    assert!(terminal.is_cooked());
+    let mut child = terminal.run(&stage, &["exec", "db", "screen"]);
+    let _ = wait_for(&mut terminal.reader, "100 x 30");
+    assert!(!terminal.is_cooked(), "every key goes to the command");
+    terminal.type_in(b"\x03");
+    let wider = rustix::termios::Winsize { ws_col: 120, ws_row: 40, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&terminal.pty.slave, wider).unwrap();
+    // It is not the terminal's session here, so the kernel does not tell.
+    send(&child, Signal::SIGWINCH);
+    let _ = wait_for(&mut terminal.reader, "120 x 40");
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 10));
+    assert!(terminal.is_cooked());
+
+    let mut terminal = Terminal::new();
+    let mut child = terminal.run(&stage, &["exec", "db", "screen"]);
+    let _ = wait_for(&mut terminal.reader, "100 x 30");
+    terminal.type_in(b"q");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    assert!(terminal.is_cooked());
+
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut terminal = Terminal::new();
+        let mut child = terminal.run(&stage, &["exec", "db", "screen"]);
+        let _ = wait_for(&mut terminal.reader, "100 x 30");
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signal as i32), "{signal}");
+        assert!(terminal.is_cooked(), "{signal}");
+    }
+}
+
+#[test]
+fn an_instance_that_runs_says_how_it_is() {
+    let stage = Stage::new();
+    let _ = stage.ws(&["up", "--wait", "web", "migrate"]).code(exit::OK);
+    let rows = stage.ws(&["ls", "--json"]).code(exit::OK).json();
+    assert_eq!((rows[0]["ready"].as_u64(), rows[0]["services"].as_u64()), (Some(3), Some(9)));
+    assert!(rows[0]["started_at"].is_string());
+    let did = stage.ws(&["ls"]).code(exit::OK);
+    assert!(did.out.contains(" 3/9 "), "{}", did.out);
 }

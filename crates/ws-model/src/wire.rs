@@ -549,6 +549,20 @@ pub struct InstanceRow {
     pub state: InstanceState,
     /// The supervisor's process id.
     pub pid: Option<u32>,
+    /// How many of its services are ready (tasks: finished), when it runs and answers.
+    pub ready: Option<u32>,
+    /// How many services it has, when it runs and answers.
+    pub services: Option<u32>,
+    /// When its supervisor started, when it runs and answers.
+    pub started_at: Option<Timestamp>,
+}
+
+impl InstanceRow {
+    /// An instance of which nothing is known but its state.
+    #[must_use]
+    pub fn new(instance: InstanceId, state: InstanceState) -> Self {
+        Self { instance, root: None, state, pid: None, ready: None, services: None, started_at: None }
+    }
 }
 
 /// What is there of an instance.

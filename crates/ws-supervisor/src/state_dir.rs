@@ -311,7 +311,7 @@ pub fn list(runtime: &Path, state: &Path) -> Result<Vec<InstanceRow>, StateError
     let mut rows = BTreeMap::new();
     for (dir, instance) in instances(state)? {
         let root = read_json::<Identity>(&dir, IDENTITY).map(|identity| identity.root);
-        let row = InstanceRow { instance: instance.clone(), root, state: InstanceState::Stopped, pid: None };
+        let row = InstanceRow { root, ..InstanceRow::new(instance.clone(), InstanceState::Stopped) };
         rows.insert(instance, row);
     }
     for (dir, instance) in instances(runtime)? {
@@ -330,7 +330,7 @@ pub fn list(runtime: &Path, state: &Path) -> Result<Vec<InstanceRow>, StateError
         let kept = rows.remove(&instance).and_then(|row: InstanceRow| row.root);
         let (root, pid) = record.map_or((kept, None), |record| (Some(record.root), Some(record.pid)));
         let pid = pid.filter(|_| locked);
-        rows.insert(instance.clone(), InstanceRow { instance, root, state, pid });
+        rows.insert(instance.clone(), InstanceRow { root, pid, ..InstanceRow::new(instance, state) });
     }
     Ok(rows.into_values().collect())
 }
@@ -527,10 +527,8 @@ mod tests {
         prepare_state_dir(&state.join(instance().as_str()), &instance(), Path::new("/src/shop")).unwrap();
         let rows = list(&temp.path().join("run"), &state).unwrap();
         let row = InstanceRow {
-            instance: instance(),
             root: Some("/src/shop".to_owned()),
-            state: InstanceState::Stopped,
-            pid: None,
+            ..InstanceRow::new(instance(), InstanceState::Stopped)
         };
         assert_eq!(rows, [row]);
     }

@@ -11,7 +11,8 @@ Examples:
   ws ls --json | jq -r '.[] | select(.state == \"running\") | .instance'
   ws -p shop-1a2b3c4d down      act on one of them from any directory
 
-States: running · crashed (leftovers wait for `ws gc`) · stopped (only logs or volumes are kept)";
+States: running · crashed (leftovers wait for `ws gc`) · stopped (only logs or volumes are kept)
+READY is how many services are ready, of all; it and UPTIME are `-` when the supervisor does not answer.";
 
 /// List the workspaces of this user that run, crashed or left state.
 #[derive(Debug, Args)]

@@ -147,7 +147,7 @@ pub fn missing(rows: &[ServiceStatus]) -> Vec<String> {
 
 /// The instances as a table.
 #[must_use]
-pub fn instances(rows: &[InstanceRow], width: Option<usize>) -> String {
+pub fn instances(rows: &[InstanceRow], now: Timestamp, width: Option<usize>) -> String {
     let cells: Vec<Vec<Cell>> = rows
         .iter()
         .map(|row| {
@@ -159,12 +159,19 @@ pub fn instances(rows: &[InstanceRow], width: Option<usize>) -> String {
             vec![
                 Cell::plain(row.instance.as_str()),
                 state,
+                Cell::plain(
+                    row.ready
+                        .zip(row.services)
+                        .map(|(ready, services)| format!("{ready}/{services}"))
+                        .unwrap_or_default(),
+                ),
+                Cell::plain(row.started_at.map(|at| human_since(at, now)).unwrap_or_default()),
                 Cell::plain(row.pid.map(|pid| pid.to_string()).unwrap_or_default()),
                 Cell::plain(row.root.clone().unwrap_or_default()),
             ]
         })
         .collect();
-    table(&["INSTANCE", "STATE", "PID", "ROOT"], &cells, width)
+    table(&["INSTANCE", "STATE", "READY", "UPTIME", "PID", "ROOT"], &cells, width)
 }
 
 #[cfg(test)]
@@ -295,21 +302,23 @@ pub(crate) mod tests {
     #[test]
     fn the_table_of_instances() {
         let row = |name: &str, state, pid: Option<u32>| InstanceRow {
-            instance: InstanceId::from_dir_name(name).unwrap(),
             root: pid.map(|_| "/home/ann/shop".to_owned()),
-            state,
             pid,
+            ready: pid.map(|_| 3),
+            services: pid.map(|_| 4),
+            started_at: pid.map(|_| Timestamp { unix_ms: 1000 }),
+            ..InstanceRow::new(InstanceId::from_dir_name(name).unwrap(), state)
         };
         let rows = [
             row("shop-1a2b3c4d", InstanceState::Running, Some(4711)),
             row("shop-1a2b3c4d-ci", InstanceState::Crashed, None),
             row("blog-00ff00ff", InstanceState::Stopped, None),
         ];
-        insta::assert_snapshot!(plain(&instances(&rows, None)), @r#"
-        INSTANCE          STATE    PID   ROOT
-        shop-1a2b3c4d     running  4711  /home/ann/shop
-        shop-1a2b3c4d-ci  crashed  -     -
-        blog-00ff00ff     stopped  -     -
+        insta::assert_snapshot!(plain(&instances(&rows, Timestamp { unix_ms: 191_000 }, None)), @r#"
+        INSTANCE          STATE    READY  UPTIME  PID   ROOT
+        shop-1a2b3c4d     running  3/4    3m 10s  4711  /home/ann/shop
+        shop-1a2b3c4d-ci  crashed  -      -       -     -
+        blog-00ff00ff     stopped  -      -       -     -
         "#);
     }
 }
