@@ -5,7 +5,7 @@
 //! Nothing of the host's network is changed, and a service cannot choose where it goes: that stands in the plan.
 //!
 //! A name is looked up at each connection, so that it may move. What cannot be reached is told to the client as a
-//! reset at once, and to the log once, until it can be reached again.
+//! reset at once, and to the log once, until it can be reached again (and not more often than every ten seconds).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +32,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How many names are looked up at the same time, for one thing elsewhere: each look-up occupies a thread that
 /// others of the host wait for too.
 const MAX_LOOKUPS: usize = 4;
+/// How often it is told at most that something cannot be reached.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// How long a client may be silent before the kernel asks whether it is there. Nobody tells us when it lost its link
 /// or its interface.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
@@ -93,8 +95,36 @@ impl Drop for External {
 struct There {
     plan: ExternalPlan,
     lookups: Semaphore,
-    /// How many connections have failed in a row.
-    trouble: Mutex<u64>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What is told of connections that fail: that they do and that they do no more, and that not too often.
+#[derive(Default)]
+struct Trouble {
+    /// How many have failed since it was told, while it is told.
+    failed: Option<u64>,
+    /// When it was told last.
+    told: Option<Instant>,
+}
+
+impl Trouble {
+    /// A connection failed. Whether that is to be told.
+    fn failed(&mut self, now: Instant) -> bool {
+        if let Some(failed) = &mut self.failed {
+            *failed += 1;
+            return false;
+        }
+        if self.told.is_some_and(|told| now < told + TOLD_EVERY) {
+            return false;
+        }
+        *self = Self { failed: Some(1), told: Some(now) };
+        true
+    }
+
+    /// One did not. How many have failed before, if that was told.
+    fn worked(&mut self) -> Option<u64> {
+        self.failed.take()
+    }
 }
 
 /// Accepts until its owner is gone.
@@ -109,6 +139,10 @@ async fn accept(listener: TcpListener, there: Arc<There>, most_open: usize) {
         };
         match accepted {
             Ok((client, from)) => {
+                if !places.contains_key(&from.ip()) {
+                    // Services come and go: those that have nothing open are new again the next time.
+                    places.retain(|_, places| places.available_permits() < most_open);
+                }
                 let places = places.entry(from.ip()).or_insert_with(|| Arc::new(Semaphore::new(most_open)));
                 match Arc::clone(places).try_acquire_owned() {
                     Ok(place) => {
@@ -195,18 +229,15 @@ impl There {
     }
 
     fn failed(&self, error: &io::Error) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if *trouble == 0 {
+        if self.trouble.lock().unwrap_or_else(PoisonError::into_inner).failed(Instant::now()) {
             let (external, to) = (&self.plan.name, Shown(&self.plan));
             tracing::warn!(%external, "{to} cannot be reached: {}; services are reset", io_phrase(error));
         }
-        *trouble += 1;
     }
 
     fn worked(&self) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = std::mem::take(&mut *trouble);
-        if failed > 0 {
+        let failed = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).worked();
+        if let Some(failed) = failed {
             tracing::info!(external = %self.plan.name, failed, "{} can be reached again", Shown(&self.plan));
         }
     }
@@ -323,6 +354,24 @@ mod tests {
         let elsewhere = TcpListener::bind(address).await.unwrap();
         let _client = connect(&plan).await;
         soon(elsewhere.accept()).await.unwrap();
+    }
+
+    #[test]
+    fn trouble_is_told_at_its_beginning_and_end_and_not_too_often() {
+        let start = Instant::now();
+        let mut trouble = Trouble::default();
+        assert_eq!(trouble.worked(), None);
+        assert!(trouble.failed(start));
+        assert!(!trouble.failed(start + TOLD_EVERY * 2), "it is told already");
+        assert_eq!(trouble.worked(), Some(2));
+        assert_eq!(trouble.worked(), None);
+        assert!(trouble.failed(start + TOLD_EVERY));
+        assert_eq!(trouble.worked(), Some(1));
+        for _ in 0..100 {
+            assert!(!trouble.failed(start + TOLD_EVERY * 2 - Duration::from_millis(1)), "it comes and goes");
+            assert_eq!(trouble.worked(), None);
+        }
+        assert!(trouble.failed(start + TOLD_EVERY * 2));
     }
 
     #[tokio::test]

@@ -417,11 +417,10 @@ async fn come(
 ) -> Result<Service, StartError> {
     let secrets = secrets(shared, service)?;
     let publishers = publish(shared, service)?;
-    let in_place = |work: fn(&Shared, &ServicePlan) -> _| {
+    let made = {
         let (shared, service) = (Arc::clone(shared), service.clone());
-        tokio::task::spawn_blocking(move || work(&shared, &service))
+        tokio::task::spawn_blocking(move || place::make(&shared, &service)).await
     };
-    let made = in_place(place::make).await;
     let prepared = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let taken = take_up(shared, service, prepared, secrets, publishers, io, commands);
     if taken.is_err() {
@@ -626,7 +625,9 @@ impl Host for LinuxHost {
     }
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
-        let services = self.shared.plan.services.keys().chain(self.services.keys());
+        // One that could not make its place is not there.
+        let there = self.services.iter().filter(|(_, task)| !task.commands.is_closed()).map(|(name, _)| name);
+        let services = self.shared.plan.services.keys().chain(there);
         services.map(|name| (name.clone(), self.standing.clone())).collect()
     }
 
