@@ -17,6 +17,7 @@ pub mod random;
 pub mod scenario;
 pub mod show;
 pub mod shrink;
+pub mod stack;
 pub mod text;
 
 pub use oracle::{Broken, Invariant};

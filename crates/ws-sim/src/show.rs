@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ws_core::engine::{Effect, Hook, Input, Outcome, Step, Tick};
+use ws_core::engine::{Effect, Hook, Input, Notified, Outcome, Step, Tick};
 use ws_model::{EventKind, ServiceName, event::signal_name};
 
 use crate::text::{news_text, role_name};
@@ -10,8 +10,26 @@ use crate::text::{news_text, role_name};
 /// Adds a step to a transcript.
 pub fn step(to: &mut String, now: Tick, what: &Input, outcome: &Outcome) {
     let at = now.as_secs_f64();
-    // That time went by is worth a line only when something came of it.
-    if *what != Input::Tick || !outcome.effects.is_empty() || !outcome.events.is_empty() {
+    // That time went by, and that all is as it was, is worth a line only when something came of it.
+    let nothing_new = match what {
+        Input::Tick => true,
+        Input::Probed { result, .. } => result.is_ok(),
+        Input::Notified { news, .. } => *news == Notified::Watchdog,
+        Input::Add { .. }
+        | Input::Remove { .. }
+        | Input::Up { .. }
+        | Input::Stop { .. }
+        | Input::Restart { .. }
+        | Input::Kill { .. }
+        | Input::Down { .. }
+        | Input::Executed { .. }
+        | Input::StartFailed { .. }
+        | Input::Exited { .. }
+        | Input::HookEnded { .. }
+        | Input::Published { .. }
+        | Input::HostLost { .. } => false,
+    };
+    if !nothing_new || !outcome.effects.is_empty() || !outcome.events.is_empty() {
         let _ = writeln!(to, "{at:>9.3} < {}", input(what));
     }
     for effect in &outcome.effects {
