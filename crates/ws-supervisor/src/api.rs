@@ -40,6 +40,7 @@ use ws_model::{EventKind, ServiceName};
 use crate::exec;
 use crate::journal::Journal;
 use crate::logs::LogStore;
+use crate::slots::Slots;
 use crate::stats;
 use crate::supervisor::{Running, SessionId};
 
@@ -48,9 +49,6 @@ const MAX_BODY: usize = 1 << 20;
 
 /// The longest head of a request, about.
 const MAX_HEAD: usize = 64 << 10;
-
-/// How many connections there may be at a time.
-const MAX_CONNECTIONS: usize = 128;
 
 /// How long a client may take for the head of a request, and again for its body.
 const READ_WITHIN: Duration = Duration::from_secs(10);
@@ -157,7 +155,7 @@ pub(crate) async fn serve(
     let ended = api.journal.clone();
     let notices = api.notices.clone();
     let router = router(api);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Slots::default();
     let places = Arc::new(Semaphore::new(MAX_REFUSALS));
     let mut refused = 0;
     let mut connections = JoinSet::new();
@@ -187,11 +185,14 @@ pub(crate) async fn serve(
             }
             continue;
         }
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            let text = format!("there are {MAX_CONNECTIONS} connections already");
-            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
-            turn_away(&mut connections, &places, stream, refusal);
-            continue;
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let slot = match slots.take(process) {
+            Ok(slot) => slot,
+            Err(why) => {
+                let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why);
+                turn_away(&mut connections, &places, stream, refusal);
+                continue;
+            }
         };
         let (router, ended) = (router.clone(), ended.ended());
         connections.spawn(async move {

@@ -332,6 +332,7 @@ fn written(state_dir: &Path, piece: usize, bytes: &[u8]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stderr, reason = "what broke it, and how much was tried")]
 mod tests {
     use super::*;
 
@@ -378,29 +379,53 @@ mod tests {
         seeds
     }
 
-    fn run(target: &str, rounds: usize, entry: impl Fn(&[u8])) {
+    /// Says what broke it.
+    struct Input(Vec<u8>);
+
+    impl Drop for Input {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("the input was b\"{}\"", self.0.escape_ascii());
+            }
+        }
+    }
+
+    /// The seeds and what they are turned into: `rounds` times, always the same; or, with `WS_FUZZ_SECONDS`, as long as
+    /// that says and each time others (`WS_FUZZ_SEED` repeats them).
+    fn run(target: &str, mut rounds: usize, entry: impl Fn(&[u8])) {
+        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let seeds = seeds(target);
         seeds.iter().for_each(|seed| entry(seed));
-        let mut mutator = Mutator(0x5eed);
-        for _ in 0..rounds {
-            entry(&mutator.mutate(&seeds));
+        let mut seed = 0x5eed;
+        let end = number("WS_FUZZ_SECONDS").map(|seconds| {
+            rounds = usize::MAX;
+            seed = number("WS_FUZZ_SEED").unwrap_or(u64::from(std::process::id()));
+            std::time::Instant::now() + Duration::from_secs(seconds)
+        });
+        let mut mutator = Mutator(seed.max(1));
+        let mut done = 0_usize;
+        while done < rounds && end.is_none_or(|end| std::time::Instant::now() < end) {
+            let input = Input(mutator.mutate(&seeds));
+            entry(&input.0);
+            done += 1;
         }
+        eprintln!("{target}: {done} inputs, seed {seed}");
     }
 
     #[test]
     fn any_request_has_an_answer() {
         let target = ApiTarget::new();
-        run("api", 2000, |bytes| drop(target.run(bytes)));
+        run("api", 1000, |bytes| drop(target.run(bytes)));
     }
 
     #[test]
     fn any_frames_are_answered_by_frames() {
         let target = FrameTarget::new();
-        run("frames", 2000, |bytes| target.run(bytes));
+        run("frames", 1000, |bytes| target.run(bytes));
     }
 
     #[test]
     fn any_files_are_logs() {
-        run("logs", 1000, logs);
+        run("logs", 300, logs);
     }
 }

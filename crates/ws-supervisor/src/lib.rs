@@ -16,6 +16,7 @@ pub mod fuzzing;
 mod journal;
 pub mod logs;
 mod schema;
+mod slots;
 pub mod state_dir;
 mod stats;
 mod supervisor;

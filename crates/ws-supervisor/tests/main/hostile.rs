@@ -153,7 +153,8 @@ async fn connections_are_bounded() {
     })
     .await;
     assert!(matches!(refused, ClientError::Api { status: 503, .. }), "{refused:?}");
-    assert!((120..=128).contains(&idle.len()), "{}", idle.len());
+    // All of one process: others still have a place.
+    assert!((56..=64).contains(&idle.len()), "{}", idle.len());
     idle.clear();
     within(async { while stack.client.info().await.is_err() {} }).await;
     stack.down().await;

@@ -1,6 +1,6 @@
 //! The supervisor over its real socket, with a client and a host that only says what a real one would.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::print_stderr, reason = "tests")]
 
 mod exec;
 mod hostile;
