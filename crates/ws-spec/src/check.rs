@@ -103,7 +103,7 @@ fn references(draft: &Draft<'_>, names: &Names<'_>, models: &mut Models, report:
                 link_outside(link, &to.value, declared, external, report);
             }
             Resolved::Myself => _ = dropped.insert(index),
-            Resolved::Inactive(target) => inactive(draft, target, to.span, "links to", report),
+            Resolved::Inactive(target) => inactive(draft, target, to.span, true, report),
         }
     }
     if let Some(model) = models.get_mut(name) {
@@ -128,7 +128,7 @@ fn references(draft: &Draft<'_>, names: &Names<'_>, models: &mut Models, report:
             }
             Resolved::Myself => _ = dropped.insert(index),
             Resolved::Inactive(_) if !dependency.required => _ = dropped.insert(index),
-            Resolved::Inactive(target) => inactive(draft, target, on.span, "depends on", report),
+            Resolved::Inactive(target) => inactive(draft, target, on.span, false, report),
             Resolved::Active(target) => {
                 let Some(condition) = &dependency.condition else { continue };
                 let is_ready_at_once = target.kind == ServiceKind::Service
@@ -306,20 +306,25 @@ fn replicas(names: &Names<'_>, drafts: &[Draft<'_>], report: &mut Report) {
     }
 }
 
-fn inactive(from: &Draft<'_>, target: &Draft<'_>, span: Span, verb: &str, report: &mut Report) {
+fn inactive(from: &Draft<'_>, target: &Draft<'_>, span: Span, is_link: bool, report: &mut Report) {
     let profiles = target.raw.profiles.iter().flat_map(|profiles| &profiles.value.0);
     let profiles: Vec<&str> = profiles.map(|profile| profile.value.0.as_str()).collect();
     let (name, to) = (&from.name.value, &target.name.value);
+    let verb = if is_link { "links to" } else { "depends on" };
     let issue =
         error(codes::INACTIVE_SERVICE, span, format!("`{name}` {verb} `{to}`, which its profiles leave out"));
-    let issue =
+    let mut issue =
         issue.related(target.name.span, format!("in the profile `{}`", shown(&profiles.join("`, `"))));
-    report.push(match profiles.first() {
-        Some(first) => issue.help(format!(
+    if let Some(first) = profiles.first() {
+        issue = issue.help(format!(
             "switch it on with `--profile {}`, or put `{name}` into the same profile",
             shown(first)
-        )),
-        None => issue,
+        ));
+    }
+    report.push(if is_link {
+        issue
+    } else {
+        issue.help(format!("if `{name}` can do without: `depends_on: {{ {to}: {{ required: false }} }}`"))
     });
 }
 

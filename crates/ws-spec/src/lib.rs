@@ -85,12 +85,13 @@ pub fn files_needed(sources: &Sources) -> Vec<PathBuf> {
     let mut silent = Report::new(SourceFile::new(&sources.file, ""));
     let Some(loaded) = load::load(sources, &mut silent) else { return Vec::new() };
     let mut needed = loaded.missing;
+    let chosen = lower::chosen_profiles(&loaded.files, sources);
     for file in &loaded.files {
         let defaults = file.raw.defaults.as_ref().map(|defaults| &defaults.value);
         let services = file.raw.services.iter().flat_map(|services| &services.value.0);
         let active = services
             .map(|(_, service)| &service.value)
-            .filter(|service| lower::is_active(service, defaults, &sources.profiles));
+            .filter(|service| lower::is_active(service, defaults, &chosen));
         let of_services = active.chain(defaults).filter_map(|service| service.env_file.as_ref());
         let named = file.raw.env_file.iter().chain(of_services).flat_map(|files| &files.value.0);
         needed.extend(named.map(|file| file.value.path.clone()));

@@ -86,9 +86,10 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
     }
     let mut budget = Budget { variables: MAX_MERGED, patterns: BTreeMap::new(), large_patterns: 0 };
     let mut drafts = Vec::new();
+    let chosen = chosen_profiles(&files, sources);
     for (number, file) in files.iter().enumerate() {
         for (name, own) in file.raw.services.iter().flat_map(|services| &services.value.0) {
-            let home = Home { number, file, env_files: &mut env_files };
+            let home = Home { number, file, chosen: &chosen, env_files: &mut env_files };
             drafts.push(draft(name, &own.value, home, sources, &mut budget, report)?);
         }
     }
@@ -307,19 +308,37 @@ fn count(node: &Node) -> usize {
     }
 }
 
-/// Whether the chosen profiles switch a service on.
-pub(crate) fn is_active(own: &ServiceRaw, defaults: Option<&ServiceRaw>, chosen: &[String]) -> bool {
-    let profiles = own.profiles.as_ref().or_else(|| defaults?.profiles.as_ref());
-    let Some(profiles) = profiles else { return true };
-    let mut names = profiles.value.0.iter().map(|profile| &profile.value.0);
-    profiles.value.0.is_empty()
-        || names.any(|name| chosen.iter().any(|chosen| chosen == "*" || chosen == name))
+/// The profiles that are switched on: those that were chosen, and those of services that were named.
+pub(crate) fn chosen_profiles<'a>(files: &'a [WorkspaceFile<'_>], sources: &'a Sources) -> BTreeSet<&'a str> {
+    let named: BTreeSet<&str> = sources.named.iter().map(String::as_str).collect();
+    let mut chosen: BTreeSet<&str> = sources.profiles.iter().map(String::as_str).collect();
+    for file in files.iter().filter(|_| !named.is_empty()) {
+        let defaults = file.raw.defaults.as_ref().map(|defaults| &defaults.value);
+        let services = file.raw.services.iter().flat_map(|services| &services.value.0);
+        for (_, service) in services.filter(|(name, _)| named.contains(name.value.as_str())) {
+            chosen.extend(profiles_of(&service.value, defaults));
+        }
+    }
+    chosen
 }
 
-/// The file of a service, with its number, and the env files of all.
+fn profiles_of<'a>(own: &'a ServiceRaw, defaults: Option<&'a ServiceRaw>) -> impl Iterator<Item = &'a str> {
+    let profiles = own.profiles.as_ref().or_else(|| defaults?.profiles.as_ref());
+    profiles.into_iter().flat_map(|profiles| &profiles.value.0).map(|profile| profile.value.0.as_str())
+}
+
+/// Whether the chosen profiles switch a service on.
+pub(crate) fn is_active(own: &ServiceRaw, defaults: Option<&ServiceRaw>, chosen: &BTreeSet<&str>) -> bool {
+    let mut profiles = profiles_of(own, defaults).peekable();
+    profiles.peek().is_none() || chosen.contains("*") || profiles.any(|profile| chosen.contains(profile))
+}
+
+/// The file of a service, with its number, and what concerns all.
 struct Home<'f, 'e, 's> {
     number: usize,
     file: &'f WorkspaceFile<'s>,
+    /// The profiles that are switched on.
+    chosen: &'e BTreeSet<&'e str>,
     env_files: &'e mut EnvFiles<'s>,
 }
 
@@ -336,7 +355,7 @@ fn draft<'f>(
         Some(defaults) => with_defaults(own, defaults),
         None => own.clone(),
     };
-    let active = is_active(own, defaults, &sources.profiles);
+    let active = is_active(own, defaults, home.chosen);
     let kind = raw.kind.as_ref().map_or(ServiceKind::Service, |kind| kind.value.0);
     if name.value.as_str() == "localhost" {
         let issue = error(codes::BAD_NAME, name.span, "`localhost` cannot be the name of a service");

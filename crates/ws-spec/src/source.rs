@@ -33,6 +33,10 @@ pub struct Sources {
     pub home: PathBuf,
     /// The profiles that are switched on; `*` is all of them.
     pub profiles: Vec<String>,
+    /// The services that are asked for by their names: that switches their profiles on too. Other names are left
+    /// to the caller.
+    #[serde(default)]
+    pub named: Vec<String>,
     /// The name of the workspace when the file gives none: the directory's name. Characters that names
     /// do not have are replaced.
     pub default_name: String,

@@ -3,7 +3,7 @@
 //! `tests/cases/NAME.yaml` at the root of the repository is read as `/p/workspace.yaml`; beside it stand
 //! `NAME.stderr`, what is drawn for people (absent: nothing), and, for a good file, `NAME.config`, what
 //! `ws config --origins` prints. `NAME.env`, where there is one, is its `.env`; other files that it names
-//! are looked up in `tests/cases/files`, where `x.link.yaml` stands for a symbolic link to `x.yaml`. A first line `# profiles: a b` switches profiles on.
+//! are looked up in `tests/cases/files`, where `x.link.yaml` stands for a symbolic link to `x.yaml`. A first line `# profiles: a b` switches profiles on, `# named: a b` names services.
 //!
 //! `BLESS=1 cargo test -p ws-spec` rewrites the expectations.
 
@@ -43,6 +43,7 @@ fn sources_of(text: Text, dot_env: Option<String>, profiles: Vec<String>) -> Sou
         links: BTreeMap::new(),
         home: "/home/me".into(),
         profiles,
+        named: Vec::new(),
         default_name: "My Project".into(),
     };
     loop {
@@ -67,7 +68,11 @@ fn sources_of_case(case: &Path) -> Sources {
     let first = String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default().to_owned();
     let profiles = first.strip_prefix("# profiles: ").unwrap_or_default();
     let profiles = profiles.split_whitespace().map(str::to_owned).collect();
-    sources_of(bytes.into(), std::fs::read_to_string(case.with_extension("env")).ok(), profiles)
+    let mut sources =
+        sources_of(bytes.into(), std::fs::read_to_string(case.with_extension("env")).ok(), profiles);
+    let named = first.strip_prefix("# named: ").unwrap_or_default();
+    sources.named = named.split_whitespace().map(str::to_owned).collect();
+    sources
 }
 
 /// Compares with the file, or writes it. What is empty has no file.
