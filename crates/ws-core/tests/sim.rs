@@ -1021,7 +1021,10 @@ impl Sim {
         {
             return Err(format!("{service} lives although its watchdog heard nothing since {fed:?}"));
         }
-        let replaced = run.with.iter().find(|(on, generation)| self.mains[*on] != **generation);
+        let over = |on: &ServiceName, generation: Generation| {
+            self.mains[on] != generation || self.phases.get(on) == Some(&Phase::Backoff)
+        };
+        let replaced = run.with.iter().find(|(on, generation)| over(on, **generation));
         if let (Some((on, generation)), true) = (replaced, works || phase == Phase::Starting) {
             return Err(format!("{service} works on with the run {generation} of {on}, which was replaced"));
         }
