@@ -243,6 +243,15 @@ pub fn fork_spawner(slots: &Path) -> Result<Spawner, Failure> {
     spawner::fork(spawner::Options { router_sysctls: router_sysctls(), slot })
 }
 
+/// Lets this process have as many descriptors as it may: a service takes about ten, and what is usual for a process
+/// (1,024) would end at some hundred. The spawner was forked before, so services keep the limit of the caller.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current: _, maximum } = getrlimit(Resource::Nofile);
+    // Up to the hard limit nobody is refused; and if so, it is as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 /// Clears what a supervisor of this instance that died has left: kills by cgroup, removes the cgroups. The
 /// namespaces went with their processes. The caller holds the instance's lock. Says what it did.
 #[must_use]
@@ -269,6 +278,7 @@ impl LinuxHost {
         inbox: Inbox,
         logs: Arc<dyn LogSink>,
     ) -> Result<Self, StartError> {
+        raise_descriptor_limit();
         let layout = Layout::of_this_process().map_err(StartError::Layout)?;
         let owner = spawner.slot().map(|slot| FIRST_HOST_ID + slot * IDS);
         let groups_config = cgroups::Config { layout, owner, own_processes: OWN_PROCESSES };
