@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use ws_core::graph;
 use ws_core::host::Standing;
 use ws_core::plan::{
-    self, BindSource, DEFAULT_PIDS, DEFAULT_TMP, OneOff, PathKind, Plan, ServicePlan, check_standing,
-    closure, describe, directories_of_interest, lint, paths_of_interest, resolve, to_json,
+    self, BindSource, DEFAULT_PIDS, DEFAULT_TMP, ExternalPlan, OneOff, PathKind, Plan, ServicePlan,
+    check_standing, closure, describe, directories_of_interest, lint, paths_of_interest, resolve, to_json,
 };
 use ws_model::{
     ByteSize, CommandLine, Condition, External, ExternalHost, HookCommand, Hooks, Level, Limits, Link,
@@ -474,12 +474,6 @@ fn what_runs_elsewhere_has_one_port_one_name_and_no_start() {
     assert_eq!((error.code, error.at.to_string().as_str()), ("WS0506", "external.orders"));
     let error = only_error(&with_orders([svc("api").links("order orders")]));
     assert_eq!((error.code, error.help[0].as_str()), ("WS0510", "did you mean `orders`?"));
-}
-
-#[test]
-fn what_nobody_links_to_is_told() {
-    let warning = only_warning(&with_orders([svc("api")]));
-    assert_eq!((warning.code, warning.at.to_string().as_str()), ("WS0552", "external.orders"));
 }
 
 // ---- one-offs
@@ -1395,6 +1389,40 @@ fn values_that_name_what_is_not_linked_are_warned_of() {
 }
 
 #[test]
+fn values_that_name_replicas_and_what_runs_elsewhere_are_looked_at() {
+    let warning = only_warning(&world([svc("web").env("API", "http://api-2:80"), replicas(svc("api"), 2)]));
+    assert_eq!(warning.message, "`API` names `api-2:80`, and `web` has no link to it");
+    assert_eq!(warning.help, ["let it: `links: [\"api:80\"]`"]);
+    world([svc("web").env("API", "api:80 api-1:80").links("api:80"), replicas(svc("api"), 2)]).plan();
+
+    let linked = svc("web").links("orders");
+    let warning =
+        only_warning(&with_orders([linked.clone(), svc("api").env("ORDERS", "https://orders:443/")]));
+    assert_eq!((warning.code, warning.help[0].as_str()), ("WS0550", "let it: `links: [orders]`"));
+    let warning = only_warning(&with_orders([linked.clone().env("ORDERS", "orders:80")]));
+    assert_eq!(warning.help, ["`orders` is reached on 443 only"]);
+    let warning = only_warning(&with_orders([linked.clone().env("ORDERS", "localhost:443")]));
+    assert_eq!(warning.help, ["`orders` is `orders:443` there"]);
+    assert!(with_orders([linked.env("ORDERS", "orders:443")]).plan().warnings.is_empty());
+}
+
+#[test]
+fn every_probe_with_a_port_declares_it() {
+    let plan = world([
+        svc("api").links("db"),
+        svc("db").tcp(1).with(|s| {
+            s.startup = s.ready.clone();
+            s.liveness = s.ready.clone();
+            for (probe, port) in [(&mut s.startup, 2), (&mut s.liveness, 3)] {
+                probe.as_mut().unwrap().kind = ProbeKind::Grpc { port, service: String::new() };
+            }
+        }),
+    ])
+    .plan();
+    assert_eq!(links(&plan.services["api"]), ["db:1/tcp", "db:2/tcp", "db:3/tcp"]);
+}
+
+#[test]
 fn localhost_is_the_service_itself() {
     let warning =
         only_warning(&world([svc("api").env("URL", "localhost:5432").links("db"), svc("db").tcp(5432)]));
@@ -1461,6 +1489,10 @@ fn a_plan_agrees_with_itself() {
     assert_eq!(lint(&shop().plan()), Vec::<String>::new());
 }
 
+fn external_plan(text: &str, address: Ipv4Addr) -> ExternalPlan {
+    ExternalPlan { name: name(text), address, port: 80, host: ExternalHost::Loopback }
+}
+
 #[test]
 fn a_plan_that_does_not_agree_with_itself_is_found_out() {
     type Spoil = fn(&mut Plan);
@@ -1469,7 +1501,7 @@ fn a_plan_that_does_not_agree_with_itself_is_found_out() {
         change(&mut plan);
         lint(&plan)
     };
-    let cases: [(&str, Spoil); 12] = [
+    let cases: [(&str, Spoil); 16] = [
         ("have the address", |plan| {
             let address = plan.services["db"].address;
             plan.services.get_mut("api").unwrap().address = address;
@@ -1494,6 +1526,20 @@ fn a_plan_that_does_not_agree_with_itself_is_found_out() {
         ("runs nothing", |plan| plan.services.get_mut("api").unwrap().run.argv.clear()),
         ("is root inside", |plan| plan.services.get_mut("api").unwrap().view.uid = 0),
         ("which is not in the plan", |plan| plan.volumes.clear()),
+        ("is called as no replica of web", |plan| {
+            plan.services.get_mut("db").unwrap().declared = name("web");
+        }),
+        ("db is a service and external", |plan| plan.external.push(external_plan("db", Ipv4Addr::LOCALHOST))),
+        ("orders and api have the address", |plan| {
+            plan.external.push(external_plan("orders", plan.services["api"].address));
+        }),
+        ("443/tcp of orders, which is not its port", |plan| {
+            plan.external.push(external_plan("orders", Ipv4Addr::LOCALHOST));
+            let mut link = plan.services["web"].links[0].clone();
+            link.to = name("orders");
+            link.port.port = 443;
+            plan.services.get_mut("web").unwrap().links.push(link);
+        }),
     ];
     for (expected, change) in cases {
         let faults = spoil(change);

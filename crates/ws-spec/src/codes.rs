@@ -278,7 +278,6 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
         "The value of an environment variable names a port of `localhost` that another service has. Inside a \
         service, `localhost` is the service itself.",
     ),
-    ("WS0552", "No service links to something in `external`, so nobody can reach it."),
     (
         "WS0560",
         "The machine can hold a service to a lower level of isolation only than the workspace asks for. What is \

@@ -29,13 +29,6 @@ pub(super) fn plans(
             );
             continue;
         }
-        if !workspace.services.values().any(|service| service.links.iter().any(|link| link.to == *name)) {
-            problems.push(
-                Problem::warning("WS0552", place(name), format!("no service links to `{name}`"))
-                    .on_key()
-                    .help(format!("only a link leads there: `links: [{name}]` in the service that needs it")),
-            );
-        }
         plans.push(ExternalPlan {
             name: name.clone(),
             address: addresses[name],

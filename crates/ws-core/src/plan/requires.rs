@@ -29,9 +29,7 @@ pub fn requirement_met(requirement: &Requirement, output_of_version: &str) -> Re
                 Some(line) => format!("`{}`", line.chars().take(SHOWN).collect::<String>().escape_debug()),
                 None => "nothing".to_owned(),
             };
-            Err(format!(
-                "`{program} --version` printed {printed}, with no version in it, and {wanted} is required"
-            ))
+            Err(format!("`{program}` printed {printed}, with no version in it, and {wanted} is required"))
         }
     }
 }
@@ -106,9 +104,9 @@ mod tests {
             (
                 ">=20",
                 "\n error: no such\toption\n",
-                "`node --version` printed `error: no such\\toption`, with no version in it, and >=20 is required",
+                "`node` printed `error: no such\\toption`, with no version in it, and >=20 is required",
             ),
-            ("20", "", "`node --version` printed nothing, with no version in it, and 20 is required"),
+            ("20", "", "`node` printed nothing, with no version in it, and 20 is required"),
             ("^20", "v20.1.0", "`node` is required in `^20`, and `^20` is no version"),
         ] {
             assert_eq!(met("node", version, output).unwrap_err(), expected);
