@@ -6,9 +6,10 @@
 //! their codes. Opens no file, reads no environment, starts nothing: [`Sources`] has it all. Never
 //! panics on what a user wrote, and its work is bounded whatever they wrote.
 //!
-//! The way of a file: `yaml` makes a tree with places of the text, `load` replaces variables in it,
-//! `raw` reads typed values from it and reports every wrong one, `lower` merges defaults and makes the
-//! model, `check` looks at what concerns several services. Read [`parse`] first.
+//! The way of a file: `yaml` makes a tree with places of the text, `load` replaces variables in it and goes on
+//! to the files that it includes, `raw` reads typed values from each and reports every wrong one, `lower` merges
+//! defaults and makes the model, `check` looks at what concerns several services. Places are places in all
+//! files, as if they stood one behind the other. Read [`parse`] first.
 
 mod check;
 mod codes;

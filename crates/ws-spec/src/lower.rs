@@ -678,15 +678,17 @@ fn service(
     let limits = limits(raw, report);
     let stop = stop(draft, sources, report);
     let stdin = stdin(draft, report);
+    // A directory outside of the project is not shown just because a file of it is included.
+    let usual_dir = if draft.dir.starts_with(&sources.root) { draft.dir } else { sources.root.as_path() };
     let logs = logs(raw, report);
 
     Some(Service {
         kind: draft.kind,
         command: command?,
         build,
-        working_dir: raw.working_dir.as_ref().map_or_else(|| draft.dir.to_owned(), |dir| dir.value.0.clone()),
+        working_dir: raw.working_dir.as_ref().map_or(usual_dir, |dir| &dir.value.0).to_owned(),
         // That of an included file is as good as declared: it holds this file, so it is not writable.
-        working_dir_declared: raw.working_dir.is_some() || draft.dir != sources.root,
+        working_dir_declared: raw.working_dir.is_some() || usual_dir != sources.root,
         writable: writable.into_iter().map(|(path, _)| path).collect(),
         reads: reads.into_iter().map(|(path, _)| path).collect(),
         environment: draft

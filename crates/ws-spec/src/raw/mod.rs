@@ -29,7 +29,7 @@ record! {
     /// `${NAME}` in any value is replaced by a variable; `${NAME:-x}` gives a default, `${NAME:?message}`
     /// insists, `$$` is a dollar sign. Variables come from the environment of `ws`, then from
     /// `--env-file` (a later one wins), then from this file's own `env_file`, then from `.env` next to
-    /// this file.
+    /// the first file.
     #[schemars(rename = "Workspace")]
     FileRaw: "the workspace" {
         /// The name of the workspace: `[a-z0-9][a-z0-9_-]*`. Without it, the name of the directory.
@@ -38,8 +38,9 @@ record! {
         /// less. Without it: the least level at which everything that this file declares is enforced.
         enforcement: LevelWord,
         /// Further workspace files that belong to this workspace: `[services/api/workspace.yaml]`. In each of them,
-        /// paths are relative to its own directory, which is also where its services run unless they say otherwise,
-        /// and `defaults` and `env_file` are for itself. A name can be in one of the files only, and `name`,
+        /// paths are relative to its own directory, which is also where its services run, and `defaults` and
+        /// `env_file` are for itself. One outside of the project starts with `..`, `~` or `/`; its services run in
+        /// the project. A name can be in one of the files only, and `name`,
         /// `enforcement` and `network` in the first one only.
         include: OneOrMany<IncludeRaw>,
         /// The private network of the workspace.
@@ -124,7 +125,7 @@ record! {
         /// A command that runs in the sandbox before each start; the service is started when it ends
         /// with 0.
         build: BuildRaw,
-        /// The current directory. Default: the directory of this file. Where it is a proper
+        /// The current directory. Default: the directory of this file, if it lies in the project. Where it is a proper
         /// subdirectory of the project and is named here, the service may write in it.
         working_dir: HostPath,
         /// Directories that the service may write beside the default. Everything else of the project is
