@@ -464,3 +464,29 @@ pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map_or("", str::trim);
     Ok(pid.parse().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_poll_ends_at_its_deadline_or_with_what_there_is_to_read() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let (silent, _held) = io::pipe().unwrap();
+        let fds = [silent.as_fd(), reader.as_fd()];
+        // One that is over, and one that comes.
+        let now = Instant::now();
+        for deadline in [now, now + Duration::from_millis(2)] {
+            assert_eq!(poll_until(&fds, Some(deadline)).unwrap(), [false, false]);
+            assert!(Instant::now() >= deadline);
+        }
+        writer.write_all(b"x").unwrap();
+        let later = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(poll_until(&fds, Some(later)).unwrap(), [false, true]);
+        assert_eq!(poll_until(&fds, Some(now)).unwrap(), [false, true]);
+        assert_eq!(poll_readable(&fds).unwrap(), [false, true]);
+    }
+}

@@ -590,19 +590,7 @@ impl Service {
                 run.deadline = None;
                 let mut fds = fds.into_iter();
                 run.main = fds.next();
-                if let Some(socket) = fds.next() {
-                    let (service, inbox) = (self.plan.name.clone(), Arc::clone(&self.shared.inbox));
-                    let generation = run.generation;
-                    let tell = move |news: Notified| {
-                        inbox(Input::Notified { service: service.clone(), generation, news });
-                    };
-                    match Listener::start(socket, tell) {
-                        Ok(listener) => run.notices = Some(listener),
-                        Err(error) => {
-                            tracing::warn!(service = %self.plan.name, %error, "listening to what it says of itself");
-                        }
-                    }
-                }
+                let notices = fds.next();
                 let pid = run.main.as_ref().and_then(|main| process::pid_of(main.as_fd()).ok().flatten());
                 let generation = run.generation;
                 if let Some(ended) = self.ended_at {
@@ -613,6 +601,10 @@ impl Service {
                     self.publish(TargetState::Up);
                 }
                 self.tell(Input::Executed { service: self.plan.name.clone(), generation, pid });
+                // Not before that: nothing of a run is told before its start.
+                if let Some(socket) = notices {
+                    self.listen(socket, generation);
+                }
             }
             FromInit::Exited(end) => run.exit = Some(reason(end)),
             FromInit::Terminal { id: None } => {
@@ -642,6 +634,21 @@ impl Service {
                 if let Some(done) = run.execs.remove(&id) {
                     done(ExecResult::Ended(reason(end)));
                 }
+            }
+        }
+    }
+
+    /// Begins to hear what the present run says of itself.
+    fn listen(&mut self, socket: OwnedFd, generation: Generation) {
+        let (service, inbox) = (self.plan.name.clone(), Arc::clone(&self.shared.inbox));
+        let tell = move |news: Notified| {
+            inbox(Input::Notified { service: service.clone(), generation, news });
+        };
+        match (Listener::start(socket, tell), &mut self.run) {
+            (Ok(listener), Some(run)) => run.notices = Some(listener),
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                tracing::warn!(service = %self.plan.name, %error, "listening to what it says of itself");
             }
         }
     }
@@ -835,6 +842,12 @@ impl Service {
         let fds = [io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()];
         match protocol::send(run.control.as_fd(), &request, &fds) {
             Ok(()) => {
+                run.execs.insert(id, done);
+            }
+            // Init has ended just now, which is told in a moment: it is as if the command had begun before.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
                 run.execs.insert(id, done);
             }
             Err(error) => done(not_started(format!("asking init: {error}"))),
