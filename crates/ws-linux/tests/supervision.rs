@@ -12,10 +12,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::pty::OpenptFlags;
 use tokio::sync::{mpsc, oneshot};
 use ws_core::engine::{Effect, Generation, Hook, Input, Notified, ProbeRole, Step};
 use ws_core::host::{ExecIo, ExecSpec, Host, LogSink};
-use ws_core::plan::{self, Options};
+use ws_core::plan::{self, OneOff, Options, Plan};
 use ws_linux::sandbox::spawner::Spawner;
 use ws_linux::{HostConfig, LinuxHost};
 use ws_model::wire::{ExecResult, LogStream};
@@ -267,7 +268,7 @@ async fn drive(spawner: Spawner, directory: &Path) {
         secrets: BTreeMap::new(),
     };
     let logs: Arc<dyn LogSink> = Arc::clone(&output) as _;
-    let host = match LinuxHost::start(spawner, plan, config, inbox, logs).await {
+    let host = match LinuxHost::start(spawner, plan.clone(), config, inbox, logs).await {
         Ok(host) => host,
         Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string)),
     };
@@ -276,6 +277,7 @@ async fn drive(spawner: Spawner, directory: &Path) {
     hooks_end_in_time(&mut stage).await;
     a_service_speaks_for_itself(&mut stage).await;
     probes_and_a_terminal(&mut stage).await;
+    a_one_off_on_somebodys_terminal(&mut stage, &plan).await;
     a_lost_launcher_is_the_end(&mut stage).await;
 
     let (done, errors) = oneshot::channel();
@@ -422,6 +424,56 @@ async fn probes_and_a_terminal(stage: &mut Stage) {
     let (done, made) = oneshot::channel();
     stage.host.terminal(&name("terminal"), Box::new(move |made| done.send(made).map_err(drop).unwrap()));
     assert_eq!(made.await.unwrap().unwrap_err(), "terminal does not run");
+}
+
+/// The streams that somebody gave are the program's own: it leads a session on that terminal, nothing of it is a log,
+/// and nobody has it open afterwards.
+async fn a_one_off_on_somebodys_terminal(stage: &mut Stage, plan: &Plan) {
+    let (ours, theirs) = {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&ours).unwrap();
+        let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags).unwrap();
+        (ours, theirs)
+    };
+    let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo own > /dev/tty; read line; echo got $line; exit 6";
+    let (service, taken) = (name("hooked"), BTreeMap::new());
+    let wanted = OneOff {
+        service: &service,
+        number: 1,
+        argv: Some(shell(script).0),
+        env: &[],
+        cwd: None,
+        tty: true,
+        taken: &taken,
+    };
+    let unit = plan::one_off(plan, &wanted).unwrap();
+    let one_off = unit.name.clone();
+    let io =
+        ExecIo { stdin: theirs.try_clone().unwrap(), stdout: theirs.try_clone().unwrap(), stderr: theirs };
+    let (done, added) = oneshot::channel();
+    stage.host.add(unit, Some(io), Box::new(move |result| done.send(result).unwrap()));
+    assert_eq!(added.await.unwrap(), Ok(()));
+    rustix::io::write(&ours, b"hello\n").unwrap();
+    stage.start(one_off.as_str(), 1);
+    stage.executed(one_off.as_str(), 1).await;
+    let exit = ExitReason::Code(6);
+    let ended = Input::Exited { service: one_off.clone(), generation: 1, exit, oom: false };
+    assert_eq!(stage.next().await, ended);
+    let text = read_all(&ours);
+    assert!(text.contains("own\r\n") && text.ends_with("got hello\r\n"), "{text:?}");
+    assert_eq!(stage.output.of(one_off.as_str(), LogStream::Stdout), "");
+    // They were for one run.
+    stage.start(one_off.as_str(), 2);
+    match stage.next().await {
+        Input::StartFailed { hopeless: true, error, generation: 2, .. } => {
+            assert!(error.contains("used up"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let (done, removed) = oneshot::channel();
+    stage.host.remove(&one_off, Box::new(move |errors| done.send(errors).unwrap()));
+    assert_eq!(removed.await.unwrap(), Vec::<String>::new());
 }
 
 /// What is written to a terminal whose other side is closed.
