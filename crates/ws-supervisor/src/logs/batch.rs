@@ -24,31 +24,29 @@ pub(super) struct Batch {
     pub(super) lines: Lines,
 }
 
-/// Whole lines.
+/// Whole lines. Where each begins is found when somebody reads them, which is rarer than that they are written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Lines {
+    /// Each with its newline.
     pub(super) text: String,
-    /// Where each line ends: the offset of its newline, or the text's length.
-    ends: Vec<u32>,
+    count: u64,
 }
 
 impl Lines {
     /// One line, whatever newlines are in it.
     pub(super) fn one(text: &str) -> Self {
-        let text = text.replace(['\n', '\r'], " ");
-        let ends = vec![offset(text.len())];
-        Self { text, ends }
+        Self { text: text.replace(['\n', '\r'], " ") + "\n", count: 1 }
     }
 
     /// Lines of any bytes; the last one may lack its end.
     pub(super) fn split(data: Vec<u8>) -> Self {
-        let text = String::from_utf8(data)
+        let mut text = String::from_utf8(data)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        let mut ends: Vec<u32> = memchr::memchr_iter(b'\n', text.as_bytes()).map(offset).collect();
         if !text.ends_with('\n') {
-            ends.push(offset(text.len()));
+            text.push('\n');
         }
-        Self { text, ends }
+        let count = memchr::memchr_iter(b'\n', text.as_bytes()).count();
+        Self { text, count: u64::try_from(count).unwrap_or(u64::MAX) }
     }
 
     /// The lines that end in `piece`, with what was kept of the first one; keeps what does not end.
@@ -63,25 +61,16 @@ impl Lines {
         (partial.len() >= MAX_LINE).then(|| Self::split(std::mem::take(partial)))
     }
 
-    fn get(&self, i: usize) -> &str {
-        let start = i.checked_sub(1).map_or(0, |before| self.end(before) + 1);
-        let line = &self.text[start..self.end(i)];
-        line.strip_suffix('\r').unwrap_or(line)
+    /// Each without its end.
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &str> {
+        let lines = self.text.strip_suffix('\n').unwrap_or(&self.text).split('\n');
+        lines.map(|line| line.strip_suffix('\r').unwrap_or(line))
     }
-
-    fn end(&self, i: usize) -> usize {
-        usize::try_from(self.ends[i]).unwrap_or(usize::MAX)
-    }
-}
-
-/// Pieces are far below 4 GiB.
-fn offset(at: usize) -> u32 {
-    u32::try_from(at).unwrap_or(u32::MAX)
 }
 
 impl Batch {
     pub(super) fn len(&self) -> u64 {
-        u64::try_from(self.lines.ends.len()).unwrap_or(u64::MAX)
+        self.lines.count
     }
 
     /// The number of its last line.
@@ -90,15 +79,21 @@ impl Batch {
     }
 
     pub(super) fn cost(&self) -> usize {
-        BATCH_COST + self.lines.text.len() + self.lines.ends.len() * size_of::<u32>()
+        BATCH_COST + self.lines.text.len()
     }
 
     /// The lines that are chosen, with their numbers.
-    fn chosen<'a>(&'a self, filter: &'a Filter) -> impl DoubleEndedIterator<Item = (u64, &'a str)> {
-        let count = if filter.has_time(self.at) { self.lines.ends.len() } else { 0 };
-        (0..count)
-            .map(|i| (self.first_seq + u64::try_from(i).unwrap_or(u64::MAX), self.lines.get(i)))
-            .filter(|(seq, line)| filter.has_line(*seq, self.stream, line))
+    fn chosen<'a>(&'a self, filter: &'a Filter) -> impl Iterator<Item = (u64, &'a str)> {
+        self.choose((self.first_seq..).zip(self.lines.iter()), filter)
+    }
+
+    fn choose<'a>(
+        &'a self,
+        lines: impl Iterator<Item = (u64, &'a str)>,
+        filter: &'a Filter,
+    ) -> impl Iterator<Item = (u64, &'a str)> {
+        let most = if filter.has_time(self.at) { usize::MAX } else { 0 };
+        lines.take(most).filter(|(seq, line)| filter.has_line(*seq, self.stream, line))
     }
 
     /// Its lines as JSON.
@@ -116,7 +111,9 @@ impl Batch {
 
     /// The last of its lines as JSON, newest first.
     pub(super) fn rendered_backwards(&self, filter: &Filter, count: usize) -> Vec<(u64, Vec<u8>)> {
-        self.chosen(filter).rev().take(count).map(|line| self.render_one(line)).collect()
+        let numbers = (self.first_seq..self.first_seq + self.len()).rev();
+        let lines = self.choose(numbers.zip(self.lines.iter().rev()), filter);
+        lines.take(count).map(|line| self.render_one(line)).collect()
     }
 
     fn render_one(&self, (seq, line): (u64, &str)) -> (u64, Vec<u8>) {
