@@ -521,6 +521,7 @@ fn a_one_off_has_the_sandbox_and_the_dependencies_of_its_service_and_nothing_els
     assert_eq!(run.run.cwd, api.run.cwd);
     let env = |key: &str| run.run.env.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
     assert_eq!((env("DEBUG"), env("LANG"), env("WS_SERVICE")), (Some("1"), Some("C"), Some("api")));
+    assert_eq!(env("WS_REPLICA"), Some("0"), "it is none");
     assert!(run.run.env.is_sorted());
     assert_eq!(
         (&run.view.binds, &run.view.secret_files, &run.view.scratch),

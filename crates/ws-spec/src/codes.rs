@@ -207,7 +207,7 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
     ("WS0511", "`depends_on` names a service that is not there, or is left out by its profiles."),
     (
         "WS0512",
-        "A link without a port means every port that its target declares in `expose`, `ports` and `ready`, and \
+        "A link without a port means every port that its target declares in `expose`, `ports` and its probes, and \
         the target declares none. Name the port in the link, or declare it at the target.",
     ),
     ("WS0513", "A service links to itself. It reaches its own ports without a link."),

@@ -13,6 +13,9 @@ use ws_model::{Hooks, ProbeKind, RestartPolicy, ServiceKind, ServiceName, name::
 use super::base::{HOSTS, hosts_line};
 use super::{NOTIFY, Plan, ServicePlan, Wait, absolute_program, net, view};
 
+/// The number in the place of a replica's.
+const NO_REPLICA: u32 = 0;
+
 /// What is asked of a one-off.
 #[derive(Debug, Clone)]
 pub struct OneOff<'a> {
@@ -80,6 +83,8 @@ pub fn one_off(plan: &Plan, wanted: &OneOff<'_>) -> Result<ServicePlan, String> 
         .env
         .into_iter()
         .filter(|(key, _)| !(notifies && NOTIFY.contains(&key.as_str())))
+        // Else what the first replica alone does would be done twice.
+        .chain([("WS_REPLICA".to_owned(), NO_REPLICA.to_string())])
         .chain(wanted.env.iter().cloned())
         .collect();
     run.env = env.into_iter().collect();
@@ -96,7 +101,7 @@ pub fn one_off(plan: &Plan, wanted: &OneOff<'_>) -> Result<ServicePlan, String> 
     Ok(ServicePlan {
         name,
         declared: service.declared.clone(),
-        replica: 0,
+        replica: NO_REPLICA,
         kind: ServiceKind::Task,
         index,
         address,
