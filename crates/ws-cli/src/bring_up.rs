@@ -268,7 +268,6 @@ struct Ends {
 struct Crash {
     service: ServiceName,
     cause: String,
-    times: u32,
     retry_in: Option<Duration>,
 }
 
@@ -494,7 +493,11 @@ impl Up<'_> {
             let kind = self.planned.plan.services.get(service).map(|service| service.kind);
             let end = RunEnd {
                 service: service.clone(),
-                cause: cause.text.clone(),
+                // Of one that ended without success the cause also says what its restart policy makes of it.
+                cause: match exit {
+                    Some(exit) if *phase != Phase::Exited => exit.to_string(),
+                    Some(_) | None => cause.text.clone(),
+                },
                 exit: *exit,
                 success: *phase == Phase::Exited,
                 violated: *phase == Phase::Violated,
@@ -510,7 +513,7 @@ impl Up<'_> {
                     if ends.times == CRASHES {
                         let retry_in = retry_in_ms.map(Duration::from_millis);
                         let (service, cause) = (service.clone(), cause.text.clone());
-                        state.crashing = Some(Crash { service, cause, times: ends.times, retry_in });
+                        state.crashing = Some(Crash { service, cause, retry_in });
                     }
                 }
                 // Without a probe it is ready at once.
@@ -621,7 +624,7 @@ impl Up<'_> {
     async fn tell_crash(&self, crash: &Crash) {
         let log =
             causes::last_lines(&self.client, &crash.service, report::CRASH_LINES, Some(self.since)).await;
-        let text = report::crash_loop(&crash.service, &crash.cause, crash.times, crash.retry_in, &log);
+        let text = report::crash_loop(&crash.service, &crash.cause, crash.retry_in, &log);
         self.context.ui.say(text.trim_end_matches('\n'));
     }
 

@@ -238,9 +238,7 @@ fn say_who_needs_them(context: &Context, place: &Place, rows: &[ServiceStatus], 
     for stopped in named {
         let needs = |service: &&ws_core::plan::ServicePlan| {
             let name = &service.name;
-            // One that is bound to it (`restart: true`) stops with it.
-            let stays = service.waits.iter().any(|wait| wait.on == *stopped && !wait.restart);
-            runs(name) && !named.contains(name) && stays
+            runs(name) && !named.contains(name) && service.waits.iter().any(|wait| wait.on == *stopped)
         };
         let left: Vec<ServiceName> =
             plan.services.values().filter(needs).map(|service| service.name.clone()).collect();

@@ -1,6 +1,8 @@
 //! `ws run`: a one-off command in a sandbox like a service's, with what the service depends on. Where nothing
 //! runs, a stack is begun for it, and taken down after it.
 
+use std::pin::pin;
+
 use ws_client::{Client, EventQuery};
 use ws_model::wire::{DownRequest, ExecResult, RunRequest};
 use ws_model::{EventKind, Phase, Reason, ServiceName};
@@ -10,6 +12,7 @@ use crate::bring_up::{self, Owner};
 use crate::error::{Failure, unless_ended};
 use crate::inside::{self, Ended};
 use crate::instances::Place;
+use crate::live::Signals;
 use crate::units::now;
 use crate::view::View;
 use crate::{Context, causes, instances, load, names, runtime, take_down};
@@ -54,7 +57,7 @@ pub fn run(context: &Context, options: &PlanOptions, wanted: &Wanted<'_>) -> Res
                 // It goes down with this process, however that ends.
                 let hold = client.hold().await?;
                 let ended = within(context, &client, wanted).await;
-                take_down::ask(context, &client, &place, DownRequest::default()).await?;
+                down(context, &client, &place).await?;
                 drop(hold);
                 ended
             }
@@ -63,6 +66,20 @@ pub fn run(context: &Context, options: &PlanOptions, wanted: &Wanted<'_>) -> Res
     // A read of the standard input cannot be cancelled: its thread is left behind.
     runtime.shutdown_background();
     ended
+}
+
+/// Takes the stack down that was begun for the one-off; whoever interrupts has no patience for grace.
+async fn down(context: &Context, client: &Client, place: &Place) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut going = pin!(take_down::ask(context, client, place, DownRequest::default()));
+    tokio::select! {
+        biased;
+        ended = &mut going => return ended,
+        _ = signals.next() => {}
+    }
+    // It may have ended in this moment: then there is nothing to kill.
+    let _ = client.down(DownRequest { now: true, volumes: false }).await;
+    going.await
 }
 
 async fn within(context: &Context, client: &Client, wanted: &Wanted<'_>) -> Result<u8, Failure> {

@@ -40,6 +40,12 @@ impl Cell {
         Self { text: text.into(), style }
     }
 
+    /// How many characters it has.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.text.chars().count()
+    }
+
     /// A cell without a style; `-` where there is nothing to say.
     pub fn plain(text: impl Into<String>) -> Self {
         let text = text.into();

@@ -17,47 +17,71 @@ pub struct Shape {
     pub wide: bool,
 }
 
-/// The services as a table.
+/// A column of the table.
+struct Column {
+    header: &'static str,
+    /// Those with a higher number are left out first where there is no room; 0 never is.
+    rank: u8,
+    cell: fn(&ServiceStatus, Timestamp) -> Cell,
+}
+
+/// The least that is left for the cause, in characters.
+const CAUSE_ROOM: usize = 20;
+
+/// The services as a table. Where there is no room for all columns, those are left out that say least.
 #[must_use]
 pub fn services(rows: &[ServiceStatus], now: Timestamp, shape: &Shape) -> String {
-    let memory = shape.wide || rows.iter().any(|row| row.memory_bytes.is_some());
-    let mut header = vec!["SERVICE", "PHASE", "ADDRESS", "PORTS", "UPTIME", "LEVEL"];
-    if shape.wide {
-        header.extend(["PID", "PIDS"]);
+    let mut columns = columns(rows, shape);
+    if let Some(width) = shape.width {
+        while used(&columns, rows, now) + CAUSE_ROOM > width
+            && let Some(least) = columns.iter().map(|column| column.rank).max().filter(|rank| *rank > 0)
+        {
+            columns.retain(|column| column.rank < least);
+        }
     }
-    if memory {
-        header.push("MEMORY");
-    }
-    if shape.wide {
-        header.push("LIMIT");
-    }
-    header.push("CAUSE");
-    let cells: Vec<Vec<Cell>> = rows
-        .iter()
-        .map(|row| {
-            let mut cells = vec![
-                Cell::plain(row.name.as_str()),
-                Cell::new(phase(row), phase_style(row.phase)),
-                Cell::plain(row.address.clone()),
-                Cell::plain(ports(&row.ports)),
-                Cell::plain(uptime(row, now)),
-                Cell::plain(row.level.map(|level| level.to_string()).unwrap_or_default()),
-            ];
-            let number = |n: Option<u32>| Cell::plain(n.map(|n| n.to_string()).unwrap_or_default());
-            if shape.wide {
-                cells.extend([number(row.pid), number(row.pids)]);
-            }
-            if memory {
-                cells.push(Cell::plain(row.memory_bytes.map(human_bytes).unwrap_or_default()));
-            }
-            if shape.wide {
-                cells.push(Cell::plain(row.memory_limit_bytes.map(human_bytes).unwrap_or_default()));
-            }
-            cells.push(Cell::plain(cause(row)));
-            cells
-        })
-        .collect();
+    let header: Vec<&str> = columns.iter().map(|column| column.header).collect();
+    let cells: Vec<Vec<Cell>> =
+        rows.iter().map(|row| columns.iter().map(|column| (column.cell)(row, now)).collect()).collect();
     table(&header, &cells, shape.width)
+}
+
+/// What the columns before the last one take.
+fn used(columns: &[Column], rows: &[ServiceStatus], now: Timestamp) -> usize {
+    let width = |column: &Column| {
+        let cells = rows.iter().map(|row| (column.cell)(row, now).width());
+        cells.chain([column.header.len()]).max().unwrap_or(0) + 2
+    };
+    columns.iter().take(columns.len().saturating_sub(1)).map(width).sum()
+}
+
+fn columns(rows: &[ServiceStatus], shape: &Shape) -> Vec<Column> {
+    fn number(n: Option<u32>) -> Cell {
+        Cell::plain(n.map(|n| n.to_string()).unwrap_or_default())
+    }
+    fn bytes(n: Option<u64>) -> Cell {
+        Cell::plain(n.map(human_bytes).unwrap_or_default())
+    }
+    let memory = shape.wide || rows.iter().any(|row| row.memory_bytes.is_some());
+    let column = |header, rank, cell| Column { header, rank, cell };
+    let all = [
+        (true, column("SERVICE", 0, |row, _| Cell::plain(row.name.as_str()))),
+        (true, column("PHASE", 0, |row, _| Cell::new(phase(row), phase_style(row.phase)))),
+        (true, column("ADDRESS", 2, |row, _| Cell::plain(row.address.clone()))),
+        (true, column("PORTS", 1, |row, _| Cell::plain(ports(&row.ports)))),
+        (true, column("UPTIME", 0, |row, now| Cell::plain(uptime(row, now)))),
+        (
+            true,
+            column("LEVEL", 3, |row, _| {
+                Cell::plain(row.level.map(|level| level.to_string()).unwrap_or_default())
+            }),
+        ),
+        (shape.wide, column("PID", 0, |row, _| number(row.pid))),
+        (shape.wide, column("PIDS", 0, |row, _| number(row.pids))),
+        (memory, column("MEMORY", 4, |row, _| bytes(row.memory_bytes))),
+        (shape.wide, column("LIMIT", 0, |row, _| bytes(row.memory_limit_bytes))),
+        (true, column("CAUSE", 0, |row, _| Cell::plain(cause(row)))),
+    ];
+    all.into_iter().filter(|(shown, _)| *shown).map(|(_, column)| column).collect()
 }
 
 fn phase(row: &ServiceStatus) -> String {
@@ -256,12 +280,37 @@ pub(crate) mod tests {
     fn memory_is_shown_where_it_is_known() {
         let mut rows = stack();
         rows[0].memory_bytes = Some(12_900_000);
-        let text = services(&rows, Timestamp { unix_ms: 2000 }, &Shape { width: Some(110), wide: false });
-        insta::assert_snapshot!(plain(&text), @r#"
+        let text = |width| {
+            let shape = Shape { width: Some(width), wide: false };
+            plain(&services(&rows, Timestamp { unix_ms: 2000 }, &shape))
+        };
+        insta::assert_snapshot!(text(130), @r#"
         SERVICE  PHASE      ADDRESS    PORTS                                        UPTIME  LEVEL    MEMORY  CAUSE
-        gateway  ready      10.77.3.4  127.0.0.1:8080->80/tcp, [::1]:8443->443/tcp  1.0 s   limited  12M     http 200 …
+        gateway  ready      10.77.3.4  127.0.0.1:8080->80/tcp, [::1]:8443->443/tcp  1.0 s   limited  12M     http 200 from :80/healthz
         migrate  exited(0)  10.77.3.4  -                                            -       -        -       finished
-        orders   backoff    10.77.3.4  -                                            -       -        -       exited wi…
+        orders   backoff    10.77.3.4  -                                            -       -        -       exited with 1; next try in 8…
+        "#);
+    }
+
+    #[test]
+    fn what_says_least_makes_room_for_the_cause() {
+        let mut rows = stack();
+        rows[0].memory_bytes = Some(12_900_000);
+        rows[0].ports.truncate(1);
+        for width in [110, 80, 60, 40] {
+            let text =
+                services(&rows, Timestamp { unix_ms: 2000 }, &Shape { width: Some(width), wide: false });
+            assert!(
+                plain(&text).lines().all(|line| line.chars().count() <= width.max(48)),
+                "{width}:\n{text}"
+            );
+        }
+        let shape = Shape { width: Some(80), wide: false };
+        insta::assert_snapshot!(plain(&services(&rows, Timestamp { unix_ms: 2000 }, &shape)), @r#"
+        SERVICE  PHASE      PORTS                   UPTIME  CAUSE
+        gateway  ready      127.0.0.1:8080->80/tcp  1.0 s   http 200 from :80/healthz
+        migrate  exited(0)  -                       -       finished
+        orders   backoff    -                       -       exited with 1; next try in …
         "#);
     }
 

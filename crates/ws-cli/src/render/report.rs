@@ -106,16 +106,10 @@ pub fn tree(links: &[WhyLink], row: Option<&ServiceStatus>) -> String {
 /// What is said when a service ended several times in a row: the end in words, its last lines, the next
 /// try.
 #[must_use]
-pub fn crash_loop(
-    service: &ServiceName,
-    cause: &str,
-    times: u32,
-    next: Option<Duration>,
-    log: &[LogLine],
-) -> String {
+pub fn crash_loop(service: &ServiceName, cause: &str, next: Option<Duration>, log: &[LogLine]) -> String {
     let next = next.map(|next| format!("; next try in {}", human_duration(next))).unwrap_or_default();
     let mut out = format!(
-        "{} {} {} ({times} times in a row): {}{next}\n",
+        "{} {} {}: {}{next}\n",
         paint(CARE.bold(), "↻"),
         paint(BOLD, service),
         paint(CARE, "ends again and again"),
@@ -282,13 +276,18 @@ mod tests {
     #[test]
     fn a_crash_loop_says_the_end_the_last_words_and_the_next_try() {
         let log = log(&[(LogStream::Stderr, "no such table: users")]);
-        let text = crash_loop(&name("api"), "exited with 1", 3, Some(Duration::from_millis(800)), &log);
-        let quiet = crash_loop(&name("api"), "was killed by SIGSEGV", 3, None, &[]);
+        let text = crash_loop(
+            &name("api"),
+            "exited with 1, 3 failures in a row",
+            Some(Duration::from_millis(800)),
+            &log,
+        );
+        let quiet = crash_loop(&name("api"), "was killed by SIGSEGV", None, &[]);
         insta::assert_snapshot!(anstream::adapter::strip_str(&format!("{text}{quiet}")).to_string(), @r#"
-        ↻ api ends again and again (3 times in a row): exited with 1; next try in 800 ms
+        ↻ api ends again and again: exited with 1, 3 failures in a row; next try in 800 ms
           its last line:
           | no such table: users
-        ↻ api ends again and again (3 times in a row): was killed by SIGSEGV
+        ↻ api ends again and again: was killed by SIGSEGV
           it has printed nothing
         "#);
     }
