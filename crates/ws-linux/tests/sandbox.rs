@@ -460,15 +460,18 @@ fn before_the_program(sandbox: &Sandbox, service: &ServicePlan) {
     };
     let long = Duration::from_secs(100);
     // What it leaves behind keeps running beside the program; what has ended is reaped.
-    let scripts = ["echo one > /tmp/x; (sleep 1000 &)", "cat /tmp/x; echo two; read line; echo \"$? $line\""];
+    let scripts = [
+        "mkfifo /tmp/ask /tmp/answer; (sh -c 'read word < /tmp/ask; echo $word > /tmp/answer' &); echo one > /tmp/x",
+        "cat /tmp/x; echo two; read line; echo \"$? $line\"",
+    ];
     let mut running = sandbox.start(
         &before(&scripts, long),
-        "cat /tmp/x; grep -c sleep /proc/[0-9]*/comm | grep -c :1; grep -l '^State:.Z' /proc/[0-9]*/status || true",
+        "cat /tmp/x; echo still > /tmp/ask; cat /tmp/answer; while grep -qs '^State:.Z' /proc/[0-9]*/status; do :; done; echo reaped",
     );
     let mut text = String::new();
     assert_eq!(running.hears(), FromInit::Exited(End::Code(0)));
     running.output.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "one\ntwo\n1 \none\n1\n");
+    assert_eq!(text, "one\ntwo\n1 \none\nstill\nreaped\n");
     running.ends("after its main process");
 
     let refused = |service: &ServicePlan| {
@@ -563,15 +566,16 @@ fn read_until(terminal: BorrowedFd<'_>, text: &str) -> String {
 fn a_terminal_of_its_own(sandbox: &Sandbox, service: &ServicePlan) {
     let service = ServicePlan { tty: true, ..service.clone() };
     let script = "tty; stty size; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all; echo ctty > /dev/tty
-        ls -l /proc/self/fd | grep -c ptmx; read line; echo \"got $line\"; exit 5";
+        ls -l /proc/self/fd | grep -c ptmx; echo asks; read line; echo \"got $line\"; exit 5";
     let running = sandbox.begin(&service, script);
     let (news, fds) = running.hears_with();
     assert_eq!(news, FromInit::Terminal { id: None });
     let [ours, theirs] = <[OwnedFd; 2]>::try_from(fds).unwrap();
     drop(theirs);
     running.executed();
+    let text = read_until(ours.as_fd(), "asks\r\n");
     rustix::io::write(&ours, b"hello\n").unwrap();
-    let text = read_until(ours.as_fd(), "got hello\r\n");
+    read_until(ours.as_fd(), "got hello\r\n");
     // The size, three streams, the controlling terminal, and nobody but the supervisor at its other side.
     let expected = "/dev/pts/0\r\n24 80\r\nall\r\nctty\r\n0\r\n";
     assert!(text.contains(expected), "no {expected:?} in {text:?}");

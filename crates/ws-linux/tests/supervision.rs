@@ -454,9 +454,9 @@ async fn a_one_off_on_somebodys_terminal(stage: &mut Stage, plan: &Plan) {
     let (done, added) = oneshot::channel();
     stage.host.add(unit, Some(io), Box::new(move |result| done.send(result).unwrap()));
     assert_eq!(added.await.unwrap(), Ok(()));
-    rustix::io::write(&ours, b"hello\n").unwrap();
     stage.start(one_off.as_str(), 1);
     stage.executed(one_off.as_str(), 1).await;
+    rustix::io::write(&ours, b"hello\n").unwrap();
     let exit = ExitReason::Code(6);
     let ended = Input::Exited { service: one_off.clone(), generation: 1, exit, oom: false };
     assert_eq!(stage.next().await, ended);
