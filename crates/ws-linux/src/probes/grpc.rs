@@ -6,20 +6,25 @@
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddrV4;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::task::JoinSet;
 
 use super::{Means, shorten};
 use crate::publish::{connect, io_phrase};
 
 /// The most of an answer that is read: the message is two bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+
+/// How long it may take to say goodbye after an answer, which waits for a peer that reads.
+const GOODBYE: Duration = Duration::from_millis(100);
 
 /// The head of a message on the wire: whether it is compressed, and its length.
 const HEAD: usize = 5;
@@ -48,6 +53,38 @@ enum ServingStatus {
     ServiceUnknown = 3,
 }
 
+/// The tasks of one connection, which end with this at the latest.
+///
+/// hyper leaves the connection to a task that ends when all was said. With a peer that floods and does not read that is
+/// never: each attempt would leave a task, a socket and their buffers behind.
+#[derive(Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Tasks {
+    fn executor(&self) -> Executor {
+        Executor(Arc::downgrade(&self.0))
+    }
+
+    /// Waits until they have ended by themselves, for a short while.
+    async fn end(self) {
+        let mut all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        // Those that have not are ended by the drop.
+        let _ = tokio::time::timeout(GOODBYE, async { while all.join_next().await.is_some() {} }).await;
+    }
+}
+
+/// Adds to [`Tasks`]. Does not keep them: the tasks themselves have it.
+#[derive(Clone)]
+struct Executor(Weak<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executor {
+    fn execute(&self, task: F) {
+        if let Some(all) = self.0.upgrade() {
+            all.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+        }
+    }
+}
+
 /// Asks once; the error is a phrase.
 pub(super) async fn check(means: &Means, port: u16, service: &str, timeout: Duration) -> Result<(), String> {
     let target = SocketAddrV4::new(means.address, port);
@@ -61,9 +98,10 @@ pub(super) async fn check(means: &Means, port: u16, service: &str, timeout: Dura
         .header("grpc-timeout", format!("{}m", timeout.as_millis().clamp(1, 99_999_999)))
         .body(Full::new(framed(&message)))
         .map_err(|error| error.to_string())?;
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let tasks = Tasks::default();
+    let handshake = hyper::client::conn::http2::handshake(tasks.executor(), TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(|error| phrase(&error))?;
-    let exchange = async {
+    let exchange = async move {
         let answer = sender.send_request(request).await.map_err(|error| phrase(&error))?;
         let (head, body) = answer.into_parts();
         if head.status != StatusCode::OK {
@@ -80,11 +118,13 @@ pub(super) async fn check(means: &Means, port: u16, service: &str, timeout: Dura
         serving(&body.to_bytes())
     };
     let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
+    let result = tokio::select! {
         biased;
         result = &mut exchange => result,
         _ = connection => exchange.await,
-    }
+    };
+    tasks.end().await;
+    result
 }
 
 /// A message as it goes over the wire, uncompressed.
@@ -239,6 +279,27 @@ mod tests {
         let (listener, port) = listen().await;
         drop(listener);
         assert_eq!(asked(port, "").await, Err("grpc :PORT: connection refused".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn nothing_stays_of_a_connection_to_one_that_floods_and_does_not_read() {
+        // SETTINGS without any, and then pings, whose answers nobody takes.
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let (listener, port) = listen().await;
+        let flood = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&SETTINGS).await.unwrap();
+            let pings = PING.repeat(1000);
+            // Blocks for good, once the answers block the other side, unless that side closes.
+            while stream.write_all(&pings).await.is_ok() {}
+        });
+        let kind = ProbeKind::Grpc { port, service: String::new() };
+        let probe = ws_model::Probe { timeout: Duration::from_millis(300), ..probe(kind) };
+        let (_prober, mut reports) = start(&probe, means(Arc::default(), None));
+        let expected = format!("grpc :{port}: no answer within 300ms");
+        assert_eq!(next(&mut reports).await, Err(expected));
+        tokio::time::timeout(Duration::from_secs(20), flood).await.expect("it is closed").unwrap();
     }
 
     #[test]
