@@ -446,7 +446,8 @@ impl Service {
             main: None,
             failure: None,
             exit: None,
-            deadline: Some(Instant::now() + self.start_within()),
+            // One beyond all time is none.
+            deadline: Instant::now().checked_add(self.start_within()),
             probers: BTreeMap::new(),
             matched,
             matchers,

@@ -468,7 +468,8 @@ fn run_before(
     control: &Channel,
     children: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
-    let deadline = Instant::now() + hook.timeout;
+    // One beyond all time is none.
+    let deadline = Instant::now().checked_add(hook.timeout);
     let name = format!("pre_start `{}`", one_line(&hook.exec.argv));
     let not_run = |failure: Failure| Failure { stage: name.clone(), ..failure };
     let mut starting = Some(begin(&hook.exec, stdio, false).map_err(not_run)?);
@@ -476,7 +477,7 @@ fn run_before(
     loop {
         let mut watched = vec![control.as_fd(), children];
         watched.extend(starting.as_ref().map(|starting| starting.report.as_fd()));
-        let ready = process::poll_until(&watched, Some(deadline)).stage(name.as_str())?;
+        let ready = process::poll_until(&watched, deadline).stage(name.as_str())?;
         if !ready.contains(&true) {
             // Init ends after this failure, and whatever is left of the command with it.
             return Err(Failure::because(
