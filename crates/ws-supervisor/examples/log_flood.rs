@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let piece = format!("{line}\n").repeat(PIECE / (line.len() + 1));
         let ours = flood(&piece, time)?;
         let theirs = json_file(&piece, time)?;
-        println!("{what}: {ours:.0} MB/s; one write a line: {theirs:.0} MB/s; {:.1} times", ours / theirs);
+        println!("{what}: {ours:.0} MB/s; one write a line: {theirs:.1} MB/s; {:.0} times", ours / theirs);
     }
     Ok(())
 }
