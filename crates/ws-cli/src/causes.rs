@@ -1,5 +1,7 @@
 //! Why services are as they are: `ws why`, and what is said when they did not become what was wanted.
 
+use std::collections::VecDeque;
+
 use futures_util::StreamExt;
 use ws_client::{Client, LogQuery};
 use ws_model::wire::{LogLine, ServiceStatus, Why, WhyLink};
@@ -8,7 +10,7 @@ use ws_model::{Phase, Reason, ServiceName, Timestamp, exit};
 use crate::args::Format;
 use crate::error::Failure;
 use crate::render::report::{self, Case, LAST_LINES};
-use crate::view::View;
+use crate::view::{Row, View};
 use crate::{Context, instances, names, runtime};
 
 /// `ws why`
@@ -43,7 +45,7 @@ pub fn why(context: &Context, typed: &[String]) -> Result<u8, Failure> {
 }
 
 /// Says why services are not what was wanted: the cause down to its root, the probe's last error, the last
-/// lines since `since`.
+/// lines since `since`. What has failed at the root of it is told as well, named or not.
 pub async fn report(
     context: &Context,
     client: &Client,
@@ -52,8 +54,12 @@ pub async fn report(
     since: Option<Timestamp>,
 ) {
     let rows: Vec<ServiceStatus> = client.services().await.unwrap_or_default();
-    for service in services {
-        let Some(row) = view.services.get(service) else { continue };
+    let mut told: Vec<ServiceName> = Vec::new();
+    let mut to_tell: VecDeque<ServiceName> = services.iter().cloned().collect();
+    while let Some(service) = to_tell.pop_front() {
+        let service = &service;
+        let Some(row) = view.services.get(service).filter(|_| !told.contains(service)) else { continue };
+        told.push(service.clone());
         let chain = match client.why(service).await {
             Ok(why) => why.chain,
             // An older supervisor, or one that ends: what is known here.
@@ -62,6 +68,12 @@ pub async fn report(
             }
         };
         let innocent = row.cause.reason == Reason::DependencyFailed || row.phase == Phase::Waiting;
+        if innocent
+            && let Some(root) = chain.last().map(|link| &link.service)
+            && view.services.get(root).is_some_and(Row::is_lost)
+        {
+            to_tell.push_back(root.clone());
+        }
         let log = if innocent { Vec::new() } else { last_lines(client, service, LAST_LINES, since).await };
         let probe_error =
             rows.iter().find(|row| row.name == *service).and_then(|row| row.probe_error.clone());

@@ -70,7 +70,7 @@ async fn once(context: &Context, client: &Client, query: &StatsQuery) -> Result<
             },
         }
     }
-    let rows: Vec<StatsSample> = latest.into_values().collect();
+    let rows: Vec<StatsSample> = latest.into_values().filter(runs).collect();
     if rows.is_empty() {
         context.ui.say("nothing runs now");
         return Ok(exit::OK);
@@ -101,9 +101,14 @@ async fn table(context: &Context, client: &Client, query: &StatsQuery) -> Result
         // Who is not in the last look any more uses nothing.
         let look = latest.values().map(|row| row.at).max();
         latest.retain(|_, row| Some(row.at) == look);
-        let rows: Vec<StatsSample> = latest.values().cloned().collect();
+        let rows: Vec<StatsSample> = latest.values().filter(|row| runs(row)).cloned().collect();
         screen.draw(&stats::screen(&rows, context.ui.out_size()))?;
     }
+}
+
+/// Whether anything of it runs, as far as that is known. What a task left in its caches is no use of it.
+fn runs(sample: &StatsSample) -> bool {
+    sample.pids != Some(0)
 }
 
 fn take(

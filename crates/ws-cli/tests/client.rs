@@ -416,6 +416,8 @@ fn a_failure_is_told_with_its_cause_and_the_log() {
     let stage = Stage::new();
     let did = stage.ws(&["up", "--wait", "needs-bad"]).code(exit::FAILED);
     let did = did.says(&["✗ needs-bad", "because bad failed: exited with 3", "`needs-bad` failed"]);
+    // Nobody named it, and its log is what there is to read.
+    let did = did.says(&["✗ bad failed: exited with 3", "| bad says hello"]);
     let _ = did.says(&["`ws down` removes it"]);
     let did = stage.ws(&["up", "-d", "bad"]).code(exit::FAILED);
     let _ = did.says(&["✗ bad failed: exited with 3", "| bad says hello", "`bad` failed"]);
