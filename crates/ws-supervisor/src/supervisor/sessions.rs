@@ -16,7 +16,7 @@ use ws_core::engine::Input;
 use ws_core::host::{ExecId, ExecIo, ExecSpec};
 use ws_core::plan::{self, ServicePlan};
 use ws_model::wire::{ExecResult, RunRequest};
-use ws_model::{Cause, EventKind, ExitReason, Phase, ServiceName};
+use ws_model::{Cause, EventKind, ExitReason, Phase, Reason, ServiceName};
 
 use super::Loop;
 use crate::api::{Answer, Notice, Refusal};
@@ -267,6 +267,33 @@ impl OneOff {
 fn result_of(cause: &Cause, exit: Option<ExitReason>) -> ExecResult {
     match exit {
         Some(exit) => ExecResult::Ended(exit),
-        None => ExecResult::NotStarted { error: cause.text.clone(), not_found: false },
+        None => ExecResult::NotStarted { error: cause.text.clone(), not_found: is_not_found(cause) },
+    }
+}
+
+/// Whether there is no such program (127 for those who pass codes on). Of a start that failed there is only the host's
+/// sentence: the step, and then the error.
+fn is_not_found(cause: &Cause) -> bool {
+    let text = &cause.text;
+    cause.reason == Reason::StartFailed
+        && text.contains("executing ")
+        && text.ends_with("no such file or directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_program_is_not_found() {
+        let not_started = |reason, text: &str| result_of(&Cause::new(reason, text), None);
+        let not_found = |result: ExecResult| matches!(result, ExecResult::NotStarted { not_found: true, .. });
+        let text = "could not start: executing nope: no such file or directory";
+        assert!(not_found(not_started(Reason::StartFailed, text)));
+        let mount = "could not start: mounting `./data` read-write: no such file or directory";
+        assert!(!not_found(not_started(Reason::StartFailed, mount)));
+        assert!(!not_found(not_started(Reason::DependencyFailed, text)));
+        let ended = result_of(&Cause::new(Reason::Exit, "exited with 3"), Some(ExitReason::Code(3)));
+        assert_eq!(ended, ExecResult::Ended(ExitReason::Code(3)));
     }
 }
