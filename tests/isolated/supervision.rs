@@ -768,3 +768,25 @@ fn a_state_directory_that_cannot_be_written_is_told() {
     stack.is_down();
     stack.assert_no_process("after a start that was refused");
 }
+
+#[test]
+fn a_program_that_is_not_there_is_told_at_once() {
+    let mode = Mode::User;
+    requires!(mode, userns, netns, nft);
+    let mut stack = Stack::new(
+        mode,
+        "
+services:
+  s: { command: [bin/no-such-program] }
+  t: { command: [bin/ws-e2e-serve], pre_start: [[no-such-hook]] }
+",
+    );
+    let ran = ups(&mut stack);
+    assert_eq!(ran.code, 1, "{ran}");
+    for (service, program) in [("s", "bin/no-such-program"), ("t", "no-such-hook")] {
+        let row = until(&stack, service, "has failed", |row| row.phase == Phase::Failed);
+        assert_eq!((row.reason, row.restarts), (Reason::StartFailed, 0), "{row:?}");
+        assert!(row.cause.contains(program) && row.cause.contains("no such file"), "{row:?}");
+    }
+    stack.down();
+}

@@ -315,8 +315,9 @@ impl Service {
 
     fn tell_start_failed(&self, generation: Generation, failure: &Failure) {
         let service = self.plan.name.clone();
-        // Without its launcher no further try can succeed; nor without the streams that somebody gave it once.
-        let hopeless = self.broken.is_some() || (self.given && self.io.is_none());
+        // Without its program or its launcher no further try can succeed; nor without the streams that somebody gave
+        // it once.
+        let hopeless = failure.lasting || self.broken.is_some() || (self.given && self.io.is_none());
         self.tell(Input::StartFailed { service, generation, error: failure.to_string(), hopeless });
     }
 

@@ -573,7 +573,7 @@ fn become_program(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool, keep: 
         spec.env.iter().map(|(key, value)| c_string(&format!("{key}={value}"))).collect();
     let (argv, env) = match (argv, env) {
         (Ok(argv), Ok(env)) => (argv, env),
-        (Err(error), _) | (_, Err(error)) => return Failure::new(stage, &error),
+        (Err(error), _) | (_, Err(error)) => return Failure::not_executed(stage, &error),
     };
     let path =
         spec.env.iter().find(|(key, _)| key == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
@@ -585,10 +585,10 @@ fn become_program(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool, keep: 
             // As a shell does: look further, but remember that something was there (execvp(3)).
             Some(nix::libc::ENOENT | nix::libc::ENOTDIR) => {}
             Some(nix::libc::EACCES) => last = error,
-            _ => return Failure::new(stage, &error),
+            _ => return Failure::not_executed(stage, &error),
         }
     }
-    Failure::new(stage, &last)
+    Failure::not_executed(stage, &last)
 }
 
 /// The files that a command may mean.

@@ -22,6 +22,8 @@ pub struct Failure {
     pub errno: Option<i32>,
     /// What the error means here, if it is not what its number says.
     pub detail: String,
+    /// Whether a further try would meet the same, unless somebody changes something.
+    pub lasting: bool,
 }
 
 impl Failure {
@@ -33,13 +35,27 @@ impl Failure {
             Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
             None => error.to_string(),
         };
-        Self { stage: stage.into(), errno, detail }
+        Self { stage: stage.into(), errno, detail, lasting: false }
     }
 
     /// A failed step that has no error number.
     #[must_use]
     pub fn because(stage: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { stage: stage.into(), errno: None, detail: detail.into() }
+        Self { stage: stage.into(), errno: None, detail: detail.into(), lasting: false }
+    }
+}
+
+impl Failure {
+    /// A program that could not be executed. That it is not there, or is none that this machine runs, does not pass
+    /// by waiting; a want of memory, or a file that is just being written, may (execve(2)).
+    #[must_use]
+    pub fn not_executed(stage: impl Into<String>, error: &io::Error) -> Self {
+        use nix::libc::{E2BIG, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR};
+        let lasting = matches!(
+            error.raw_os_error(),
+            Some(E2BIG | EACCES | ELOOP | ENAMETOOLONG | ENOENT | ENOEXEC | ENOTDIR)
+        );
+        Self { lasting, ..Self::new(stage, error) }
     }
 }
 
