@@ -22,7 +22,8 @@ Exit codes: the command's own (128 + N when signal N ended it), or
   121  the stack failed: what it depends on did not come up
   122  this machine cannot enforce what is asked
   125  ws itself failed: bad file, no such service
-  126  the command cannot be executed, or was not found";
+  126  the command cannot be executed
+  127  the command was not found";
 
 /// Run a one-off command in a service's sandbox, with what it depends on.
 #[derive(Debug, Args)]
