@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod links;
 mod supervision;
+mod surfaces;
 
 use ws_e2e::{Mode, needs};
 
