@@ -1,16 +1,19 @@
 //! Pumps: the output of a run goes from its pipe or terminal to the log, as it comes.
 //!
 //! A pump has one buffer, used again for every piece, and takes turns with the other tasks of the runtime
-//! after each, so that a service that floods stalls nobody. It keeps nothing and understands nothing, but
+//! after each, so that a service that floods stalls nobody. It reads at [`RATE`] at most: a service that writes
+//! more waits at its own pipe, and leaves the processors to its siblings. It keeps nothing and understands nothing, but
 //! for the lines that `log` probes wait for, and for what a terminal makes of the end of a line.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use ws_core::host::LogSink;
 use ws_model::ServiceName;
 use ws_model::wire::LogStream;
@@ -19,6 +22,11 @@ use crate::probes::LogMatcher;
 
 /// What is read at once: as much as a pipe holds by default.
 const BUFFER: usize = 64 * 1024;
+/// How many bytes of a stream are read in a second at most. Several times what other supervisors take in, and a
+/// fraction of what two processors can push through a pipe: beyond it a flood would only take time from others.
+const RATE: u64 = 160 << 20;
+/// How many bytes are read before the rate is looked at: few enough that the work on them is over in a moment.
+const BURST: u64 = 1 << 20;
 /// The longest line that a probe's expression is shown; of a longer one it sees the beginning.
 const MAX_LINE: usize = 64 * 1024;
 
@@ -92,6 +100,7 @@ impl Drop for Pump {
 async fn pump(mut pipe: pipe::Receiver, mut ends: Option<LineEnds>, mut lines: Vec<Lines>, end: End) -> u64 {
     let End { service, stream, sink } = &end;
     let mut total = 0;
+    let mut pace = Pace::new(Instant::now());
     // Not filled with zeros: memory that no output ever reached is never touched.
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
@@ -105,6 +114,9 @@ async fn pump(mut pipe: pipe::Receiver, mut ends: Option<LineEnds>, mut lines: V
                 }
                 sink.write(service, *stream, &buffer);
                 lines.retain_mut(|lines| !lines.feed(&buffer));
+                if let Some(due) = pace.after(n as u64, Instant::now) {
+                    tokio::time::sleep_until(due).await;
+                }
             }
             // So a terminal tells that nobody has its other side open any more (pty(7)).
             Err(error) if ends.is_some() && error.raw_os_error() == Some(nix::libc::EIO) => break,
@@ -121,6 +133,31 @@ async fn pump(mut pipe: pipe::Receiver, mut ends: Option<LineEnds>, mut lines: V
         lines.end();
     }
     total
+}
+
+/// Holds a stream to [`RATE`], burst by burst.
+struct Pace {
+    /// When the present burst began.
+    since: Instant,
+    taken: u64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { since: now, taken: 0 }
+    }
+
+    /// Counts what was read; until when to pause, if it was too much for the time. The clock is read once a burst.
+    fn after(&mut self, bytes: u64, now: impl FnOnce() -> Instant) -> Option<Instant> {
+        self.taken += bytes;
+        if self.taken < BURST {
+            return None;
+        }
+        let due = self.since + Duration::from_micros(self.taken * 1_000_000 / RATE);
+        let now = now();
+        *self = Self::new(due.max(now));
+        (due > now).then_some(due)
+    }
 }
 
 /// Takes away the carriage return that a terminal puts before a newline (termios(3), `ONLCR`), however the output
@@ -217,7 +254,6 @@ impl Lines {
 mod tests {
     use std::io::Write;
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use super::*;
     use crate::probes;
@@ -240,6 +276,35 @@ mod tests {
 
     fn api() -> ServiceName {
         ServiceName::new("api").unwrap()
+    }
+
+    #[test]
+    fn a_flood_is_held_to_the_rate_and_nothing_else_is() {
+        // Invented time: a stream that brings `bytes` in each step of `step`.
+        let pauses = |bytes: u64, step: Duration| {
+            let begin = Instant::now();
+            let (mut pace, mut now, mut taken, mut paused) = (Pace::new(begin), begin, 0, 0);
+            for _ in 0..10_000 {
+                now += step;
+                taken += bytes;
+                if let Some(due) = pace.after(bytes, || now) {
+                    assert!(due > now);
+                    now = due;
+                    paused += 1;
+                }
+            }
+            (paused, taken as f64 / (now - begin).as_secs_f64())
+        };
+        let (paused, rate) = pauses(64 << 10, Duration::from_micros(100));
+        let limit = RATE as f64;
+        assert!(paused > 0 && (0.99 * limit..=1.01 * limit).contains(&rate), "{rate} bytes a second");
+        // Half of the rate: never a pause. And an idle time is not saved up.
+        assert_eq!(pauses(64 << 10, Duration::from_micros(800)).0, 0);
+        let begin = Instant::now();
+        let later = begin + Duration::from_secs(60);
+        let mut pace = Pace::new(begin);
+        assert_eq!(pace.after(BURST, || later), None);
+        assert!(pace.after(BURST, || later).is_some());
     }
 
     #[tokio::test]
