@@ -59,9 +59,18 @@ impl Engine {
             return;
         }
         let asked = self.chosen(services, Nameless::Planned);
+        let mut begun = Vec::new();
         for i in self.closure(&asked, false) {
             let by_name = !services.is_empty() && asked.contains(&i);
+            let waited = self.units[i].state == State::Waiting;
             self.want(i, by_name, out);
+            if !waited && self.units[i].state == State::Waiting {
+                begun.push(i);
+            }
+        }
+        // Before anything is started: what is bound to a run that is replaced is not there for those that start now.
+        for i in begun {
+            self.end_bound(i, now, out);
         }
         let members = self.closure(&asked, true);
         if !self.goals.iter().any(|goal| goal.members == members) {
