@@ -1,6 +1,9 @@
 //! Any bytes as the frames of a client of `exec` and `run`: never a panic, answered by frames, and it ends.
 //!
+//! `fuzz/seeds/frames` is read by the tests too; `corpus.tar.gz` is what ten minutes made of it.
+//!
 //! ```sh
+//! tar -xzf fuzz/corpus.tar.gz -C fuzz
 //! cargo +nightly fuzz run exec_frames fuzz/corpus/exec_frames fuzz/seeds/frames -- -max_len=4096
 //! ```
 #![no_main]
