@@ -23,6 +23,7 @@ const MAY_REACH: &[(&str, &[&str])] = &[
     ("ws-client", &["ws-model"]),
     ("ws-linux", &["ws-model", "ws-core", "ws-sys"]),
     ("ws-supervisor", &["ws-model", "ws-core"]),
+    ("ws-sim", &["ws-model", "ws-core", "ws-supervisor", "ws-client"]),
     ("ws-cli", &["ws-model", "ws-core", "ws-spec", "ws-sys", "ws-linux", "ws-supervisor", "ws-client"]),
 ];
 
