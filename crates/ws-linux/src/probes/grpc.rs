@@ -286,7 +286,12 @@ mod tests {
         // SETTINGS without any, and then pings, whose answers nobody takes.
         const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
-        let (listener, port) = listen().await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // Full of answers soon.
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let port = listener.local_addr().unwrap().port();
         let flood = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(&SETTINGS).await.unwrap();
@@ -295,9 +300,9 @@ mod tests {
             while stream.write_all(&pings).await.is_ok() {}
         });
         let kind = ProbeKind::Grpc { port, service: String::new() };
-        let probe = ws_model::Probe { timeout: Duration::from_millis(300), ..probe(kind) };
+        let probe = ws_model::Probe { timeout: Duration::from_secs(2), ..probe(kind) };
         let (_prober, mut reports) = start(&probe, means(Arc::default(), None));
-        let expected = format!("grpc :{port}: no answer within 300ms");
+        let expected = format!("grpc :{port}: no answer within 2s");
         assert_eq!(next(&mut reports).await, Err(expected));
         tokio::time::timeout(Duration::from_secs(20), flood).await.expect("it is closed").unwrap();
     }
