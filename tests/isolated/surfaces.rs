@@ -410,7 +410,11 @@ first, then = {
     'continuation': (settings + bytes([0, 0, 1, 1, 0, 0, 0, 0, 1]) + b'\\x88',
                      bytes([0, 0, 4, 9, 0, 0, 0, 0, 1]) + b'\\0\\x01a\\0'),
 }[how]
-server = socket.create_server(('', 7000))
+server = socket.socket()
+# Full of answers soon.
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+server.bind(('', 7000))
+server.listen()
 def serve(c):
     try:
         c.sendall(first)
