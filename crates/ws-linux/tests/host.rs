@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use ws_core::engine::{Effect, Input, Step};
 use ws_core::host::{ExecIo, ExecSpec, Host, LogSink, Usage};
 use ws_core::plan::{self, OneOff, Options, Plan, ServicePlan};
-use ws_linux::sandbox::protocol::SocketKind;
+use ws_linux::sandbox::protocol::{SocketKind, SourceRequest};
 use ws_linux::sandbox::spawner::Spawner;
 use ws_linux::{HostConfig, LinuxHost};
 use ws_model::wire::{ExecResult, LogStream};
@@ -477,6 +477,10 @@ fn traces(router: &Spawner, instance: &InstanceId) -> Traces {
     ]
     .map(|set| nft::elements(&mut socket, set).unwrap().len());
     drop(socket);
+    // It lets go of what it hands out after it has answered: before it hears the next request, which gets nothing.
+    let nothing =
+        SourceRequest { path: "/nonexistent".into(), beneath: None, writable: false, device: false };
+    router.open(nothing).unwrap_err();
     Traces {
         descriptors: entries("/proc/self/fd".to_owned()).unwrap(),
         of_the_spawner: entries(format!("/proc/{}/fd", router.pid())),
