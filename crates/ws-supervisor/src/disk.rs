@@ -45,8 +45,20 @@ impl RotatingFile {
         self.bounds = bounds;
     }
 
-    /// Appends whole lines: all of them or, after an error, none.
-    pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Appends whole lines: all of them or, after an error, none. Only what is longer than a part is spread over
+    /// several: then those stay that were filled before the error, and are there twice when all is appended again.
+    pub(crate) fn append(&mut self, mut lines: &[u8]) -> io::Result<()> {
+        let most = usize::try_from(self.bounds.part_bytes).unwrap_or(usize::MAX);
+        while !lines.is_empty() {
+            let fits = whole_lines(lines, most);
+            let (now, later) = lines.split_at(fits);
+            self.append_to_one_part(now)?;
+            lines = later;
+        }
+        Ok(())
+    }
+
+    fn append_to_one_part(&mut self, lines: &[u8]) -> io::Result<()> {
         // Somebody has removed the file, or the directory with it: what goes there is lost without an error.
         if let Some((file, _)) = &self.open
             && file.metadata()?.nlink() == 0
@@ -54,18 +66,13 @@ impl RotatingFile {
             self.open = None;
         }
         let added = u64::try_from(lines.len()).unwrap_or(u64::MAX);
-        if let Some((_, size)) = &self.open
-            && *size > 0
-            && size.saturating_add(added) > self.bounds.part_bytes
-        {
+        let (_, size) = self.opened()?;
+        if *size > 0 && size.saturating_add(added) > self.bounds.part_bytes {
             self.open = None;
             rotate(&self.path, self.bounds.parts)?;
             remove_old_parts(&self.path, self.bounds);
         }
-        let (file, size) = match &mut self.open {
-            Some(open) => open,
-            None => self.open.insert(open_to_append(&self.path)?),
-        };
+        let (file, size) = self.opened()?;
         if let Err(error) = file.write_all(lines) {
             // A line that is cut would be glued to the next one. If this fails too, opening repairs it.
             let _ = file.set_len(*size);
@@ -74,6 +81,14 @@ impl RotatingFile {
         }
         *size += added;
         Ok(())
+    }
+
+    /// The present part and its size.
+    fn opened(&mut self) -> io::Result<&mut (File, u64)> {
+        match &mut self.open {
+            Some(open) => Ok(open),
+            none => Ok(none.insert(open_to_append(&self.path)?)),
+        }
     }
 
     /// Gives its descriptor back until the next append.
@@ -105,6 +120,22 @@ fn options() -> OpenOptions {
     // Flags fit into the type that the kernel takes them in.
     options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options
+}
+
+/// Makes the file if it is not there.
+pub(crate) fn touch(path: &Path) -> io::Result<()> {
+    open_to_append(path).map(drop)
+}
+
+/// How many bytes of `lines` are the whole lines that fit into `most` bytes, and at least one line.
+fn whole_lines(lines: &[u8], most: usize) -> usize {
+    if lines.len() <= most {
+        return lines.len();
+    }
+    let end_of = |found: Option<usize>| found.map(|at| at + 1);
+    end_of(lines[..most].iter().rposition(|byte| *byte == b'\n'))
+        .or_else(|| end_of(lines.iter().position(|byte| *byte == b'\n')))
+        .unwrap_or(lines.len())
 }
 
 fn rotate(path: &Path, parts: u32) -> io::Result<()> {
@@ -282,6 +313,38 @@ mod tests {
         expected.reverse();
         assert_eq!(backwards(&path), expected);
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn more_than_a_part_is_spread_over_parts_in_whole_lines() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("x.log");
+        let mut file = RotatingFile::new(path.clone(), BOUNDS);
+        let lines: Vec<String> = (0..40).map(|n| format!("line number {n:02}")).collect();
+        file.append(b"before\n").unwrap();
+        file.append(format!("{}\n", lines.join("\n")).as_bytes()).unwrap();
+        for entry in std::fs::read_dir(temp.path()).unwrap() {
+            assert!(entry.unwrap().metadata().unwrap().len() <= BOUNDS.part_bytes);
+        }
+        let kept = forwards(&path);
+        assert!(kept.len() > 10 && lines.ends_with(&kept), "{kept:?}");
+        // A line that is longer than a part has one of its own.
+        let long = "x".repeat(300);
+        file.append(format!("{long}\nend\n").as_bytes()).unwrap();
+        assert_eq!(forwards(&path)[forwards(&path).len() - 2..], [long, "end".to_owned()]);
+    }
+
+    #[test]
+    fn a_file_that_was_closed_between_is_finished_too() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("x.log");
+        let mut file = RotatingFile::new(path.clone(), BOUNDS);
+        for n in 0..100 {
+            file.append(format!("line number {n}\n").as_bytes()).unwrap();
+            file.close();
+        }
+        let size = |path: &Path| std::fs::metadata(path).unwrap().len();
+        assert!(size(&path) <= BOUNDS.part_bytes && size(&part(&path, 1)) <= BOUNDS.part_bytes);
     }
 
     #[test]

@@ -50,16 +50,19 @@ pub(crate) struct Last {
 
 /// What the journal of an instance ends with.
 pub(crate) fn last_of(state_dir: &Path) -> io::Result<Last> {
-    let mut torn = false;
+    // A supervisor makes the file before it tells anything: one that is empty was left by one that did not get to
+    // write what it had told.
+    let nothing_told = !state_dir.join(FILE).exists();
+    let mut whole = true;
     for line in Parts::open(&state_dir.join(FILE))?.lines_backwards() {
         if let Ok(head) = serde_json::from_slice::<Head>(&line)
             && head.seq <= MAX_SEQ
         {
-            return Ok(Last { seq: head.seq, clean: !torn && head.kind == "supervisor_stopped" });
+            return Ok(Last { seq: head.seq, clean: whole && head.kind == "supervisor_stopped" });
         }
-        torn = true;
+        whole = false;
     }
-    Ok(Last { seq: 0, clean: !torn })
+    Ok(Last { seq: 0, clean: whole && nothing_told })
 }
 
 /// The events of an instance. Cheap to clone.
@@ -119,6 +122,8 @@ impl Journal {
         notice: impl Fn(String) + Send + 'static,
     ) -> io::Result<(Self, Writer)> {
         let last = last_of(state_dir)?;
+        // A disk that refuses even this is told by the writer.
+        let _ = crate::disk::touch(&state_dir.join(FILE));
         let shared = Arc::new(Shared {
             path: state_dir.join(FILE),
             state: Mutex::new(State {
@@ -420,6 +425,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_journal_without_an_event_was_left_by_a_crash() {
+        let temp = tempfile::tempdir().unwrap();
+        let (first, writer) = open(temp.path());
+        assert!(temp.path().join(FILE).exists(), "before anything is told");
+        assert_eq!(first.last_seq(), 0, "nothing was told before the first one");
+        drop((first, writer));
+        std::fs::write(temp.path().join(FILE), "").unwrap();
+        assert_eq!(open(temp.path()).0.last_seq(), CRASH_GAP);
+    }
+
+    #[tokio::test]
     async fn a_torn_end_is_an_unclean_one() {
         let temp = tempfile::tempdir().unwrap();
         let (journal, writer) = open(temp.path());
@@ -458,6 +474,7 @@ mod tests {
         let (tell, told) = channel();
         // A directory stands where the file should be.
         let (journal, _writer) = Journal::open(temp.path(), move |text| tell.send(text).unwrap()).unwrap();
+        std::fs::remove_file(temp.path().join(FILE)).unwrap();
         std::fs::create_dir(temp.path().join(FILE)).unwrap();
         journal.append(None, notice(1));
         let text = told.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -475,6 +492,7 @@ mod tests {
     async fn a_disk_that_refuses_to_the_end_does_not_hold_it_up() {
         let temp = tempfile::tempdir().unwrap();
         let (journal, writer) = open(temp.path());
+        std::fs::remove_file(temp.path().join(FILE)).unwrap();
         std::fs::create_dir(temp.path().join(FILE)).unwrap();
         end_well(&journal, &writer);
         assert_eq!(all(journal.read(since(0))).await.len(), 1);

@@ -79,20 +79,26 @@ pub(super) fn write_to_disk(shared: &Shared) {
     let mut told = false;
     let mut buffer = Vec::new();
     while let Some(Work { i, name, bounds, dropped, batches }) = next_work(shared) {
-        buffer.clear();
-        if let Some((lines, seq)) = dropped {
-            let text = format!("{lines} lines are missing here: the disk was too slow or full");
-            marker(&name, seq, &text, &mut buffer);
-        }
-        for batch in &batches {
-            batch.render(&Filter::ALL, &mut buffer);
-        }
         let path = file_of(&shared.dir, &name);
         let file = files.entry(i).or_insert_with(|| RotatingFile::new(path.clone(), bounds));
         file.set_bounds(bounds);
-        let result = file.append(&buffer);
-        let written = shared.written(i, result.is_ok(), dropped, buffer.len());
-        if written && failing.remove(&i) {
+        let (mut taken, mut bytes, mut result) = (0, 0, Ok(()));
+        for batch in &batches {
+            buffer.clear();
+            if let (0, Some((lines, seq))) = (taken, dropped) {
+                let text = format!("{lines} lines are missing here: the disk was too slow or full");
+                marker(&name, seq, &text, &mut buffer);
+            }
+            batch.render(&Filter::ALL, &mut buffer);
+            result = file.append(&buffer);
+            if result.is_err() {
+                break;
+            }
+            taken += 1;
+            bytes += buffer.len();
+        }
+        shared.written(i, taken, dropped, bytes);
+        if result.is_ok() && failing.remove(&i) {
             // The others may fare better now, too.
             shared.state().queue_all();
         }
@@ -194,22 +200,25 @@ fn take_work(state: &mut State) -> Result<Work, Option<Duration>> {
 }
 
 impl Shared {
-    /// The disk has taken what a service has in `writing`, or refused it: then it waits again, as far as there is room,
-    /// and the end apart not before the next lines come. Gives `taken` back.
-    fn written(&self, i: usize, taken: bool, dropped: Option<(u64, u64)>, bytes: usize) -> bool {
+    /// The disk has taken so many of the batches that a service has in `writing`, and refused the rest: that waits
+    /// again, as far as there is room, and the end apart not before the next lines come.
+    fn written(&self, i: usize, taken: usize, dropped: Option<(u64, u64)>, bytes: usize) {
         let mut state = self.state();
         let room = if state.closing { 0 } else { state.fair(&self.limits) };
         let log = &mut state.services[i];
-        let batches = std::mem::take(&mut log.writing);
+        let mut batches = std::mem::take(&mut log.writing);
         log.budget.spend(bytes);
-        if taken {
-            return true;
+        batches.drain(..taken.min(batches.len()));
+        if batches.is_empty() {
+            return;
         }
         log.budget.pause();
-        // The marker is still owed, too.
-        let (lines, seq) = dropped.unwrap_or_default();
-        log.dropped.lines += lines;
-        log.dropped.last_seq = log.dropped.last_seq.max(seq);
+        if taken == 0 {
+            // The marker is still owed, too.
+            let (lines, seq) = dropped.unwrap_or_default();
+            log.dropped.lines += lines;
+            log.dropped.last_seq = log.dropped.last_seq.max(seq);
+        }
         for batch in batches.into_iter().rev() {
             log.pending_bytes += batch.cost();
             log.pending.push_front(batch);
@@ -217,7 +226,6 @@ impl Shared {
         log.trim_pending(room);
         log.queued = false;
         state.dirty.retain(|dirty| *dirty != i);
-        false
     }
 }
 
