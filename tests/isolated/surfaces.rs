@@ -22,6 +22,7 @@ both_ways! {
     hostile_answers_to_probes_leave_nothing_behind
     hooks_have_no_more_rights_than_their_service
     a_one_off_has_no_more_rights_than_its_service
+    descriptors_on_their_way_stop_nobody_else
 }
 
 /// How long anything of a test may take. Generous: it is there so that a test that hangs fails.
@@ -581,5 +582,54 @@ services:
             Err(format!("{names:?}, {now} of {before}"))
         }
     });
+    stack.down();
+}
+
+fn descriptors_on_their_way_stop_nobody_else(mode: Mode) {
+    requires!(mode, userns, netns, nft);
+    let mut stack = Stack::new(
+        mode,
+        r"
+services:
+  hog:
+    command:
+      - /usr/bin/python3
+      - -u
+      - -c
+      - |
+        import resource, socket, time
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        kept, sent = [], 0
+        try:
+            while True:
+                pair = socket.socketpair()
+                socket.send_fds(pair[0], [b'x'], [0] * 250)
+                kept.append(pair)
+                sent += 250
+        except OSError as error:
+            print('refused', error.errno, 'after', sent)
+        time.sleep(1000)
+    ready: { log: '^refused' }
+  sibling: { command: [bin/ws-e2e-serve] }
+",
+    );
+    stack.watch();
+    // Few enough that all of them can be on their way.
+    let command = stack.command(&[]);
+    let ws = command.get_program().to_string_lossy().into_owned();
+    let script = format!("ulimit -Sn 1024; ulimit -Hn 20000; exec {ws} up -d --wait --wait-timeout 30s");
+    let mut shell = std::process::Command::new("/bin/sh");
+    mode.apply(&mut shell, stack.ids);
+    let environment = command.get_envs().filter_map(|(key, value)| Some((key, value?)));
+    shell.args(["-c", &script]).env_clear().envs(environment).current_dir(&stack.project);
+    let output = shell.output().expect("running a shell");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // ETOOMANYREFS: it has as many on their way as it may.
+    assert!(stack.logs("hog").contains("refused 109"), "{}", stack.logs("hog"));
+    let ran = stack.exec("sibling", &["/bin/true"]);
+    assert_eq!(ran.code, 0, "{ran}");
+    let ran = stack.ws(&["restart", "sibling"]);
+    assert_eq!(ran.code, 0, "{ran}");
     stack.down();
 }

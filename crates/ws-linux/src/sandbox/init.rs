@@ -25,6 +25,7 @@ use ws_sys::process::{self, Ended, Namespaces};
 use ws_sys::scm::Channel;
 use ws_sys::seccomp::Filter;
 
+use super::files;
 use super::launcher::{REPO, SCRATCH, SLOTS, TEMPLATE, below, make_place};
 use super::protocol::{
     self, End, ExecSpec, Failure, FromInit, PreStart, RunMount, RunMountKind, RunSpec, Stage, Streams, ToInit,
@@ -93,7 +94,9 @@ fn start(
     // While files can still be given to the service's user: afterwards this process is that user.
     let notify = spec.notify.as_deref().map(|path| bind_notify(path, spec.outer)).transpose()?;
 
-    set_limits(spec)?;
+    set_limits()?;
+    // Before any program is begun, and once: nobody else sets it.
+    let _ = files::PROGRAMS.set(files::of_programs(spec.files_limit, spec.distinct_user));
     enter_user_namespace(spec, user_limits.as_fd())?;
     drop(user_limits);
     let landlock = lock_down(spec, filter)?;
@@ -352,11 +355,8 @@ fn place_of(root: &Path, run_mount: &RunMount, directory: bool) -> io::Result<Ow
     }
 }
 
-fn set_limits(spec: &RunSpec) -> Result<(), Failure> {
+fn set_limits() -> Result<(), Failure> {
     let stage = "setting resource limits";
-    if let Some(files) = spec.files_limit {
-        lockdown::limit(Resource::Files, files).stage(stage)?;
-    }
     // A piped core pattern runs on the host as root and does not ask RLIMIT_CORE: leave it nothing to dump.
     std::fs::write("/proc/self/coredump_filter", "0").stage("emptying core dumps")?;
     lockdown::limit(Resource::Core, 0).stage(stage)?;
@@ -550,6 +550,9 @@ fn become_program(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool, keep: 
         let [stdin, stdout, stderr] = stdio;
         process::set_stdio(stdin, stdout, stderr).stage("setting standard input and output")?;
         process::close_all_but(&[keep]).stage("closing files")?;
+        if let Some(limits) = files::PROGRAMS.get() {
+            files::limit(*limits).stage("setting the limit of open files")?;
+        }
         if tty {
             process::take_terminal().stage("taking the terminal")?;
         }

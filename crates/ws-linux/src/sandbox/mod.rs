@@ -22,6 +22,7 @@
 //! All of spawner, launcher and init are single-threaded copies of the supervisor from before its runtime
 //! started, so they are ordinary safe Rust.
 
+mod files;
 pub mod init;
 pub mod launcher;
 pub mod layout;

@@ -202,6 +202,7 @@ fn run(channel: &Channel, options: &Options, filter: &Filter) -> Result<(), Fail
 
 /// Enters U1 and the router's namespaces. Gives the router's network namespace.
 fn start(channel: &Channel, options: &Options) -> Result<OwnedFd, Failure> {
+    super::files::raise().stage("raising the limit of open files")?;
     process::close_all_but(&[channel.as_fd()]).stage("closing inherited files")?;
     process::hide_arguments("ws-spawner").stage("hiding the command line")?;
     // The order with every secret comes over the supervisor's standard input: not ours to read, nor of those that
