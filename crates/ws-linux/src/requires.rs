@@ -255,10 +255,7 @@ mod tests {
         );
         assert_eq!(problems.len(), 4, "{problems:#?}");
         assert_eq!(problems[..2], [node, absent]);
-        assert!(
-            problems[2].starts_with("`mute --version` printed nothing, with no version in it"),
-            "{problems:#?}"
-        );
+        assert!(problems[2].starts_with("`mute` printed nothing, with no version in it"), "{problems:#?}");
         assert!(problems[3].starts_with("`gone` is required, and there is none in "), "{problems:#?}");
     }
 
