@@ -24,9 +24,11 @@ use crate::probes::LogMatcher;
 const BUFFER: usize = 64 * 1024;
 /// How many bytes of a stream are read in a second at most. Several times what other supervisors take in, and a
 /// fraction of what two processors can push through a pipe: beyond it a flood would only take time from others.
-const RATE: u64 = 160 << 20;
+const RATE: u64 = 136 << 20;
 /// How many bytes are read before the rate is looked at: few enough that the work on them is over in a moment.
-const BURST: u64 = 1 << 20;
+const BURST: u64 = 256 << 10;
+/// How late a burst may come and still count as in time: the clock that wakes pumps counts milliseconds.
+const SLACK: Duration = Duration::from_millis(10);
 /// The longest line that a probe's expression is shown; of a longer one it sees the beginning.
 const MAX_LINE: usize = 64 * 1024;
 
@@ -155,7 +157,7 @@ impl Pace {
         }
         let due = self.since + Duration::from_micros(self.taken * 1_000_000 / RATE);
         let now = now();
-        *self = Self::new(due.max(now));
+        *self = Self::new(if due + SLACK > now { due } else { now });
         (due > now).then_some(due)
     }
 }
