@@ -564,12 +564,17 @@ fn router_state(world: &World) -> String {
         let dumped = socket.dump(&mut request, |message| {
             // Of an interface its index and state, of the rest all but the counters of its use.
             let mut text = format!("{kind} {:02x?}", &message.payload[..header.min(8)]);
+            let mut resolved = false;
             for attr in message.attrs_after(header)?.filter_map(Result::ok) {
+                resolved |= attr.kind == libc::NDA_LLADDR;
                 if kind != libc::RTM_GETLINK && [1, 2, 4, 5].contains(&attr.kind) {
                     text += &format!(" {}={:02x?}", attr.kind, attr.bytes);
                 }
             }
-            found.push(text);
+            // A last answer to one that has just left may make the kernel look for it in vain.
+            if kind != libc::RTM_GETNEIGH || resolved {
+                found.push(text);
+            }
             Ok(())
         });
         dumped.unwrap();
