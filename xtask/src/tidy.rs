@@ -22,9 +22,13 @@ const MAY_REACH: &[(&str, &[&str])] = &[
     ("ws-core", &["ws-model"]),
     ("ws-client", &["ws-model"]),
     ("ws-linux", &["ws-model", "ws-core", "ws-sys"]),
+    ("ws-watch", &["ws-model", "ws-core"]),
     ("ws-supervisor", &["ws-model", "ws-core"]),
     ("ws-sim", &["ws-model", "ws-core", "ws-supervisor", "ws-client"]),
-    ("ws-cli", &["ws-model", "ws-core", "ws-spec", "ws-sys", "ws-linux", "ws-supervisor", "ws-client"]),
+    (
+        "ws-cli",
+        &["ws-model", "ws-core", "ws-spec", "ws-sys", "ws-linux", "ws-watch", "ws-supervisor", "ws-client"],
+    ),
 ];
 
 /// The only crate that may contain `unsafe`; every other one takes the workspace's lints, which forbid it.

@@ -539,7 +539,16 @@ impl Up<'_> {
         }
         let ui = &self.context.ui;
         let worth_a_line = match (&event.kind, ui.err_terminal && !state.settled) {
-            (EventKind::Notice { .. } | EventKind::LogDropped { .. }, _) => true,
+            (
+                EventKind::Notice { .. }
+                | EventKind::LogDropped { .. }
+                | EventKind::Reloaded { .. }
+                | EventKind::PlanChanged { .. }
+                | EventKind::PlanRefused { .. },
+                _,
+            ) => true,
+            // What came of it is told.
+            (EventKind::FilesChanged { .. }, _) => false,
             // The progress block shows it.
             (EventKind::Phase { .. } | EventKind::Published { .. }, true) => false,
             (EventKind::Phase { phase, .. }, false) => !state.settled || is_news(*phase),
@@ -566,7 +575,7 @@ impl Up<'_> {
             Phase::Backoff => self.abort.on_exit,
             Phase::Exited => match kind {
                 ServiceKind::Service => self.abort.on_exit,
-                ServiceKind::Task => self.code_from.contains(&end.service),
+                ServiceKind::Task | ServiceKind::Build => self.code_from.contains(&end.service),
             },
             Phase::Pending
             | Phase::Waiting

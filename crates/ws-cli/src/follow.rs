@@ -138,7 +138,11 @@ impl<'a> Follow<'a> {
         let ours =
             event.service.as_ref().is_none_or(|name| self.shown.is_empty() || self.shown.contains(name));
         match &event.kind {
-            EventKind::Notice { .. } => ours,
+            EventKind::Notice { .. }
+            | EventKind::FilesChanged { .. }
+            | EventKind::Reloaded { .. }
+            | EventKind::PlanChanged { .. }
+            | EventKind::PlanRefused { .. } => ours,
             // The progress block shows it.
             EventKind::Phase { phase, .. } => {
                 ours && !self.context.ui.err_terminal && *phase != Phase::Pending

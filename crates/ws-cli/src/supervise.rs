@@ -246,6 +246,10 @@ async fn run(seed: Seed, order: Order, guard: OwnedFd, begun: Begun) -> Result<(
             let_go_of_the_client();
         }),
         notices,
+        planner: None,
+        files: None,
+        plan_files: Vec::new(),
+        apply_widening: false,
         signals: true,
     };
     let result = Supervisor::run(config, plan, Box::new(host), arrived, logs)

@@ -168,7 +168,11 @@ fn worth_a_line(event: &Event, terminal: bool) -> bool {
     match &event.kind {
         EventKind::Notice { .. } => true,
         EventKind::Phase { phase, .. } => !terminal && *phase != Phase::Pending,
-        EventKind::SupervisorStarted { .. }
+        EventKind::FilesChanged { .. }
+        | EventKind::Reloaded { .. }
+        | EventKind::PlanChanged { .. }
+        | EventKind::PlanRefused { .. }
+        | EventKind::SupervisorStarted { .. }
         | EventKind::SupervisorStopped { .. }
         | EventKind::Published { .. }
         | EventKind::WorkspaceReady { .. }

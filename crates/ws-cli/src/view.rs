@@ -120,7 +120,11 @@ impl View {
                 }
                 true
             }
-            EventKind::SupervisorStarted { .. }
+            EventKind::FilesChanged { .. }
+            | EventKind::Reloaded { .. }
+            | EventKind::PlanChanged { .. }
+            | EventKind::PlanRefused { .. }
+            | EventKind::SupervisorStarted { .. }
             | EventKind::SupervisorStopped { .. }
             | EventKind::WorkspaceReady { .. }
             | EventKind::WorkspaceFailed { .. }

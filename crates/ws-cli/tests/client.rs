@@ -74,6 +74,20 @@ impl Pretender {
 }
 
 impl Host for Pretender {
+    fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
+        done(Err(format!("{} cannot be changed while it is there", service.name)));
+    }
+
+    fn set_external(
+        &mut self,
+        _external: Vec<ws_core::plan::ExternalPlan>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    ) {
+        done(Err("what is external cannot be changed".to_owned()));
+    }
+
+    fn set_secrets(&mut self, _secrets: BTreeMap<ws_model::SecretName, Vec<u8>>) {}
+
     fn submit(&mut self, effect: Effect) {
         match effect {
             Effect::Start { service, generation, .. } => {
@@ -108,6 +122,14 @@ impl Host for Pretender {
                 (self.inbox)(Input::Probed { service, generation, probe, result });
             }
             Effect::StopProbe { .. } => {}
+            Effect::StartBeside { .. }
+            | Effect::Switch { .. }
+            | Effect::Hold { .. }
+            | Effect::Release { .. }
+            | Effect::Fingerprint { .. }
+            | Effect::Place { .. }
+            | Effect::Displace { .. }
+            | Effect::Update { .. } => {}
             Effect::RunHook { service, generation, hook } => {
                 (self.inbox)(Input::HookEnded { service, generation, hook, result: Ok(()) });
             }
@@ -301,6 +323,10 @@ fn supervise(root: &Path, runtime: &Path, state: &Path, listening: std::sync::mp
         one_offs: BTreeMap::new(),
     };
     let config = Config {
+        planner: None,
+        files: None,
+        plan_files: Vec::new(),
+        apply_widening: false,
         instance,
         version: "0.0.0".to_owned(),
         lock,

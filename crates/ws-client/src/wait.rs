@@ -101,7 +101,7 @@ impl WaitState {
         row.ready = match row.service_kind {
             ServiceKind::Service => *phase == Phase::Ready,
             // It exits with what counts as a success for it; else it has failed.
-            ServiceKind::Task => *phase == Phase::Exited,
+            ServiceKind::Task | ServiceKind::Build => *phase == Phase::Exited,
         };
     }
 

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{Level, ServiceName};
+use ws_model::{Level, SecretName, ServiceName};
 
 use crate::engine::{Effect, Input};
-use crate::plan::ServicePlan;
+use crate::plan::{ExternalPlan, ServicePlan};
 
 /// Where a host reports what happened. May be called from any thread; never blocks.
 pub type Inbox = Arc<dyn Fn(Input) + Send + Sync>;
@@ -107,6 +107,18 @@ pub trait Host: Send {
 
     /// Takes the place of a service away again; one that still runs is killed. `done` gets the errors as sentences.
     fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>);
+
+    /// Carries out that the plan of a service is another, in what needs no other place: links, limits, published ports,
+    /// `/etc/hosts`, and whatever of it is read at each run. Its run goes on. `done` is called once, from any thread; after
+    /// an error it is as it was before. (A change of view or address needs `remove` and `add`.)
+    fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>);
+
+    /// What runs elsewhere is this from now on: comes before the services whose links lead there. `done` as in
+    /// [`update`](Self::update).
+    fn set_external(&mut self, external: Vec<ExternalPlan>, done: Box<dyn FnOnce(Result<(), String>) + Send>);
+
+    /// The values of the secrets from now on: for places that are made and runs that are started later.
+    fn set_secrets(&mut self, secrets: BTreeMap<SecretName, Vec<u8>>);
 
     /// What every service uses now.
     fn usage(&mut self) -> BTreeMap<ServiceName, Usage>;

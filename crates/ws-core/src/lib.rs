@@ -8,7 +8,9 @@
 //! Reads no clock, file, environment or random number; has ordered maps only. So the same inputs give
 //! the same transcript on any machine.
 
+pub mod change;
 pub mod engine;
+pub mod files;
 pub mod graph;
 pub mod host;
 pub mod plan;

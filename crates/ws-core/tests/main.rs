@@ -3,5 +3,4 @@
 
 mod engine;
 mod plan;
-mod sim;
 mod support;

@@ -43,6 +43,11 @@ pub(crate) fn svc(text: &str) -> Svc {
         kind: ServiceKind::Service,
         command: CommandLine(vec!["serve".to_owned()]),
         build: None,
+        inputs: None,
+        watch: None,
+        reload: ws_model::Reload::Restart,
+        listen: Vec::new(),
+        hold: std::time::Duration::from_secs(10),
         working_dir: PathBuf::from(ROOT),
         working_dir_declared: false,
         writable: Vec::new(),
@@ -261,7 +266,23 @@ impl Svc {
 
     pub(crate) fn build(self, text: &str) -> Self {
         let argv = text.split_whitespace().map(str::to_owned).collect();
-        self.with(|service| service.build = Some(Build { command: CommandLine(argv) }))
+        self.with(|service| {
+            service.build = Some(ws_model::BuildRef::Own(Box::new(Build {
+                command: CommandLine(argv),
+                fetch: None,
+                working_dir: service.working_dir.clone(),
+                working_dir_declared: service.working_dir_declared,
+                environment: BTreeMap::new(),
+                inputs: Vec::new(),
+                ignore: Vec::new(),
+                outputs: Vec::new(),
+                writable: Vec::new(),
+                reads: Vec::new(),
+                volumes: Vec::new(),
+                after: Vec::new(),
+                limits: ws_model::Limits::default(),
+            })));
+        })
     }
 
     pub(crate) fn policy(self, policy: RestartPolicy) -> Self {
@@ -294,6 +315,9 @@ pub(crate) fn world(services: impl IntoIterator<Item = Svc>) -> World {
         secrets: BTreeMap::new(),
         external: BTreeMap::new(),
         requires: Vec::new(),
+        builds: BTreeMap::new(),
+        parallel_builds: None,
+        watching: ws_model::Watching::default(),
         services: services.into_iter().map(|svc| (svc.name, svc.service)).collect(),
     };
     let facts = Facts {

@@ -530,6 +530,20 @@ fn standing(groups: &Cgroups, rootless: bool) -> Standing {
 }
 
 impl Host for LinuxHost {
+    fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
+        done(Err(format!("{} cannot be changed while it is there", service.name)));
+    }
+
+    fn set_external(
+        &mut self,
+        _external: Vec<ws_core::plan::ExternalPlan>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    ) {
+        done(Err("what is external cannot be changed".to_owned()));
+    }
+
+    fn set_secrets(&mut self, _secrets: BTreeMap<ws_model::SecretName, Vec<u8>>) {}
+
     fn submit(&mut self, effect: Effect) {
         match effect {
             Effect::Start { service, generation, step } => {
@@ -545,6 +559,14 @@ impl Host for LinuxHost {
             Effect::StopProbe { service, generation, probe } => {
                 self.tell(&service, Command::StopProbe { generation, probe });
             }
+            Effect::StartBeside { .. }
+            | Effect::Switch { .. }
+            | Effect::Hold { .. }
+            | Effect::Release { .. }
+            | Effect::Fingerprint { .. }
+            | Effect::Place { .. }
+            | Effect::Displace { .. }
+            | Effect::Update { .. } => {}
             Effect::RunHook { service, generation, hook } => {
                 self.tell(&service, Command::RunHook { generation, hook });
             }

@@ -187,6 +187,12 @@ fn service(root: &Path) -> ServicePlan {
         mac: [2, 0, 10, 77, 0, 2],
         waits: vec![],
         build: None,
+        makes: None,
+        uses: Vec::new(),
+        watch: Vec::new(),
+        reload: ws_model::Reload::Restart,
+        listen: Vec::new(),
+        hold: std::time::Duration::from_secs(10),
         run: Run { argv: vec![], env: vec![], cwd: root.to_path_buf() },
         view: View {
             uid: 1000,

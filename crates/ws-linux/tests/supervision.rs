@@ -98,6 +98,11 @@ fn service(root: &Path, script: &str) -> Service {
         kind: ServiceKind::Service,
         command: shell(script),
         build: None,
+        inputs: None,
+        watch: None,
+        reload: ws_model::Reload::Restart,
+        listen: Vec::new(),
+        hold: std::time::Duration::from_secs(10),
         working_dir: root.to_path_buf(),
         working_dir_declared: false,
         writable: vec![],
@@ -252,6 +257,9 @@ async fn drive(spawner: Spawner, directory: &Path) {
         secrets: BTreeMap::new(),
         external: BTreeMap::new(),
         requires: vec![],
+        builds: BTreeMap::new(),
+        parallel_builds: None,
+        watching: ws_model::Watching::default(),
         services: services(&root),
     };
     let facts = ws_linux::observe::facts(&workspace);

@@ -207,6 +207,14 @@ pub enum Reason {
     CrashLoop,
     /// It broke its policy.
     Violation,
+    /// Files changed.
+    FilesChanged,
+    /// What it runs from was built anew.
+    Rebuilt,
+    /// The workspace file changed.
+    PlanChanged,
+    /// What it makes is there already.
+    Fresh,
     /// The workspace goes down.
     Shutdown,
 }
@@ -234,6 +242,10 @@ impl Reason {
             Self::GraceExceeded => "grace_exceeded",
             Self::CrashLoop => "crash_loop",
             Self::Violation => "violation",
+            Self::FilesChanged => "files_changed",
+            Self::Rebuilt => "rebuilt",
+            Self::PlanChanged => "plan_changed",
+            Self::Fresh => "fresh",
             Self::Shutdown => "shutdown",
         }
     }
@@ -326,11 +338,139 @@ pub enum EventKind {
         /// Its words.
         text: String,
     },
+    /// Files that are watched for a service changed.
+    FilesChanged {
+        /// Which.
+        trigger: Trigger,
+        /// What is done about it.
+        action: ReloadAction,
+    },
+    /// What followed from a change is over.
+    Reloaded {
+        /// The files.
+        trigger: Trigger,
+        /// What was done.
+        action: ReloadAction,
+        /// What came of it.
+        result: ReloadResult,
+        /// Milliseconds that the build took, where there was one.
+        build_ms: Option<u64>,
+        /// Milliseconds from the end of the build (or from the change) until it was ready, where it was started again.
+        ready_ms: Option<u64>,
+        /// Why, where it failed.
+        error: Option<String>,
+    },
+    /// The workspace file, or one that it includes or reads, is another.
+    PlanChanged {
+        /// What is different, a line each.
+        lines: Vec<PlanLine>,
+        /// Whether it is carried out; else it waits for `ws apply`.
+        applied: bool,
+    },
+    /// The workspace file, or one that it includes or reads, changed and has errors; nothing is done about it.
+    PlanRefused {
+        /// The errors, drawn as text.
+        text: String,
+    },
     /// Something that a person should know: a lower enforcement level, a leftover that was cleared.
     Notice {
         /// What.
         text: String,
     },
+}
+
+/// Files that changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Trigger {
+    /// Some of them, relative to the project where they are in it.
+    pub files: Vec<String>,
+    /// How many more there were.
+    pub more: u32,
+}
+
+impl fmt::Display for Trigger {
+    /// `src/main.rs`, `a.py and b.py`, `a.py and 12 more`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.files.as_slice(), self.more) {
+            ([], 0) => f.write_str("nothing"),
+            ([], more) => write!(f, "{more} files"),
+            ([one], 0) => f.write_str(one),
+            ([one, other], 0) => write!(f, "{one} and {other}"),
+            ([one, others @ ..], more) => {
+                write!(f, "{one} and {} more", u64::from(more).saturating_add(others.len() as u64))
+            }
+        }
+    }
+}
+
+/// What is done about a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadAction {
+    /// Built anew.
+    Rebuild,
+    /// Started again.
+    Restart,
+    /// A new run takes the place of the old one while that still works.
+    Overlap,
+    /// Signalled.
+    Signal,
+}
+
+impl ReloadAction {
+    /// The word that stands in output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rebuild => "rebuild",
+            Self::Restart => "restart",
+            Self::Overlap => "overlap",
+            Self::Signal => "signal",
+        }
+    }
+}
+
+/// What came of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadResult {
+    /// It is done.
+    Done,
+    /// What was built is what was there.
+    Unchanged,
+    /// It failed; where it was a build or an overlapping start, the old run goes on.
+    Failed,
+    /// Something else came over it: a further change, a request.
+    Superseded,
+}
+
+/// One difference between what runs and what the workspace file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PlanLine {
+    /// Of which service; absent: of the workspace.
+    pub service: Option<ServiceName>,
+    /// What it is: "link to db:5432/tcp", "limits.memory: 512M becomes 1G".
+    pub text: String,
+    /// What it takes to carry it out.
+    pub effect: PlanEffect,
+    /// Whether it gives a service more rights than it had.
+    pub widens: bool,
+}
+
+/// What it takes to carry a difference out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanEffect {
+    /// A further service.
+    Add,
+    /// A service goes.
+    Remove,
+    /// The service is started again.
+    Restart,
+    /// Nothing is started again.
+    Live,
+    /// It cannot be carried out while the stack runs.
+    Down,
 }
 
 #[cfg(test)]

@@ -20,15 +20,19 @@ pub mod version;
 pub mod wire;
 pub mod workspace;
 
-pub use event::{Cause, Event, EventKind, ExitReason, Phase, Reason, Timestamp};
+pub use event::{
+    Cause, Event, EventKind, ExitReason, Phase, PlanEffect, PlanLine, Reason, ReloadAction, ReloadResult,
+    Timestamp, Trigger,
+};
 pub use instance::InstanceId;
 pub use name::{NameError, SecretName, ServiceName, VolumeName, WorkspaceName};
 pub use problem::{ConfigPath, Problem, Severity};
 pub use units::{ByteSize, MilliCpus, Subnet};
 pub use version::{Version, VersionRange};
 pub use workspace::{
-    Build, CommandLine, Condition, Dependency, External, ExternalHost, HookCommand, Hooks, Level, Limits,
-    Link, LinkPorts, LogRetention, Mount, MountSource, PortProto, Probe, ProbeKind, Protocol, Publish,
-    Requirement, Restart, RestartPolicy, SecretSource, SecretTarget, SecretUse, Service, ServiceKind, Stdin,
-    Stop, Tmpfs, VolumeDecl, Workspace,
+    Build, BuildRef, CommandLine, Condition, Dependency, External, ExternalHost, Fetch, HookCommand, Hooks,
+    Level, Limits, Link, LinkPorts, Listen, LogRetention, Mount, MountSource, PathPattern, Poll, PortProto,
+    Probe, ProbeKind, Protocol, Publish, Reload, Requirement, Restart, RestartPolicy, SecretSource,
+    SecretTarget, SecretUse, Service, ServiceKind, Stdin, Stop, Tmpfs, VolumeDecl, WatchAction, WatchEntry,
+    Watching, Workspace,
 };

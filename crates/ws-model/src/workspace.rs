@@ -72,8 +72,54 @@ pub struct Workspace {
     pub external: BTreeMap<ServiceName, External>,
     /// Programs that must be there, and of which version.
     pub requires: Vec<Requirement>,
+    /// Builds that services share, by name.
+    pub builds: BTreeMap<ServiceName, Build>,
+    /// How many builds run at a time; absent: one for each processor.
+    pub parallel_builds: Option<u32>,
+    /// How files are watched.
+    pub watching: Watching,
     /// Services and tasks that are active under the chosen profiles.
     pub services: BTreeMap<ServiceName, Service>,
+}
+
+/// How the files of a workspace are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watching {
+    /// How long it must have been quiet after a change before anything is done about it.
+    pub debounce: Duration,
+    /// What is never watched, beside what `.gitignore` leaves out.
+    pub ignore: Vec<PathPattern>,
+    /// Whether files that `.gitignore` leaves out are not watched.
+    pub gitignore: bool,
+    /// When the files are looked at again and again, because the kernel does not tell of changes.
+    pub poll: Poll,
+}
+
+impl Default for Watching {
+    fn default() -> Self {
+        Self { debounce: Duration::from_millis(50), ignore: Vec::new(), gitignore: true, poll: Poll::Auto }
+    }
+}
+
+/// When files are polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// Where inotify(7) does not see changes (network and shared file systems) or has no watches left.
+    Auto,
+    /// Never.
+    Never,
+    /// Always, with this pause.
+    Every(Duration),
+}
+
+/// Paths: a file, a directory with all that is below it, or a glob.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathPattern {
+    /// The directory that it is relative to. Absolute.
+    pub base: PathBuf,
+    /// As it was written, without a leading `./` or a trailing `/`; `.` is the base itself. With one of `*?[{` it is a
+    /// glob that must match the whole path of a file (`*` stops at `/`, `**` does not), else a file or a directory.
+    pub pattern: String,
 }
 
 /// Something that runs outside of the workspace, under a name of its own inside.
@@ -129,17 +175,109 @@ pub enum ServiceKind {
     Service,
     /// Runs to completion; finished with 0 counts as ready.
     Task,
+    /// Makes what services run from; a task that runs again when what it is made of changes.
+    Build,
 }
 
 /// A program with its arguments. Never empty; a shell command is `["/bin/sh", "-c", text]` already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine(pub Vec<String>);
 
-/// A command that runs in the sandbox before the start.
+/// What makes files that services run from. It runs in a sandbox of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
     /// What to run.
     pub command: CommandLine,
+    /// What brings in what it needs from elsewhere, before it.
+    pub fetch: Option<Fetch>,
+    /// The current directory. Absolute.
+    pub working_dir: PathBuf,
+    /// Whether the file names `working_dir` itself.
+    pub working_dir_declared: bool,
+    /// Its environment, apart from what the sandbox sets.
+    pub environment: BTreeMap<String, String>,
+    /// What it is made of; empty: everything in `working_dir` that it does not make.
+    pub inputs: Vec<PathPattern>,
+    /// What of that is not meant.
+    pub ignore: Vec<PathPattern>,
+    /// What it makes; empty: nobody knows.
+    pub outputs: Vec<PathPattern>,
+    /// Directories of the host that it may write, beside the default and those of its outputs. Absolute.
+    pub writable: Vec<PathBuf>,
+    /// Files and directories of the host that it may read beside the default view. Absolute.
+    pub reads: Vec<PathBuf>,
+    /// Volumes and host directories: caches.
+    pub volumes: Vec<Mount>,
+    /// Other builds that must have succeeded before.
+    pub after: Vec<ServiceName>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// The step of a build that brings in what it needs from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// What to run.
+    pub command: CommandLine,
+    /// What decides whether it must run again; empty: it runs with each build.
+    pub inputs: Vec<PathPattern>,
+}
+
+/// Where a service gets what it runs from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildRef {
+    /// A build of its own.
+    Own(Box<Build>),
+    /// One of [`Workspace::builds`].
+    Shared {
+        /// Which.
+        name: ServiceName,
+        /// What of its outputs the service uses; empty: its program, where that is one of them, else all.
+        uses: Vec<PathPattern>,
+    },
+}
+
+/// An entry of `watch`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchEntry {
+    /// Which files.
+    pub path: PathPattern,
+    /// What of them is not meant.
+    pub ignore: Vec<PathPattern>,
+    /// What is done when one of them changes.
+    pub action: WatchAction,
+}
+
+/// What is done when a file changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WatchAction {
+    /// What it runs from is built anew; it is restarted when that is another than before.
+    Rebuild,
+    /// It is restarted.
+    Restart,
+    /// Its main process gets this signal.
+    Signal(i32),
+    /// Nothing: takes files out of what another entry or a default watches.
+    None,
+}
+
+/// How the old run of a service gives way to a new one when it is reloaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reload {
+    /// The old one has ended before the new one starts.
+    #[default]
+    Restart,
+    /// The new one is ready before the old one is stopped.
+    Overlap,
+}
+
+/// A listening socket that the supervisor holds for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// The TCP port, on the service's own addresses.
+    pub port: u16,
+    /// Its name in `LISTEN_FDNAMES` (sd_listen_fds(3)).
+    pub name: String,
 }
 
 /// A service or task.
@@ -150,8 +288,19 @@ pub struct Service {
     /// What to run. A first word without a slash is looked up in `PATH` inside; a relative one with a
     /// slash is relative to `working_dir`.
     pub command: CommandLine,
-    /// What to run before the start.
-    pub build: Option<Build>,
+    /// What makes what it runs from.
+    pub build: Option<BuildRef>,
+    /// For a task: what decides whether it must run again once it has finished with success; absent: it runs once
+    /// in each life of a stack.
+    pub inputs: Option<Vec<PathPattern>>,
+    /// Which files are watched for it; absent: what its build is made of.
+    pub watch: Option<Vec<WatchEntry>>,
+    /// How a new run takes the place of the old one.
+    pub reload: Reload,
+    /// Listening sockets that outlive its runs; they are passed to each (sd_listen_fds(3)).
+    pub listen: Vec<Listen>,
+    /// How long a connection to one of its published ports waits while it is started again.
+    pub hold: Duration,
     /// The current directory. Absolute.
     pub working_dir: PathBuf,
     /// Whether the file names `working_dir` itself (the default is never writable).

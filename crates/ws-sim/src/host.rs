@@ -194,6 +194,14 @@ impl SimHost {
                     run.probes.remove(probe);
                 }
             }
+            Effect::StartBeside { .. }
+            | Effect::Switch { .. }
+            | Effect::Hold { .. }
+            | Effect::Release { .. }
+            | Effect::Fingerprint { .. }
+            | Effect::Place { .. }
+            | Effect::Displace { .. }
+            | Effect::Update { .. } => {}
             Effect::RunHook { service, generation, hook } => {
                 let Some(run) = self.live(service, *generation) else { return };
                 run.hooks.insert(*hook);

@@ -362,7 +362,18 @@ impl Oracle {
                     }
                 }
             }
-            Input::Add { .. } | Input::Remove { .. } | Input::Published { .. } | Input::Tick => {}
+            Input::Add { .. }
+            | Input::Remove { .. }
+            | Input::Published { .. }
+            | Input::FilesChanged { .. }
+            | Input::Checked { .. }
+            | Input::Recorded { .. }
+            | Input::Adopt { .. }
+            | Input::Placed { .. }
+            | Input::Displaced { .. }
+            | Input::Updated { .. }
+            | Input::Switched { .. }
+            | Input::Tick => {}
         }
     }
 
@@ -426,7 +437,13 @@ impl Oracle {
             EventKind::Phase { phase, cause, exit: _, retry_in_ms } => {
                 seen.enters(*phase, cause, *retry_in_ms, now)
             }
-            EventKind::Published { .. } | EventKind::Notice { .. } | EventKind::Status { .. } => Ok(()),
+            EventKind::FilesChanged { .. }
+            | EventKind::Reloaded { .. }
+            | EventKind::PlanChanged { .. }
+            | EventKind::PlanRefused { .. }
+            | EventKind::Published { .. }
+            | EventKind::Notice { .. }
+            | EventKind::Status { .. } => Ok(()),
             EventKind::SupervisorStarted { .. }
             | EventKind::SupervisorStopped { .. }
             | EventKind::WorkspaceReady { .. }
@@ -445,7 +462,11 @@ impl Oracle {
             EventKind::WorkspaceFailed { .. } => self.goals.iter().position(|goal| {
                 self.going_down || goal.iter().any(|name| !self.is_ready(name) && self.has_settled(name))
             }),
-            EventKind::Notice { .. } => return Ok(()),
+            EventKind::FilesChanged { .. }
+            | EventKind::Reloaded { .. }
+            | EventKind::PlanChanged { .. }
+            | EventKind::PlanRefused { .. }
+            | EventKind::Notice { .. } => return Ok(()),
             EventKind::SupervisorStarted { .. }
             | EventKind::SupervisorStopped { .. }
             | EventKind::Phase { .. }
@@ -559,6 +580,14 @@ impl Oracle {
                     format!("{service} is not probed ({probe:?}), and is not any more"),
                 )
             }
+            Effect::StartBeside { .. }
+            | Effect::Switch { .. }
+            | Effect::Hold { .. }
+            | Effect::Release { .. }
+            | Effect::Fingerprint { .. }
+            | Effect::Place { .. }
+            | Effect::Displace { .. }
+            | Effect::Update { .. } => Ok(()),
             Effect::RunHook { service, generation, hook } => {
                 let (unit, run) = self.effect_on(service, *generation, effect)?;
                 let has = match hook {
@@ -690,8 +719,14 @@ impl Oracle {
     /// Whoever waits on a service and is being stopped as well is gone before that one is asked to stop.
     fn reversed(&self, service: &ServiceName) -> Checked {
         let on_request = |cause: Reason| match cause {
-            Reason::Requested | Reason::Shutdown | Reason::DependencyRestarted => true,
-            Reason::Dependency
+            Reason::Requested
+            | Reason::Shutdown
+            | Reason::DependencyRestarted
+            | Reason::FilesChanged
+            | Reason::Rebuilt
+            | Reason::PlanChanged => true,
+            Reason::Fresh
+            | Reason::Dependency
             | Reason::DependencyFailed
             | Reason::DependenciesReady
             | Reason::BuildFailed
@@ -806,6 +841,14 @@ impl Oracle {
             | Input::Notified { .. }
             | Input::HookEnded { .. }
             | Input::Published { .. }
+            | Input::FilesChanged { .. }
+            | Input::Checked { .. }
+            | Input::Recorded { .. }
+            | Input::Adopt { .. }
+            | Input::Placed { .. }
+            | Input::Displaced { .. }
+            | Input::Updated { .. }
+            | Input::Switched { .. }
             | Input::Tick => Ok(()),
         }
     }

@@ -118,7 +118,7 @@ fn wait(dice: &mut Dice, on: &Unit) -> UnitWait {
         (_, 0..=1) => Condition::Started,
         (ServiceKind::Task, 2..=5) => Condition::Completed,
         (ServiceKind::Service, 2) if may_complete => Condition::Completed,
-        (ServiceKind::Task | ServiceKind::Service, _) => Condition::Ready,
+        (ServiceKind::Task | ServiceKind::Build | ServiceKind::Service, _) => Condition::Ready,
     };
     UnitWait { on: on.name.clone(), condition, required: !dice.percent(20), restart: dice.percent(25) }
 }

@@ -214,7 +214,7 @@ impl Unit {
     pub fn new(name: ServiceName, kind: ServiceKind) -> Self {
         let policy = match kind {
             ServiceKind::Service => RestartPolicy::OnFailure,
-            ServiceKind::Task => RestartPolicy::No,
+            ServiceKind::Task | ServiceKind::Build => RestartPolicy::No,
         };
         Self {
             name,

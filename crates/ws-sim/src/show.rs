@@ -27,6 +27,14 @@ pub fn step(to: &mut String, now: Tick, what: &Input, outcome: &Outcome) {
         | Input::Exited { .. }
         | Input::HookEnded { .. }
         | Input::Published { .. }
+        | Input::FilesChanged { .. }
+        | Input::Checked { .. }
+        | Input::Recorded { .. }
+        | Input::Adopt { .. }
+        | Input::Placed { .. }
+        | Input::Displaced { .. }
+        | Input::Updated { .. }
+        | Input::Switched { .. }
         | Input::HostLost { .. } => false,
     };
     if !nothing_new || !outcome.effects.is_empty() || !outcome.events.is_empty() {
@@ -79,6 +87,18 @@ fn input(input: &Input) -> String {
             format!("{service} {port} is published at {host}:{host_port}")
         }
         Input::HostLost { error } => format!("host lost: {error}"),
+        Input::FilesChanged { changes } => format!("changed {changes:?}"),
+        Input::Checked { service, generation, result } => {
+            format!("{service}~{generation} checked {result:?}")
+        }
+        Input::Recorded { service, generation, result } => {
+            format!("{service}~{generation} recorded {result:?}")
+        }
+        Input::Adopt { .. } => "adopt".to_owned(),
+        Input::Placed { service, result } => format!("{service} placed {result:?}"),
+        Input::Displaced { service, errors } => format!("{service} displaced {errors:?}"),
+        Input::Updated { service, result } => format!("{service} updated {result:?}"),
+        Input::Switched { service, generation } => format!("{service}~{generation} switched"),
         Input::Tick => "tick".to_owned(),
     }
 }
@@ -97,6 +117,16 @@ fn effect(effect: &Effect) -> String {
         Effect::StopProbe { service, generation, probe } => {
             format!("stop probing {service}~{generation} {}", role_name(*probe))
         }
+        Effect::StartBeside { service, generation } => format!("start {service}~{generation} beside"),
+        Effect::Switch { service, generation } => format!("switch {service}~{generation}"),
+        Effect::Hold { service } => format!("hold {service}"),
+        Effect::Release { service } => format!("release {service}"),
+        Effect::Fingerprint { service, generation, moment } => {
+            format!("fingerprint {service}~{generation} {moment:?}")
+        }
+        Effect::Place { service } => format!("place {}", service.name),
+        Effect::Displace { service } => format!("displace {service}"),
+        Effect::Update { service } => format!("update {}", service.name),
         Effect::RunHook { service, generation, hook } => {
             format!("run {} of {service}~{generation}", hook_name(*hook))
         }
@@ -127,6 +157,12 @@ pub fn event(service: Option<&ServiceName>, event: &EventKind) -> String {
         EventKind::WorkspaceFailed { cause } => format!("FAILED {cause}"),
         EventKind::LogDropped { bytes } => format!("{who} lost {bytes} bytes of its log"),
         EventKind::Status { text } => format!("{who} says: {text}"),
+        EventKind::FilesChanged { trigger, action } => format!("{who} {}: {trigger}", action.as_str()),
+        EventKind::Reloaded { trigger, action, result, .. } => {
+            format!("{who} {} {result:?}: {trigger}", action.as_str())
+        }
+        EventKind::PlanChanged { lines, applied } => format!("plan changed {lines:?} {applied}"),
+        EventKind::PlanRefused { text } => format!("plan refused {text}"),
         EventKind::Notice { text } => format!("{who} notice: {text}"),
     }
 }

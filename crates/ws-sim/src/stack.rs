@@ -315,6 +315,10 @@ impl Stack {
         let (tell, listening) = oneshot::channel();
         let socket = lock.socket_path();
         let config = Config {
+            planner: None,
+            files: None,
+            plan_files: Vec::new(),
+            apply_widening: false,
             instance: instance(),
             version: "0.0.0".to_owned(),
             lock,
@@ -551,6 +555,20 @@ impl Handle {
 }
 
 impl Host for Handle {
+    fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
+        done(Err(format!("{} cannot be changed while it is there", service.name)));
+    }
+
+    fn set_external(
+        &mut self,
+        _external: Vec<ws_core::plan::ExternalPlan>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    ) {
+        done(Err("what is external cannot be changed".to_owned()));
+    }
+
+    fn set_secrets(&mut self, _secrets: BTreeMap<ws_model::SecretName, Vec<u8>>) {}
+
     fn submit(&mut self, effect: Effect) {
         let mut shared = self.shared();
         if shared.torn_down {

@@ -309,6 +309,7 @@ fn write_unit(text: &mut String, unit: &Unit) {
     let kind = match unit.kind {
         ServiceKind::Service => "service",
         ServiceKind::Task => "task",
+        ServiceKind::Build => "build",
     };
     let _ = writeln!(text, "{kind} {}", unit.name);
     let default = Unit::new(unit.name.clone(), unit.kind);

@@ -115,10 +115,11 @@ impl Writer<'_> {
         let kind = match service.kind {
             ServiceKind::Service => "service",
             ServiceKind::Task => "task",
+            ServiceKind::Build => "build",
         };
         self.value("kind", kind, &at.key("kind"));
         self.value("command", &words(&service.command.0), &at.key("command"));
-        if let Some(build) = &service.build {
+        if let Some(ws_model::BuildRef::Own(build)) = &service.build {
             let command = format!("{{ command: {} }}", words(&build.command.0));
             self.value("build", &command, &at.key("build").key("command"));
         }

@@ -174,6 +174,9 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
             .map_or(Subnet::DEFAULT, |subnet| subnet.value.0),
         volumes,
         secrets,
+        builds: BTreeMap::new(),
+        parallel_builds: None,
+        watching: ws_model::Watching::default(),
         services: models,
     };
     Some(Lowered { workspace, origins })
@@ -613,7 +616,7 @@ fn service(
             &sources.home,
             report,
         )?;
-        Some(Build { command })
+        Some(command)
     });
 
     let paths =
@@ -682,10 +685,32 @@ fn service(
     let usual_dir = if draft.dir.starts_with(&sources.root) { draft.dir } else { sources.root.as_path() };
     let logs = logs(raw, report);
 
+    let build = build.map(|command| {
+        ws_model::BuildRef::Own(Box::new(Build {
+            command,
+            fetch: None,
+            working_dir: raw.working_dir.as_ref().map_or(usual_dir, |dir| &dir.value.0).to_owned(),
+            working_dir_declared: raw.working_dir.is_some() || usual_dir != sources.root,
+            environment: BTreeMap::new(),
+            inputs: Vec::new(),
+            ignore: Vec::new(),
+            outputs: Vec::new(),
+            writable: Vec::new(),
+            reads: Vec::new(),
+            volumes: Vec::new(),
+            after: Vec::new(),
+            limits: ws_model::Limits::default(),
+        }))
+    });
     Some(Service {
         kind: draft.kind,
         command: command?,
         build,
+        inputs: None,
+        watch: None,
+        reload: ws_model::Reload::default(),
+        listen: Vec::new(),
+        hold: std::time::Duration::from_secs(10),
         working_dir: raw.working_dir.as_ref().map_or(usual_dir, |dir| &dir.value.0).to_owned(),
         // That of an included file is as good as declared: it holds this file, so it is not writable.
         working_dir_declared: raw.working_dir.is_some() || usual_dir != sources.root,
@@ -1128,7 +1153,7 @@ fn restart(draft: &Draft<'_>, report: &mut Report) -> Restart {
     let raw = draft.raw.restart.as_ref().map_or(&default, |restart| &restart.value);
     let usual = match draft.kind {
         ServiceKind::Service => RestartPolicy::OnFailure,
-        ServiceKind::Task => RestartPolicy::No,
+        ServiceKind::Task | ServiceKind::Build => RestartPolicy::No,
     };
     let policy = raw.policy.as_ref().map_or(usual, |policy| policy.value.0);
     if let Some(at) = &raw.policy

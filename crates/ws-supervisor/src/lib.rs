@@ -15,6 +15,7 @@ mod exec;
 pub mod fuzzing;
 mod journal;
 pub mod logs;
+mod planner;
 mod schema;
 mod slots;
 pub mod state_dir;
@@ -23,5 +24,6 @@ mod supervisor;
 
 pub use api::PeerCheck;
 pub use logs::{BadPattern, LogLimits, LogStore, ReadError, read_disk};
+pub use planner::{MakeFiles, PlanRefused, PlanRequest, Planned, Planner};
 pub use schema::schemas;
 pub use supervisor::{Config, Lifeline, RunResult, Supervisor, SupervisorError};

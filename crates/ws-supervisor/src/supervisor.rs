@@ -34,6 +34,7 @@ use crate::api::{self, Api, Notice, PeerCheck, Request};
 use crate::clock;
 use crate::journal::{self, Journal};
 use crate::logs::{LogStore, Report};
+use crate::planner::{MakeFiles, Planner};
 use crate::state_dir::{InstanceLock, Record, StateError, boot_id};
 pub(crate) use sessions::Running;
 pub(crate) use sessions::SessionId;
@@ -78,6 +79,14 @@ pub struct Config {
     pub on_listening: Box<dyn FnOnce() + Send>,
     /// What to tell at the start: what was cleared, what is missing.
     pub notices: Vec<String>,
+    /// Makes plans when files change or somebody asks; absent: the plan stays as it is.
+    pub planner: Option<Box<dyn Planner>>,
+    /// Watches files and knows what builds made; absent: nothing is watched, and every build runs.
+    pub files: Option<MakeFiles>,
+    /// The files that the plan was made of.
+    pub plan_files: Vec<PathBuf>,
+    /// Whether a change of these files is carried out even where it gives a service more rights.
+    pub apply_widening: bool,
     /// Whether SIGTERM and SIGINT take the stack down (a second one at once). They are handled for the
     /// whole process from then on.
     pub signals: bool,
@@ -452,6 +461,14 @@ impl Loop {
             | Input::HookEnded { .. }
             | Input::Add { .. }
             | Input::Remove { .. }
+            | Input::FilesChanged { .. }
+            | Input::Checked { .. }
+            | Input::Recorded { .. }
+            | Input::Adopt { .. }
+            | Input::Placed { .. }
+            | Input::Displaced { .. }
+            | Input::Updated { .. }
+            | Input::Switched { .. }
             | Input::Tick => {}
         }
         let outcome = self.engine.step(input, self.now());

@@ -54,6 +54,15 @@ fn what(kind: &EventKind) -> String {
             paint(CARE, format_args!("{} of output were dropped", crate::units::human_bytes(*bytes)))
         }
         EventKind::Status { text } => format!("says: {text}"),
+        EventKind::FilesChanged { trigger, action } => format!("{}: {trigger} changed", action.as_str()),
+        EventKind::Reloaded { trigger, action, result, .. } => {
+            format!("{} {result:?}: {trigger} changed", action.as_str())
+        }
+        EventKind::PlanChanged { lines, applied: _ } => {
+            let lines: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+            format!("the workspace file changed: {}", lines.join("; "))
+        }
+        EventKind::PlanRefused { text } => format!("the workspace file has errors: {text}"),
         EventKind::Notice { text } => format!("{} {text}", paint(CARE, "notice:")),
     }
 }

@@ -29,7 +29,10 @@ use ws_model::wire::WhyLink;
 use ws_model::{Cause, EventKind, Phase, ServiceName};
 
 pub use health::{LONGEST_START, LONGEST_STOP};
-pub use words::{Effect, EngineStatus, Generation, Hook, Input, Notified, Outcome, ProbeRole, Step, Tick};
+pub use words::{
+    Effect, EngineStatus, FileChange, Generation, Hook, Input, Notified, Outcome, Outputs, ProbeRole, Step,
+    Tick,
+};
 
 use crate::plan::Plan;
 use service::{Prospect, Run, Stage, State, Unit, WaitOn};
@@ -151,6 +154,14 @@ impl Engine {
             }
             Input::Add { service } => self.add(*service),
             Input::Remove { service } => self.remove(&service),
+            Input::FilesChanged { .. }
+            | Input::Checked { .. }
+            | Input::Recorded { .. }
+            | Input::Adopt { .. }
+            | Input::Placed { .. }
+            | Input::Displaced { .. }
+            | Input::Updated { .. }
+            | Input::Switched { .. } => {}
             Input::Tick => self.miss_deadlines(now, &mut out),
         }
         self.settle(now, &mut out);
@@ -162,6 +173,12 @@ impl Engine {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
         self.units.iter().filter_map(Unit::deadline).min()
+    }
+
+    /// Whether an [`Input::Adopt`] is still being carried out.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        false
     }
 
     /// How every service is, in order of names.

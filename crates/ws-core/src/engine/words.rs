@@ -1,8 +1,12 @@
 //! What goes in and what comes out: the words between the engine, its host and who asks.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ws_model::{Cause, EventKind, ExitReason, Phase, ServiceName};
+use ws_model::{Cause, EventKind, ExitReason, Phase, ServiceName, Trigger, WatchAction};
+
+use crate::files::{Digest, Moment};
+use crate::plan::{Plan, ServicePlan};
 
 /// Time since the supervisor started. Comes in as a value, so that a simulator can invent it.
 pub type Tick = Duration;
@@ -192,13 +196,86 @@ pub enum Input {
         /// What it lost, as a sentence.
         error: String,
     },
+    /// Files that are watched changed, after they have been quiet for a while: one batch.
+    FilesChanged {
+        /// For whom, with what is to be done; at most one for each unit and action.
+        changes: Vec<FileChange>,
+    },
+    /// Answers [`Effect::Fingerprint`] of [`Moment::Before`].
+    Checked {
+        /// Of which build.
+        service: ServiceName,
+        /// The number that the effect had.
+        generation: Generation,
+        /// Whether what it made the last time it succeeded is there, and what it is made of is the same; then with
+        /// what each unit uses of it. An error when files cannot be read.
+        result: Result<Option<Outputs>, String>,
+    },
+    /// Answers [`Effect::Fingerprint`] of [`Moment::After`].
+    Recorded {
+        /// Of which build.
+        service: ServiceName,
+        /// Which run made it.
+        generation: Generation,
+        /// What each unit uses of what it made. An error when files cannot be read.
+        result: Result<Outputs, String>,
+    },
+    /// Another plan takes the place of the present one: only what is different is touched
+    /// ([`change::between`](crate::change::between)). Comes only while [`is_changing`](super::Engine::is_changing) says
+    /// no; what is external, and secrets, the host has been told before.
+    Adopt {
+        /// It.
+        plan: Box<Plan>,
+    },
+    /// Answers [`Effect::Place`].
+    Placed {
+        /// Whose.
+        service: ServiceName,
+        /// The error as a sentence.
+        result: Result<(), String>,
+    },
+    /// Answers [`Effect::Displace`].
+    Displaced {
+        /// Whose.
+        service: ServiceName,
+        /// What could not be removed, a sentence each.
+        errors: Vec<String>,
+    },
+    /// Answers [`Effect::Update`].
+    Updated {
+        /// Whose.
+        service: ServiceName,
+        /// The error as a sentence: it is as it was before.
+        result: Result<(), String>,
+    },
+    /// Answers [`Effect::Switch`].
+    Switched {
+        /// Whose.
+        service: ServiceName,
+        /// Which run has them now.
+        generation: Generation,
+    },
     /// Time went on: a deadline that [`next_deadline`](super::Engine::next_deadline) named may have passed. Only a
     /// tick misses a deadline, so that news which came in time and are read late still count.
     Tick,
 }
 
-/// Something to do to the machine.
+/// What each unit uses of what a build made.
+pub type Outputs = BTreeMap<ServiceName, Digest>;
+
+/// What is to be done for a unit because files changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// The unit.
+    pub service: ServiceName,
+    /// What its rules say. Never [`WatchAction::None`].
+    pub action: WatchAction,
+    /// The files.
+    pub trigger: Trigger,
+}
+
+/// Something to do to the machine.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Start a run. Answered by `Executed` (then, some time, `Exited`) or `StartFailed`.
     Start {
@@ -208,6 +285,59 @@ pub enum Effect {
         generation: Generation,
         /// Which program.
         step: Step,
+    },
+    /// Start a run of the main program beside the one that goes on, which keeps all new connections until `Switch`;
+    /// probes of the new one reach the new one. Answered as `Start`.
+    StartBeside {
+        /// Whose.
+        service: ServiceName,
+        /// Which run.
+        generation: Generation,
+    },
+    /// New connections to the listening sockets go to this run from now on. Answered by `Switched`, when no connection
+    /// waits for the other run any more.
+    Switch {
+        /// Whose.
+        service: ServiceName,
+        /// Which run.
+        generation: Generation,
+    },
+    /// A run is over or about to be, and the next one follows: connections to its published ports wait for that,
+    /// within [`ServicePlan::hold`]. Not answered.
+    Hold {
+        /// Whose.
+        service: ServiceName,
+    },
+    /// Its run works, or there will be none: what waits is connected, or refused. Not answered.
+    Release {
+        /// Whose.
+        service: ServiceName,
+    },
+    /// Look at the files of a build (or of a task with inputs). Carried out by [`Files`](crate::files::Files), not by
+    /// the host. Answered by `Checked` or `Recorded`.
+    Fingerprint {
+        /// Of which build.
+        service: ServiceName,
+        /// Of the run that it is for.
+        generation: Generation,
+        /// Before it or after it.
+        moment: Moment,
+    },
+    /// Make the place of a service: [`Host::add`](crate::host::Host::add). Answered by `Placed`.
+    Place {
+        /// It.
+        service: Box<ServicePlan>,
+    },
+    /// Take the place of a service away: [`Host::remove`](crate::host::Host::remove). Answered by `Displaced`.
+    Displace {
+        /// Whose.
+        service: ServiceName,
+    },
+    /// The plan of a service is another from now on, in what needs no other place:
+    /// [`Host::update`](crate::host::Host::update). Answered by `Updated`.
+    Update {
+        /// It.
+        service: Box<ServicePlan>,
     },
     /// Send a signal to a run's main process. Not answered.
     Signal {

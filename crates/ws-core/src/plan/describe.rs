@@ -65,6 +65,7 @@ fn describe_service(plan: &Plan, units: &[&ServicePlan], text: &mut String) {
     let kind = match service.kind {
         ServiceKind::Service => "",
         ServiceKind::Task => "  (task)",
+        ServiceKind::Build => "  (build)",
     };
     match units {
         [_] => {

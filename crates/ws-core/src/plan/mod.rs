@@ -22,11 +22,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ws_model::{
-    ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, LogRetention,
-    MilliCpus, PortProto, Probe, ProbeKind, Problem, Publish, Requirement, Restart, SecretName, Service,
-    ServiceKind, ServiceName, Severity, Stdin, Stop, Subnet, VolumeName, Workspace, WorkspaceName,
+    BuildRef, ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, Listen,
+    LogRetention, MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem, Publish, Reload, Requirement,
+    Restart, SecretName, Service, ServiceKind, ServiceName, Severity, Stdin, Stop, Subnet, VolumeName,
+    WatchAction, Watching, Workspace, WorkspaceName,
 };
 
 use crate::host::Standing;
@@ -82,6 +84,10 @@ pub struct Plan {
     pub services: BTreeMap<ServiceName, ServicePlan>,
     /// The units in waves: each waits only for units of earlier waves.
     pub waves: Vec<Vec<ServiceName>>,
+    /// How many builds run at a time; `None`: one for each processor.
+    pub parallel_builds: Option<u32>,
+    /// How files are watched.
+    pub watching: Watching,
     /// Directories that two services can both reach and one can write: channels past the links. Replicas are one
     /// service here: what the file gives to it they share.
     pub channels: Vec<Channel>,
@@ -136,6 +142,18 @@ pub struct ServicePlan {
     pub waits: Vec<Wait>,
     /// What is run before the start.
     pub build: Option<Run>,
+    /// For a build, and for a task with `inputs`: what decides whether it must run again.
+    pub makes: Option<Makes>,
+    /// What it runs from that builds make. It waits for each of them ([`Condition::Completed`]).
+    pub uses: Vec<Use>,
+    /// Which files are watched for it, and what is done when one changes. The first rule that matches a file counts.
+    pub watch: Vec<WatchRule>,
+    /// How a new run takes the place of the old one.
+    pub reload: Reload,
+    /// Listening sockets that outlive its runs, in the order in which they are passed.
+    pub listen: Vec<Listen>,
+    /// How long a connection to one of its published ports waits while it is started again.
+    pub hold: Duration,
     /// What is run.
     pub run: Run,
     /// What it sees.
@@ -198,6 +216,49 @@ impl ServicePlan {
     pub fn is_one_off(&self) -> bool {
         self.replica == 0
     }
+}
+
+/// What a build, or a task with `inputs`, makes of what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Makes {
+    /// What it is made of.
+    pub inputs: FileSet,
+    /// What it makes; `None`: nobody knows.
+    pub outputs: Option<FileSet>,
+    /// What else decides whether it must run again: command, environment, directory, in one text.
+    pub recipe: String,
+}
+
+/// What a unit uses of what a build makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    /// The build, a unit.
+    pub build: ServiceName,
+    /// What of its outputs; `None`: nobody knows, so each build that succeeds is a new one.
+    pub files: Option<FileSet>,
+}
+
+/// A set of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSet {
+    /// What is in it.
+    pub include: Vec<PathPattern>,
+    /// What of that is not.
+    pub ignore: Vec<PathPattern>,
+    /// Whether what version control and habit leave out (`.gitignore`, `.git`, `target`, `node_modules`, …) is left
+    /// out as well. Not for outputs, which are mostly that.
+    pub sources_only: bool,
+}
+
+/// Files that are watched for a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchRule {
+    /// Which.
+    pub files: FileSet,
+    /// What is done when one of them changes.
+    pub action: WatchAction,
+    /// Where the file says so.
+    pub at: ConfigPath,
 }
 
 /// One thing that a start waits for.
@@ -397,11 +458,16 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
                 mac: net::mac(address),
                 waits: order.waits.remove(unit).unwrap_or_default(),
                 // See `order::wait_for_builds`.
-                build: service
-                    .build
-                    .as_ref()
-                    .filter(|_| replica == 1)
-                    .map(|build| run(&build.command, service, env(Of::Build))),
+                build: service.build.as_ref().filter(|_| replica == 1).and_then(|build| match build {
+                    BuildRef::Own(build) => Some(run(&build.command, service, env(Of::Build))),
+                    BuildRef::Shared { .. } => None,
+                }),
+                makes: None,
+                uses: Vec::new(),
+                watch: Vec::new(),
+                reload: service.reload,
+                listen: service.listen.clone(),
+                hold: service.hold,
                 run: run(&service.command, service, env(Of::Main)),
                 links: links.clone(),
                 publish: service.ports.clone(),
@@ -441,6 +507,8 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
         volumes: volumes(&services),
         external,
         requires: workspace.requires.clone(),
+        parallel_builds: workspace.parallel_builds,
+        watching: workspace.watching.clone(),
         channels: views.channels(),
         services,
         waves: order.waves,

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ws_model::{Hooks, ProbeKind, RestartPolicy, ServiceKind, ServiceName, name::MAX_LEN};
+use ws_model::{Hooks, ProbeKind, Reload, RestartPolicy, ServiceKind, ServiceName, name::MAX_LEN};
 
 use super::base::{HOSTS, hosts_line};
 use super::{NOTIFY, Plan, ServicePlan, Wait, absolute_program, net, view};
@@ -108,6 +108,12 @@ pub fn one_off(plan: &Plan, wanted: &OneOff<'_>) -> Result<ServicePlan, String> 
         mac: net::mac(address),
         waits,
         build: None,
+        makes: None,
+        uses: service.uses.clone(),
+        watch: Vec::new(),
+        reload: Reload::Restart,
+        listen: Vec::new(),
+        hold: service.hold,
         run,
         view,
         links: service.links.clone(),

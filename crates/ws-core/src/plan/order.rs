@@ -158,7 +158,7 @@ fn never_waited_for(external: &ServiceName, at: ConfigPath) -> Problem {
 /// What the short form of `depends_on` waits for.
 fn by_default(target: &Service) -> Condition {
     match (target.kind, &target.ready) {
-        (ServiceKind::Task, _) => Condition::Completed,
+        (ServiceKind::Task | ServiceKind::Build, _) => Condition::Completed,
         (ServiceKind::Service, Some(_)) => Condition::Ready,
         (ServiceKind::Service, None) => Condition::Started,
     }

@@ -995,7 +995,10 @@ fn default_writable<'a>(workspace: &Workspace, service: &'a Service) -> Option<&
 
 /// A program by its path that no mount shows can never be executed.
 fn check_programs(service: &Service, at: &ConfigPath, inside: &Inside<'_>, problems: &mut Vec<Problem>) {
-    let build = service.build.as_ref().map(|build| (&build.command, at.key("build").key("command")));
+    let build = service.build.as_ref().and_then(|build| match build {
+        ws_model::BuildRef::Own(build) => Some((&build.command, at.key("build").key("command"))),
+        ws_model::BuildRef::Shared { .. } => None,
+    });
     for (command, at) in [(&service.command, at.key("command"))].into_iter().chain(build) {
         let Some(program) = command.0.first().filter(|program| program.contains('/')) else { continue };
         let path = lexical(&service.working_dir.join(program));

@@ -94,6 +94,12 @@ fn plan(parts: &[Part]) -> Plan {
                 })
                 .collect(),
             build: None,
+            makes: None,
+            uses: Vec::new(),
+            watch: Vec::new(),
+            reload: ws_model::Reload::Restart,
+            listen: Vec::new(),
+            hold: std::time::Duration::from_secs(10),
             run: Run { argv: vec!["true".to_owned()], env: Vec::new(), cwd: PathBuf::from("/") },
             view: View {
                 uid: 1000,
@@ -149,6 +155,8 @@ fn plan(parts: &[Part]) -> Plan {
         volumes: Vec::new(),
         external: Vec::new(),
         requires: Vec::new(),
+        parallel_builds: None,
+        watching: ws_model::Watching::default(),
         services: parts.iter().enumerate().map(service).collect(),
         waves: Vec::new(),
         channels: Vec::new(),
@@ -260,6 +268,20 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
+    fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
+        done(Err(format!("{} cannot be changed while it is there", service.name)));
+    }
+
+    fn set_external(
+        &mut self,
+        _external: Vec<ws_core::plan::ExternalPlan>,
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    ) {
+        done(Err("what is external cannot be changed".to_owned()));
+    }
+
+    fn set_secrets(&mut self, _secrets: BTreeMap<ws_model::SecretName, Vec<u8>>) {}
+
     fn submit(&mut self, effect: Effect) {
         assert!(!self.seen.lock().unwrap().torn_down, "{effect:?} after the tear-down");
         match effect {
@@ -305,6 +327,14 @@ impl Host for FakeHost {
                 self.kill(&Process::Run(service), Signal::KILL);
             }
             Effect::Kill { service, generation } => self.end(service, generation, ExitReason::Signal(9)),
+            Effect::StartBeside { .. }
+            | Effect::Switch { .. }
+            | Effect::Hold { .. }
+            | Effect::Release { .. }
+            | Effect::Fingerprint { .. }
+            | Effect::Place { .. }
+            | Effect::Displace { .. }
+            | Effect::Update { .. } => {}
             Effect::RunHook { service, generation, hook } => {
                 self.say(Input::HookEnded { service, generation, hook, result: Ok(()) });
             }
@@ -473,6 +503,10 @@ impl Stack {
             }),
             on_listening: Box::new(move || tell.send(()).unwrap()),
             notices: vec!["cleared what a crash had left".to_owned()],
+            planner: None,
+            files: None,
+            plan_files: Vec::new(),
+            apply_widening: false,
             signals: options.signals,
         };
         let running = tokio::spawn(Supervisor::run(config, plan, Box::new(host), inputs, Arc::clone(&logs)));
