@@ -167,7 +167,11 @@ pub fn quietly(settings: &Settings, place: &Place) -> Option<Plan> {
 
 fn resolve(settings: &Settings, workspace: &Workspace, options: &PlanOptions) -> Result<Plan, Vec<Problem>> {
     let previous = addresses::read(&Place::of(settings, workspace).state);
-    plan::resolve(workspace, &machine::facts(workspace), &plan::Options { previous, accept: options.accept })
+    plan::resolve(
+        workspace,
+        &machine::facts(workspace),
+        &plan::Options { previous, accept: options.accept, ..plan::Options::default() },
+    )
 }
 
 /// The level that the file asks for, when one was accepted beside it.

@@ -150,7 +150,11 @@ fn plan(order: &Order) -> Result<(Plan, SpanMap), Failure> {
         failure
     };
     let Some(workspace) = workspace else { return Err(failure(&diagnostics)) };
-    let options = plan::Options { previous: addresses::read(&order.state), accept: order.accept };
+    let options = plan::Options {
+        previous: addresses::read(&order.state),
+        accept: order.accept,
+        ..plan::Options::default()
+    };
     match plan::resolve(&workspace, &machine::facts(&workspace), &options) {
         Ok(plan) => {
             own_dirs::check(&plan, [&order.runtime, &order.state])?;

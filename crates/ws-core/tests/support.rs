@@ -51,6 +51,7 @@ pub(crate) fn svc(text: &str) -> Svc {
         working_dir: PathBuf::from(ROOT),
         working_dir_declared: false,
         writable: Vec::new(),
+        makes: Vec::new(),
         reads: Vec::new(),
         environment: BTreeMap::new(),
         depends_on: Vec::new(),

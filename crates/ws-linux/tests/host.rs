@@ -98,6 +98,7 @@ fn service(root: &Path, script: &str, links: Vec<Link>) -> Service {
         working_dir: root.to_path_buf(),
         working_dir_declared: false,
         writable: vec![],
+        makes: Vec::new(),
         reads: vec![],
         environment: BTreeMap::new(),
         depends_on: vec![],

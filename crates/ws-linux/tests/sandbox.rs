@@ -166,6 +166,7 @@ fn service(root: &Path) -> ServicePlan {
         target: path,
         writable,
         directory: true,
+        create: false,
         owner_mapped,
     };
     let mut system = Vec::new();

@@ -106,6 +106,7 @@ fn service(root: &Path, script: &str) -> Service {
         working_dir: root.to_path_buf(),
         working_dir_declared: false,
         writable: vec![],
+        makes: Vec::new(),
         reads: vec![],
         environment: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
         depends_on: vec![],

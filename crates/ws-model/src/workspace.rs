@@ -307,6 +307,9 @@ pub struct Service {
     pub working_dir_declared: bool,
     /// Directories of the host that it may write, beside the default. Absolute.
     pub writable: Vec<PathBuf>,
+    /// Directories of the host that it may write and that are made where they are missing: those of what a build makes.
+    /// Never given by the file. Absolute.
+    pub makes: Vec<PathBuf>,
     /// Files and directories of the host that it may read beside the default view. Absolute.
     pub reads: Vec<PathBuf>,
     /// Its environment, apart from what the sandbox sets (`PATH`, `HOME`, …).

@@ -715,6 +715,7 @@ fn service(
         // That of an included file is as good as declared: it holds this file, so it is not writable.
         working_dir_declared: raw.working_dir.is_some() || usual_dir != sources.root,
         writable: writable.into_iter().map(|(path, _)| path).collect(),
+        makes: Vec::new(),
         reads: reads.into_iter().map(|(path, _)| path).collect(),
         environment: draft
             .environment

@@ -4,8 +4,8 @@
 //! service is and how it goes from state to state stands in the module `service` (with a picture).
 //!
 //! The rules that concern several:
-//! - A service starts when all that it waits for is there. Its build waits only for what must be
-//!   *completed* (a task may make what is built); so builds go on beside the start of other services.
+//! - A service starts when all that it waits for is there. Builds are units too, that run to completion, and again when
+//!   what they are made of changes; meanwhile those that use what they made go on with the old.
 //! - What it waited for may go away afterwards: a running service is not disturbed, unless it is bound to that by
 //!   `restart: true`. Then it ends when the run that it works with is replaced or has failed for good, and starts
 //!   again when it has what it waits for. What is stopped on request (or ended well) is not replaced before it is
@@ -16,6 +16,7 @@
 //!   it are gone.
 
 mod health;
+mod reload;
 mod requests;
 mod runs;
 mod service;
@@ -154,10 +155,18 @@ impl Engine {
             }
             Input::Add { service } => self.add(*service),
             Input::Remove { service } => self.remove(&service),
-            Input::FilesChanged { .. }
-            | Input::Checked { .. }
-            | Input::Recorded { .. }
-            | Input::Adopt { .. }
+            Input::FilesChanged { changes } => self.files_changed(&changes, now, &mut out),
+            Input::Checked { service, generation, result } => {
+                if let Some(i) = self.number(&service) {
+                    self.checked(i, generation, result, now, &mut out);
+                }
+            }
+            Input::Recorded { service, generation, result } => {
+                if let Some(i) = self.number(&service) {
+                    self.recorded(i, generation, result, now, &mut out);
+                }
+            }
+            Input::Adopt { .. }
             | Input::Placed { .. }
             | Input::Displaced { .. }
             | Input::Updated { .. }
@@ -165,6 +174,7 @@ impl Engine {
             Input::Tick => self.miss_deadlines(now, &mut out),
         }
         self.settle(now, &mut out);
+        self.settle_changes(now, &mut out);
         self.judge_goals(now, &mut out);
         out
     }
@@ -172,7 +182,7 @@ impl Engine {
     /// When the next [`Input::Tick`] is needed at the latest, if nothing else happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.units.iter().filter_map(Unit::deadline).min()
+        self.units.iter().flat_map(|unit| [unit.deadline(), unit.lately.due()]).flatten().min()
     }
 
     /// Whether an [`Input::Adopt`] is still being carried out.
@@ -233,7 +243,7 @@ impl Engine {
                 State::Ending { stage: Stage::Held { .. }, .. } => self.held_by(i).collect(),
                 State::Ending { stage: Stage::Asked { .. } | Stage::Killed { .. }, .. }
                 | State::Pending
-                | State::Building { .. }
+                | State::Looking { .. }
                 | State::Starting { .. }
                 | State::Up { .. }
                 | State::Backoff { .. }
@@ -270,7 +280,7 @@ impl Engine {
             State::Ending { stage: Stage::Asked { .. } | Stage::Killed { .. }, .. }
             | State::Pending
             | State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Backoff { .. }
@@ -308,6 +318,9 @@ impl Engine {
     fn miss_deadlines(&mut self, now: Tick, out: &mut Outcome) {
         let over = |deadline: Option<Tick>| deadline.is_some_and(|deadline| deadline <= now);
         for i in 0..self.units.len() {
+            if over(self.units[i].lately.due()) {
+                self.act_on_what_was_put_off(i, now, out);
+            }
             if !over(self.units[i].deadline()) {
                 continue;
             }
@@ -330,7 +343,7 @@ impl Engine {
                 }
                 State::Pending
                 | State::Waiting
-                | State::Building { .. }
+                | State::Looking { .. }
                 | State::Starting { .. }
                 | State::Stopped
                 | State::Exited
@@ -354,7 +367,7 @@ impl Engine {
                 State::Ending { stage: Stage::Held { .. }, .. } => self.release(i, now, out),
                 State::Ending { stage: Stage::Asked { .. } | Stage::Killed { .. }, .. }
                 | State::Pending
-                | State::Building { .. }
+                | State::Looking { .. }
                 | State::Starting { .. }
                 | State::Up { .. }
                 | State::Backoff { .. }
@@ -386,7 +399,7 @@ impl Engine {
                         State::Blocked { root } => format!("{}: {root}", unit.why_never()),
                         State::Pending
                         | State::Waiting
-                        | State::Building { .. }
+                        | State::Looking { .. }
                         | State::Starting { .. }
                         | State::Up { .. }
                         | State::Ending { .. }
@@ -451,6 +464,11 @@ impl Engine {
     /// holds up by not being gone.
     fn touch(&mut self, i: usize) {
         self.dirty.insert(i);
+        if self.units[i].is_build {
+            // There may be a place for another one.
+            let waits = |i: &usize| self.units[*i].is_build && self.units[*i].state == State::Waiting;
+            self.dirty.extend((0..self.units.len()).filter(waits));
+        }
         self.dirty.extend(self.units[i].dependents.iter().copied());
         self.dirty.extend(self.units[i].waits.iter().map(|wait| wait.on));
     }

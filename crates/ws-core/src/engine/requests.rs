@@ -105,7 +105,7 @@ impl Engine {
                 State::Pending => false,
                 State::Exited => !self.units[*i].completes,
                 State::Waiting
-                | State::Building { .. }
+                | State::Looking { .. }
                 | State::Starting { .. }
                 | State::Up { .. }
                 | State::Ending { .. }
@@ -125,7 +125,7 @@ impl Engine {
             self.units[i].wanted = true;
             match &self.units[i].state {
                 State::Waiting => {}
-                State::Building { .. } | State::Starting { .. } | State::Up { .. } | State::Ending { .. } => {
+                State::Looking { .. } | State::Starting { .. } | State::Up { .. } | State::Ending { .. } => {
                     self.end(i, Then::Restart, cause.clone(), false, now, out);
                 }
                 State::Backoff { .. } => {
@@ -134,9 +134,7 @@ impl Engine {
                 }
                 State::Pending => self.begin(i),
                 State::Stopped | State::Exited | State::Failed { lost: None } | State::Blocked { .. } => {
-                    let built = self.units[i].built;
                     self.begin(i);
-                    self.units[i].built = built;
                     self.start_again(i, cause.clone());
                 }
                 State::Failed { lost: Some(_) } => {}
@@ -180,14 +178,14 @@ impl Engine {
                 self.begin(i);
             }
             State::Exited => {
-                if by_name || !unit.completes {
+                // What a build made may be old by now, and to see that costs little.
+                if by_name || !unit.completes || unit.is_build {
                     self.begin(i);
                 }
             }
             State::Ending { then, .. } => match then {
                 Then::Stop => {
                     *then = Then::Restart;
-                    unit.built = false;
                     unit.again = Some(Cause::new(Reason::Requested, "was asked for again"));
                 }
                 Then::Restart | Then::Fail => {}
@@ -197,17 +195,16 @@ impl Engine {
                 out.events.push((Some(unit.name.clone()), EventKind::Notice { text }));
             }
             State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Backoff { .. } => {}
         }
     }
 
-    /// From the beginning: with its build, and with a fresh restart policy.
-    fn begin(&mut self, i: usize) {
+    /// From the beginning, with a fresh restart policy.
+    pub(super) fn begin(&mut self, i: usize) {
         let unit = &mut self.units[i];
-        unit.built = false;
         unit.streak = 0;
         unit.exit = None;
         unit.again = None;

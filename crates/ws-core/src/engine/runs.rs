@@ -1,9 +1,10 @@
 //! How runs begin and how they end by themselves, and what that means for others.
 
-use ws_model::{Cause, Condition, EventKind, ExitReason, Reason, RestartPolicy};
+use ws_model::{Cause, EventKind, ExitReason, Reason, RestartPolicy};
 
 use super::service::{Prospect, Run, State, Then};
 use super::{Effect, Engine, Generation, Outcome, Step, Tick};
+use crate::files::Moment;
 
 /// From this failure in a row on, a pause is told as part of a loop.
 const LOOP: u32 = 3;
@@ -16,7 +17,7 @@ impl Engine {
                 State::Blocked { root } => (root.clone(), format!("{}: {root}", self.units[on].why_never())),
                 State::Pending
                 | State::Waiting
-                | State::Building { .. }
+                | State::Looking { .. }
                 | State::Starting { .. }
                 | State::Up { .. }
                 | State::Ending { .. }
@@ -28,11 +29,12 @@ impl Engine {
             self.enter(i, State::Blocked { root }, Cause::new(Reason::DependencyFailed, text), out);
             return;
         }
-        let build = self.units[i].has_build && !self.units[i].built;
         let missing: Vec<String> = self
             .waits_with(i, Prospect::NotYet)
-            .filter(|wait| !build || wait.condition == Condition::Completed)
-            .map(|wait| format!("{} ({})", self.units[wait.on].name, wait.condition.as_str()))
+            .map(|wait| match self.units[wait.on].is_build {
+                true => format!("{} (built)", self.units[wait.on].name),
+                false => format!("{} ({})", self.units[wait.on].name, wait.condition.as_str()),
+            })
             .collect();
         if !missing.is_empty() {
             let text = format!("waits for {}", crate::text::some(&missing));
@@ -44,10 +46,21 @@ impl Engine {
             }
             return;
         }
+        if self.units[i].is_build && self.builds_running() >= self.parallel_builds() {
+            let text = format!("waits until fewer than {} other builds run", self.parallel_builds());
+            if self.units[i].told != text {
+                self.units[i].told.clone_from(&text);
+                self.units[i].cause = Cause::new(Reason::Dependency, text);
+                self.tell_phase(i, out);
+            }
+            return;
+        }
         let met: Vec<String> = self
             .waits_with(i, Prospect::Met)
-            .filter(|wait| !build || wait.condition == Condition::Completed)
-            .map(|wait| format!("{} is {}", self.units[wait.on].name, wait.condition.as_str()))
+            .map(|wait| match self.units[wait.on].is_build {
+                true => format!("{} is built", self.units[wait.on].name),
+                false => format!("{} is {}", self.units[wait.on].name, wait.condition.as_str()),
+            })
             .collect();
         let unit = &mut self.units[i];
         let cause = match (&unit.again, met.is_empty()) {
@@ -59,22 +72,33 @@ impl Engine {
         unit.probe_error = None;
         unit.run = Run::default();
         let generation = unit.generation;
-        let (step, state) = if build {
-            (Step::Build, State::Building { generation })
-        } else {
-            unit.again = None;
-            (Step::Main, State::Starting { generation })
-        };
-        out.effects.push(Effect::Start { service: unit.name.clone(), generation, step });
-        self.enter(i, state, cause, out);
-        if step == Step::Main {
-            for number in 0..self.units[i].waits.len() {
-                let wait = self.units[i].waits[number];
-                let had = self.units[wait.on].prospect(wait.condition) == Prospect::Met;
-                self.units[i].waits[number].had = had;
-            }
-            self.end_bound(i, now, out);
+        unit.again = None;
+        unit.made_of.clone_from(&unit.newest);
+        for number in 0..self.units[i].waits.len() {
+            let wait = self.units[i].waits[number];
+            let had = self.units[wait.on].prospect(wait.condition) == Prospect::Met;
+            self.units[i].waits[number].had = had;
         }
+        if self.units[i].makes {
+            self.look(i, generation, Moment::Before, cause, out);
+        } else {
+            self.start_run(i, generation, cause, now, out);
+        }
+    }
+
+    /// Asks the host for a run.
+    pub(super) fn start_run(
+        &mut self,
+        i: usize,
+        generation: Generation,
+        cause: Cause,
+        now: Tick,
+        out: &mut Outcome,
+    ) {
+        let service = self.units[i].name.clone();
+        out.effects.push(Effect::Start { service, generation, step: Step::Main });
+        self.enter(i, State::Starting { generation }, cause, out);
+        self.end_bound(i, now, out);
     }
 
     /// The run of a service is being replaced by a next one: what is bound to it by [`Wait::restart`] ends, and starts
@@ -114,14 +138,11 @@ impl Engine {
         out: &mut Outcome,
     ) {
         match &self.units[i].state {
-            State::Building { generation: live } if *live == generation => {
-                let cause = Cause::new(Reason::BuildFailed, format!("the build could not start: {error}"));
-                self.enter(i, State::Failed { lost: None }, cause, out);
-            }
             State::Starting { generation: live } | State::Up { generation: live, .. }
                 if *live == generation =>
             {
-                let cause = Cause::new(Reason::StartFailed, format!("could not start: {error}"));
+                let reason = if self.units[i].is_build { Reason::BuildFailed } else { Reason::StartFailed };
+                let cause = Cause::new(reason, format!("could not start: {error}"));
                 if hopeless {
                     self.failed_for_good(i, cause, now, out);
                 } else {
@@ -135,7 +156,7 @@ impl Engine {
             State::Failed { lost } if *lost == Some(generation) => self.found(i),
             State::Pending
             | State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Ending { .. }
@@ -157,22 +178,14 @@ impl Engine {
         out: &mut Outcome,
     ) {
         let unit = &mut self.units[i];
-        let cause = if oom {
+        let cause = if unit.is_build && !oom {
+            Cause::new(Reason::BuildFailed, exit.to_string())
+        } else if oom {
             Cause::new(Reason::Oom, format!("{exit}: it needed more memory than its limit"))
         } else {
             Cause::new(Reason::Exit, exit.to_string())
         };
         match &unit.state {
-            State::Building { generation: live } if *live == generation => {
-                if exit.is_success() {
-                    unit.built = true;
-                    self.wait_quietly(i);
-                } else {
-                    unit.exit = Some(exit);
-                    let cause = Cause::new(Reason::BuildFailed, format!("the build {}", cause.text));
-                    self.enter(i, State::Failed { lost: None }, cause, out);
-                }
-            }
             State::Starting { generation: live } | State::Up { generation: live, .. }
                 if *live == generation =>
             {
@@ -184,6 +197,10 @@ impl Engine {
                 if !unit.is_success(exit, oom) || again {
                     self.failed(i, &cause, now, out);
                 } else {
+                    if unit.makes {
+                        self.look(i, generation, Moment::After, Cause::new(Reason::Exit, "succeeded"), out);
+                        return;
+                    }
                     let by_itself = (!unit.completes).then(|| unit.name.clone());
                     let text = match (by_itself.is_some(), exit) {
                         (true, _) => format!("{exit} by itself"),
@@ -211,7 +228,7 @@ impl Engine {
             }
             State::Pending
             | State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Ending { .. }

@@ -1,15 +1,19 @@
 //! One service: where it is and how it goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use ws_model::{
-    Cause, Condition, ExitReason, Phase, Probe, ProbeKind, Reason, Restart, RestartPolicy, ServiceKind,
-    ServiceName,
+    Cause, Condition, ExitReason, Phase, Probe, ProbeKind, Reason, Reload, ReloadAction, Restart,
+    RestartPolicy, ServiceKind, ServiceName, Trigger,
 };
 
 use super::{Generation, ProbeRole, Tick};
+use crate::files::{Digest, Moment};
 use crate::plan::ServicePlan;
+
+/// How many files a trigger names, at most.
+const NAMED: usize = 5;
 
 /// The shortest time that a service must have been ready for its restarts to be counted anew.
 const STABLE: Duration = Duration::from_secs(10);
@@ -18,20 +22,21 @@ const STABLE: Duration = Duration::from_secs(10);
 ///
 /// ```text
 ///              asked for
-///   Pending ───────────────▶ Waiting ◀─────────────────────────────────┐
-///                            │  ▲  │                                   │
-///      a build, and what     │  │  │ no build (any more), and all      │
-///      must be completed is  │  │  │ that it waits for is there        │
-///                            ▼  │  ▼                                   │
-///                     Building ─┘  Starting ──executed──▶ Up           │
-///                        │            │                   │  unready   │ pause over
-///                        │            │ could not         │  ready     │
-///                        │ failed     │ start             │  unhealthy │
-///                        │            ▼                   ▼            │
-///                        │          the restart policy ◀── ended ──▶ Exited (success)
-///                        │            │             │
-///                        ▼            │ no          │ yes
-///                      Failed ◀───────┘             └─────▶ Backoff ───┘
+///   Pending ───────────────▶ Waiting ◀────────────────────────────────┐
+///                               │ all that it waits for is there      │
+///      a build, or a task       │                                     │
+///      with inputs  ┌───────────┤                                     │
+///                   ▼           ▼                                     │
+///   Looking (before) ────────▶ Starting ──executed──▶ Up              │
+///         │    it must run      │                     │  unready      │ pause over
+///         │                     │ could not start     │  ready        │
+///         │ it need not         ▼                     ▼  unhealthy    │
+///         │                   the restart policy ◀── ended            │
+///         │                     │ no        │ yes     │               │
+///         │                     ▼           ▼         │ success       │
+///         │                   Failed     Backoff ─────┼───────────────┘
+///         ▼                                           ▼
+///      Exited ◀──────────────── Looking (after) ◀──── what it makes is recorded
 ///
 ///   Waiting ── can never be had ──▶ Blocked ── can be had again ──▶ Waiting
 ///   Starting ── no try can ever succeed ──▶ Failed
@@ -40,13 +45,14 @@ const STABLE: Duration = Duration::from_secs(10);
 ///   Up, ready for the first time (no ready probe: Gate::Open) ──▶ its liveness counts
 ///   Up, ready ◀── its probe and its own words, a level ──▶ Up, unhealthy
 ///
-///   Building, Starting ── stop, restart, bound to what was started again ──▶ Ending
+///   Starting ── stop, restart, bound to what was started again, files changed ──▶ Ending
 ///   Up ── the same, not ready in time, post_start failed, without life ──▶ Ending
 ///   Ending:  Held (by those that wait on it) ──▶ Asked: pre_stop ─▶ stop command ─▶ signal ──▶ Killed ──▶ gone
 ///            gone: Stopped, Waiting (restart), the restart policy (it failed), or
 ///            Failed (the host does not answer)
-///   Waiting, Backoff ── stop ──▶ Stopped
-///   Stopped, Exited, Failed, Blocked ── asked for again ──▶ Waiting
+///   Waiting, Looking, Backoff ── stop ──▶ Stopped
+///   Looking ── files changed ──▶ Waiting
+///   Stopped, Exited, Failed, Blocked ── asked for again, files changed ──▶ Waiting
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum State {
@@ -54,8 +60,8 @@ pub(super) enum State {
     Pending,
     /// To be started as soon as what it waits for is there.
     Waiting,
-    /// Its build was started.
-    Building { generation: Generation },
+    /// What it makes is looked at: whether it must run, or what came of that. Nothing of it runs.
+    Looking { generation: Generation, moment: Moment },
     /// Its program was asked to be started.
     Starting { generation: Generation },
     /// Its program runs; more of it stands in [`Unit::run`].
@@ -197,6 +203,62 @@ pub(super) struct Run {
     pub(super) status_due: Option<Tick>,
 }
 
+/// A change of files, until what follows from it is over.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) trigger: Trigger,
+    pub(super) action: ReloadAction,
+    /// When it became known; of a service that is started again for a build: when that was done.
+    pub(super) since: Tick,
+    /// How long the build took.
+    pub(super) build: Option<Duration>,
+}
+
+/// Changes of files that came lately: what changes its own files would go on for ever.
+#[derive(Debug, Default)]
+pub(super) struct Lately {
+    /// When changes were acted upon.
+    pub(super) at: VecDeque<Tick>,
+    /// How often in a row a change came in the middle of the run that the one before had begun.
+    pub(super) amid: u32,
+    /// Until when changes wait.
+    pub(super) rests_until: Option<Tick>,
+    /// What waits.
+    pub(super) put_off: Option<Change>,
+}
+
+impl Lately {
+    /// When what was put off is to be acted upon.
+    pub(super) fn due(&self) -> Option<Tick> {
+        self.rests_until.filter(|_| self.put_off.is_some())
+    }
+}
+
+impl Change {
+    /// Adds a later one.
+    pub(super) fn add(&mut self, later: Self) {
+        let all = self.trigger.files.len() + later.trigger.files.len();
+        for file in later.trigger.files {
+            if !self.trigger.files.contains(&file) {
+                self.trigger.files.push(file);
+            }
+        }
+        let same = all - self.trigger.files.len();
+        let cut = self.trigger.files.len().saturating_sub(NAMED);
+        self.trigger.files.truncate(NAMED);
+        // What is not named may be the same files: then it is not counted twice.
+        let more = if same > 0 {
+            self.trigger.more.max(later.trigger.more)
+        } else {
+            self.trigger.more + later.trigger.more
+        };
+        self.trigger.more = more.saturating_add(u32::try_from(cut).unwrap_or(u32::MAX));
+        self.since = later.since;
+        self.action = later.action;
+        self.build = later.build;
+    }
+}
+
 /// One service.
 #[derive(Debug)]
 pub(super) struct Unit {
@@ -209,7 +271,12 @@ pub(super) struct Unit {
     pub(super) completes: bool,
     /// Whether it is ready as soon as it runs, where it has no probe.
     pub(super) ready_at_exec: bool,
-    pub(super) has_build: bool,
+    pub(super) is_build: bool,
+    /// Whether what it makes is looked at before and after each run.
+    pub(super) makes: bool,
+    /// The builds that it uses.
+    pub(super) uses: Vec<ServiceName>,
+    pub(super) reload: Reload,
     pub(super) startup: Option<Watch>,
     pub(super) ready: Option<Watch>,
     pub(super) liveness: Option<Watch>,
@@ -231,8 +298,14 @@ pub(super) struct Unit {
     pub(super) cause: Cause,
     /// Whether somebody wants it up.
     pub(super) wanted: bool,
-    /// Whether its build was done for this start.
-    pub(super) built: bool,
+    /// What each build that it uses has made for it.
+    pub(super) newest: BTreeMap<ServiceName, Digest>,
+    /// What of that its last run was started with.
+    pub(super) made_of: BTreeMap<ServiceName, Digest>,
+    /// The change of files that it is in the middle of.
+    pub(super) change: Option<Change>,
+    /// When files of it changed lately, and how often that was while it was in the middle of a run of itself.
+    pub(super) lately: Lately,
     /// Of its last run.
     pub(super) generation: Generation,
     /// How often it was started again.
@@ -277,12 +350,12 @@ impl State {
     /// The generation of the run that is going on.
     pub(super) fn live(&self) -> Option<Generation> {
         match self {
-            State::Building { generation }
-            | State::Starting { generation }
+            State::Starting { generation }
             | State::Up { generation, .. }
             | State::Ending { generation, .. } => Some(*generation),
             State::Pending
             | State::Waiting
+            | State::Looking { .. }
             | State::Backoff { .. }
             | State::Stopped
             | State::Exited
@@ -299,9 +372,12 @@ impl Unit {
             name: plan.name.clone(),
             declared: plan.declared.clone(),
             added: false,
-            completes: plan.kind == ServiceKind::Task,
+            completes: plan.kind != ServiceKind::Service,
             ready_at_exec: plan.kind == ServiceKind::Service,
-            has_build: plan.build.is_some(),
+            is_build: plan.kind == ServiceKind::Build,
+            makes: plan.makes.is_some(),
+            uses: plan.uses.iter().map(|using| using.build.clone()).collect(),
+            reload: plan.reload,
             startup: plan.startup.as_ref().map(Watch::new),
             ready: plan.ready.as_ref().map(Watch::new),
             liveness: plan.liveness.as_ref().map(Watch::new),
@@ -318,7 +394,10 @@ impl Unit {
             run: Run::default(),
             cause: Cause::new(Reason::Requested, "was not asked for yet"),
             wanted: false,
-            built: false,
+            newest: BTreeMap::new(),
+            made_of: BTreeMap::new(),
+            change: None,
+            lately: Lately::default(),
             generation: 0,
             restarts: 0,
             streak: 0,
@@ -334,8 +413,10 @@ impl Unit {
         match &self.state {
             State::Pending => Phase::Pending,
             State::Waiting => Phase::Waiting,
-            State::Building { .. } => Phase::Building,
-            State::Starting { .. } => Phase::Starting,
+            State::Looking { .. } | State::Starting { .. } | State::Up { .. } if self.is_build => {
+                Phase::Building
+            }
+            State::Looking { .. } | State::Starting { .. } => Phase::Starting,
             State::Up { health: Health::Unready { .. }, .. } => Phase::Running,
             State::Up { health: Health::Ready { .. }, .. } => Phase::Ready,
             State::Up { health: Health::Unhealthy, .. } => Phase::Unhealthy,
@@ -355,7 +436,7 @@ impl Unit {
             State::Up { health: Health::Unready { .. } | Health::Unhealthy, .. }
             | State::Pending
             | State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Ending { .. }
             | State::Backoff { .. }
@@ -374,7 +455,7 @@ impl Unit {
             | State::Failed { .. }
             | State::Blocked { .. } => true,
             State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Ending { .. }
@@ -402,7 +483,7 @@ impl Unit {
     /// succeeded as well. One that is ready no more may be again, so whoever comes late waits for that.
     pub(super) fn prospect(&self, condition: Condition) -> Prospect {
         match &self.state {
-            State::Waiting | State::Building { .. } | State::Starting { .. } | State::Backoff { .. } => {
+            State::Waiting | State::Looking { .. } | State::Starting { .. } | State::Backoff { .. } => {
                 Prospect::NotYet
             }
             State::Up { health, .. } => match (condition, health, self.run.gate) {
@@ -433,7 +514,7 @@ impl Unit {
             State::Stopped => format!("{name} was stopped"),
             State::Pending => format!("{name} was not asked for"),
             State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Ending { .. }
@@ -452,7 +533,7 @@ impl Unit {
             | State::Ending { stage: Stage::Held { .. }, .. }
             | State::Pending
             | State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Stopped
             | State::Exited
@@ -471,7 +552,7 @@ impl Unit {
             State::Up { health: Health::Unready { .. } | Health::Unhealthy, .. }
             | State::Pending
             | State::Waiting
-            | State::Building { .. }
+            | State::Looking { .. }
             | State::Starting { .. }
             | State::Ending { .. }
             | State::Backoff { .. }

@@ -27,8 +27,12 @@ impl Engine {
             State::Waiting | State::Backoff { .. } | State::Blocked { .. } => {
                 self.enter(i, State::Stopped, cause, out);
             }
+            State::Looking { .. } => match then {
+                Then::Stop => self.enter(i, State::Stopped, cause, out),
+                Then::Restart | Then::Fail => self.wait_quietly(i),
+            },
             // Nothing of the service's own runs yet that could be asked to end.
-            State::Building { generation } | State::Starting { generation } => {
+            State::Starting { generation } => {
                 let generation = *generation;
                 self.kill(i, generation, then, cause, now, out);
             }

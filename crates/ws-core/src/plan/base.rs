@@ -117,6 +117,7 @@ fn system_bind(path: &Path, directory: bool) -> Bind {
         target: path.to_path_buf(),
         writable: false,
         directory,
+        create: false,
         owner_mapped: false,
     }
 }
@@ -218,7 +219,11 @@ fn hosts(workspace: &Workspace, units: &Units, addresses: &BTreeMap<&ServiceName
     let of: BTreeMap<&ServiceName, &ServiceName> =
         units.iter().map(|(service, unit)| (unit, service)).collect();
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-    for (name, address) in addresses {
+    let builds = |name: &ServiceName| {
+        workspace.services.get(name).is_some_and(|service| service.kind == ws_model::ServiceKind::Build)
+    };
+    // Nobody reaches a build.
+    for (name, address) in addresses.iter().filter(|(name, _)| !builds(name)) {
         let shared = of.get(name).filter(|service| *service != name);
         text.push_str(&hosts_line(*address, [*name].into_iter().chain(shared.copied()), &workspace.name));
     }

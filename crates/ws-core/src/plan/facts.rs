@@ -78,6 +78,8 @@ pub const SYSTEM_PREFIXES: &[&str] = &["/etc/java", "/etc/python3"];
 /// stands there in [`Facts::paths`]. Ascending, each once.
 #[must_use]
 pub fn paths_of_interest(workspace: &Workspace) -> Vec<PathBuf> {
+    let unfolded = super::builds::unfold(workspace, &super::Options::default(), &mut Vec::new());
+    let workspace = &*unfolded.workspace;
     let mut paths: BTreeSet<&Path> = BTreeSet::from([workspace.root.as_path()]);
     paths.extend(workspace.policy_inputs.iter().chain(&workspace.hidden).map(PathBuf::as_path));
     for source in workspace.secrets.values() {
@@ -90,7 +92,9 @@ pub fn paths_of_interest(workspace: &Workspace) -> Vec<PathBuf> {
     }
     for service in workspace.services.values() {
         paths.insert(&service.working_dir);
-        paths.extend(service.writable.iter().chain(&service.reads).map(PathBuf::as_path));
+        paths.extend(
+            service.writable.iter().chain(&service.reads).chain(&service.makes).map(PathBuf::as_path),
+        );
         paths.extend(service.tmpfs.iter().map(|tmpfs| tmpfs.target.as_path()));
         for mount in &service.volumes {
             paths.insert(&mount.target);
@@ -117,6 +121,8 @@ pub fn paths_of_interest(workspace: &Workspace) -> Vec<PathBuf> {
 /// tree of the system, those that lead to it. Ascending, each once.
 #[must_use]
 pub fn directories_of_interest(workspace: &Workspace) -> Vec<PathBuf> {
+    let unfolded = super::builds::unfold(workspace, &super::Options::default(), &mut Vec::new());
+    let workspace = &*unfolded.workspace;
     let in_system = |path: &&Path| SYSTEM_PATHS.iter().any(|tree| path.starts_with(tree));
     let mut parents: BTreeSet<&Path> = workspace.root.ancestors().skip(1).filter(in_system).collect();
     for service in workspace.services.values() {

@@ -5,6 +5,7 @@
 //! ([`Facts`], for [`paths_of_interest`] and [`directories_of_interest`]) and of nothing else.
 
 mod base;
+mod builds;
 mod describe;
 mod external;
 mod facts;
@@ -25,10 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ws_model::{
-    BuildRef, ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, Listen,
-    LogRetention, MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem, Publish, Reload, Requirement,
-    Restart, SecretName, Service, ServiceKind, ServiceName, Severity, Stdin, Stop, Subnet, VolumeName,
-    WatchAction, Watching, Workspace, WorkspaceName,
+    ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, Listen, LogRetention,
+    MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem, Publish, Reload, Requirement, Restart,
+    SecretName, Service, ServiceKind, ServiceName, Severity, Stdin, Stop, Subnet, VolumeName, WatchAction,
+    Watching, Workspace, WorkspaceName,
 };
 
 use crate::host::Standing;
@@ -59,6 +60,10 @@ pub struct Options {
     pub previous: BTreeMap<ServiceName, Ipv4Addr>,
     /// Accept this level, although the file asks for a higher one.
     pub accept: Option<Level>,
+    /// Leave builds out: services run from what is there.
+    pub no_build: bool,
+    /// Watch no files.
+    pub no_watch: bool,
 }
 
 /// A plan.
@@ -392,6 +397,9 @@ pub struct Bind {
     pub writable: bool,
     /// Whether it is a directory (else a file).
     pub directory: bool,
+    /// Whether the directory is made where it is missing, before anything of the run is: with mode 0755, as the owner of
+    /// the directory that it is in, and never through a symbolic link.
+    pub create: bool,
     /// Whether, as root, files in it appear as the service's own and what it writes belongs to the
     /// source's owner (an id-mapped mount). System paths need none.
     pub owner_mapped: bool,
@@ -422,6 +430,11 @@ fn success_exit_codes(service: &Service) -> Vec<i32> {
 /// Every problem that was found, errors and warnings, when there is an error among them.
 pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
+    let unfolded = builds::unfold(workspace, options, &mut problems);
+    if problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err(problems);
+    }
+    let workspace: &Workspace = &unfolded.workspace;
     let count = workspace.services.values().map(|service| u64::from(service.replicas.max(1))).sum::<u64>();
     // Before the replicas are unfolded: their number is the file's.
     if let Err(problem) = net::pool(workspace.subnet, count + workspace.external.len() as u64) {
@@ -448,7 +461,8 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
             let view = view.of_unit(unit);
             let address = addresses[unit];
             let env = |of| environment(workspace, name, service, replica, &view, of);
-            let plan = ServicePlan {
+            let of = if service.kind == ServiceKind::Build { Of::Build } else { Of::Main };
+            let mut plan = ServicePlan {
                 name: unit.clone(),
                 declared: name.clone(),
                 replica,
@@ -457,18 +471,14 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
                 address,
                 mac: net::mac(address),
                 waits: order.waits.remove(unit).unwrap_or_default(),
-                // See `order::wait_for_builds`.
-                build: service.build.as_ref().filter(|_| replica == 1).and_then(|build| match build {
-                    BuildRef::Own(build) => Some(run(&build.command, service, env(Of::Build))),
-                    BuildRef::Shared { .. } => None,
-                }),
+                build: None,
                 makes: None,
                 uses: Vec::new(),
                 watch: Vec::new(),
                 reload: service.reload,
                 listen: service.listen.clone(),
                 hold: service.hold,
-                run: run(&service.command, service, env(Of::Main)),
+                run: run(&service.command, service, env(of)),
                 links: links.clone(),
                 publish: service.ports.clone(),
                 startup: service.startup.clone(),
@@ -488,11 +498,16 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
                 limits: limits(&service.limits),
                 view,
             };
+            unfolded.finish(name, &mut plan);
             services.insert(unit.clone(), plan);
         }
     }
     views.report_leaks(&mut problems);
     habits::check(workspace, &units, &mut problems);
+    unfolded.place(&mut problems);
+    for wait in services.values_mut().flat_map(|service| &mut service.waits) {
+        unfolded.move_path(&mut wait.at);
+    }
 
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(problems);

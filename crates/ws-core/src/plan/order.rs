@@ -48,7 +48,6 @@ pub(super) fn decide(workspace: &Workspace, units: &Units, problems: &mut Vec<Pr
             waits.entry(unit.clone()).or_default().extend(all.iter().cloned());
         }
     }
-    wait_for_builds(workspace, units, &mut waits);
 
     let mut graph = Graph::new();
     for (name, waits) in &waits {
@@ -65,23 +64,6 @@ pub(super) fn decide(workspace: &Workspace, units: &Units, problems: &mut Vec<Pr
         }
     };
     Order { waits, waves }
-}
-
-/// Replicas have one working tree, so the first one builds for all: the others start when it has, or when it is
-/// clear that it will not.
-fn wait_for_builds(workspace: &Workspace, units: &Units, waits: &mut BTreeMap<ServiceName, Vec<Wait>>) {
-    for (name, _) in workspace.services.iter().filter(|(_, service)| service.build.is_some()) {
-        let [first, others @ ..] = units.named(name) else { continue };
-        for unit in others {
-            waits.entry(unit.clone()).or_default().push(Wait {
-                on: first.clone(),
-                condition: Condition::Started,
-                required: false,
-                restart: false,
-                at: ConfigPath::service(name).key("build"),
-            });
-        }
-    }
 }
 
 fn edges<'a>(workspace: &'a Workspace, problems: &mut Vec<Problem>) -> Edges<'a> {

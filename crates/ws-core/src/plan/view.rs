@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use ws_model::{
-    ByteSize, ConfigPath, MountSource, Problem, SecretSource, SecretTarget, Service, ServiceName, VolumeName,
-    Workspace,
+    ByteSize, ConfigPath, MountSource, Problem, SecretSource, SecretTarget, Service, ServiceKind,
+    ServiceName, VolumeName, Workspace,
 };
 
 use crate::text::some_quoted;
@@ -168,7 +168,9 @@ impl<'a> Views<'a> {
     /// Gathers who writes what.
     pub(super) fn new(workspace: &'a Workspace, facts: &'a Facts, base: &'a Base) -> Self {
         let mut claims: BTreeMap<PathBuf, Claim<'a>> = BTreeMap::new();
-        for (name, service) in &workspace.services {
+        // What a build makes is for everybody to see.
+        let claimants = workspace.services.iter().filter(|(_, service)| service.kind != ServiceKind::Build);
+        for (name, service) in claimants {
             let declared = service.writable.iter();
             let mounted = service.volumes.iter().filter(|mount| !mount.read_only).filter_map(|mount| {
                 match &mount.source {
@@ -281,7 +283,10 @@ impl<'a> Views<'a> {
         inside.tops.extend(mounts.binds.iter().map(|(path, (bind, _))| (path.clone(), top(bind))));
         inside.tops.extend(mounts.tmpfs.keys().map(|path| (path.clone(), Top::Empty)));
 
-        self.hide_others(name, &linked, &mut mounts, &mut inside);
+        // A build sees what services write: it is made of it, and they run what it makes.
+        if service.kind != ServiceKind::Build {
+            self.hide_others(name, &linked, &mut mounts, &mut inside);
+        }
         self.add_working_dir(service, &at, &mut mounts, &mut inside, problems);
         self.look_for_leaks(name, &mounts, &inside);
         check_programs(service, &at, &inside, problems);
@@ -326,7 +331,9 @@ impl<'a> Views<'a> {
                 exclude.insert(Exclude::Name(first.to_owned()));
             }
         }
-        for (entry, claim) in &self.at_the_top {
+        let builds =
+            self.workspace.services.get(name).is_some_and(|service| service.kind == ServiceKind::Build);
+        for (entry, claim) in self.at_the_top.iter().filter(|_| !builds) {
             if !claim.writers.contains(name) && claim.owners.is_disjoint(linked) {
                 exclude.insert(Exclude::Name(entry.clone()));
             }
@@ -405,10 +412,23 @@ impl<'a> Views<'a> {
                 dirs.entry(path).or_insert(at);
             }
         }
+        let mut made = BTreeSet::new();
+        for (i, path) in service.makes.iter().enumerate() {
+            let at = at.key("outputs").index(i);
+            let missing = !self.facts.paths.contains_key(path);
+            let stands = missing || self.standing(path, at.clone(), Want::Directory, problems).is_some();
+            if stands && self.may_be_written(path, &at, problems) {
+                if missing {
+                    made.insert(path.as_path());
+                }
+                dirs.entry(path).or_insert(at);
+            }
+        }
         for (path, at) in &dirs {
             let covered = path.ancestors().skip(1).any(|above| dirs.contains_key(above));
             if !covered && self.target_is_free(path, at, problems) {
-                mounts.bind(host_bind(path, path, true, true), at.clone(), problems);
+                let bind = Bind { create: made.contains(path), ..host_bind(path, path, true, true) };
+                mounts.bind(bind, at.clone(), problems);
             }
         }
     }
@@ -498,6 +518,7 @@ impl<'a> Views<'a> {
                         target: mount.target.clone(),
                         writable: !mount.read_only,
                         directory: true,
+                        create: false,
                         owner_mapped: true,
                     }
                 }
@@ -689,6 +710,9 @@ impl<'a> Views<'a> {
         let tmpfs = mounts.tmpfs.iter().map(|(path, (_, at))| (path, at));
         for (target, at) in binds.chain(tmpfs) {
             let Seen::Host { path, .. } = inside.see(target) else { continue };
+            if mounts.binds.get(target).is_some_and(|(bind, _)| bind.create) {
+                continue;
+            }
             let top_level = path.parent() == Some(&self.workspace.root);
             let missing_top =
                 path.strip_prefix(&self.workspace.root).ok().and_then(|rest| rest.components().next());
@@ -958,6 +982,7 @@ fn host_bind(source: &Path, target: &Path, writable: bool, directory: bool) -> B
         target: target.to_path_buf(),
         writable,
         directory,
+        create: false,
         owner_mapped: writable || !in_system(source),
     }
 }
@@ -968,6 +993,7 @@ fn hidden_bind(target: &Path) -> Bind {
         target: target.to_path_buf(),
         writable: false,
         directory: true,
+        create: false,
         owner_mapped: false,
     }
 }
@@ -995,21 +1021,15 @@ fn default_writable<'a>(workspace: &Workspace, service: &'a Service) -> Option<&
 
 /// A program by its path that no mount shows can never be executed.
 fn check_programs(service: &Service, at: &ConfigPath, inside: &Inside<'_>, problems: &mut Vec<Problem>) {
-    let build = service.build.as_ref().and_then(|build| match build {
-        ws_model::BuildRef::Own(build) => Some((&build.command, at.key("build").key("command"))),
-        ws_model::BuildRef::Shared { .. } => None,
-    });
-    for (command, at) in [(&service.command, at.key("command"))].into_iter().chain(build) {
-        let Some(program) = command.0.first().filter(|program| program.contains('/')) else { continue };
-        let path = lexical(&service.working_dir.join(program));
-        if matches!(inside.see(&path), Seen::Nothing | Seen::Empty) {
-            let dir = path.parent().unwrap_or(&path);
-            problems.push(
-                Problem::error("WS0543", at, format!("the service cannot see `{program}`"))
-                    .label(format!("is `{}`", path.display()))
-                    .help(format!("let it: `reads: [\"{}\"]`", dir.display())),
-            );
-        }
+    let Some(program) = service.command.0.first().filter(|program| program.contains('/')) else { return };
+    let path = lexical(&service.working_dir.join(program));
+    if matches!(inside.see(&path), Seen::Nothing | Seen::Empty) {
+        let dir = path.parent().unwrap_or(&path);
+        problems.push(
+            Problem::error("WS0543", at.key("command"), format!("the service cannot see `{program}`"))
+                .label(format!("is `{}`", path.display()))
+                .help(format!("let it: `reads: [\"{}\"]`", dir.display())),
+        );
     }
 }
 
