@@ -2598,3 +2598,47 @@ fn the_time_to_ready_is_told() {
     assert!(outcome.events.contains(&(None, EventKind::WorkspaceReady { after_ms: 3200 })), "{outcome:?}");
     assert_eq!(engine.status()[0].running_since, Some(Duration::from_millis(8200)));
 }
+
+// ---- published ports
+
+fn web() -> Svc {
+    svc("web").ports("8080:80").tcp(80)
+}
+
+#[test]
+fn connections_to_published_ports_wait_while_a_run_is_replaced() {
+    check(
+        [web()],
+        "up           -> +web web=starting
+         web executed -> ?web web=running
+         web ok       -> web=ready READY
+         restart      -> hold web -?web TERM web web=stopping
+         web exited 0 -> +web web=starting
+         web executed -> ?web web=running
+         web ok       -> release web web=ready",
+    );
+}
+
+#[test]
+fn connections_wait_for_the_pause_after_a_crash_and_not_when_it_is_stopped_then() {
+    check(
+        [web()],
+        "up           -> +web web=starting
+         web executed -> ?web web=running
+         web ok       -> web=ready READY
+         web exited 1 -> hold web web=backoff
+         stop         -> release web web=stopped",
+    );
+}
+
+#[test]
+fn nothing_is_held_before_a_first_run_or_when_none_follows() {
+    check(
+        [web().policy(RestartPolicy::No)],
+        "up           -> +web web=starting
+         web startfail no -> web=failed FAILED [web failed: could not start: no]
+         up           -> +web web=starting
+         web executed -> ?web web=running
+         web exited 1 -> web=failed FAILED [web failed: exited with 1]",
+    );
+}

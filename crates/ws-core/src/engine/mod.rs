@@ -16,6 +16,7 @@
 //!   it are gone.
 
 mod health;
+mod hold;
 mod reload;
 mod requests;
 mod runs;
@@ -175,6 +176,7 @@ impl Engine {
         }
         self.settle(now, &mut out);
         self.settle_changes(now, &mut out);
+        self.hold_connections(&mut out);
         self.judge_goals(now, &mut out);
         out
     }

@@ -277,6 +277,8 @@ pub(super) struct Unit {
     /// The builds that it uses.
     pub(super) uses: Vec<ServiceName>,
     pub(super) reload: Reload,
+    /// Whether it has published ports, and connections to them may wait.
+    pub(super) publishes: bool,
     pub(super) startup: Option<Watch>,
     pub(super) ready: Option<Watch>,
     pub(super) liveness: Option<Watch>,
@@ -306,6 +308,10 @@ pub(super) struct Unit {
     pub(super) change: Option<Change>,
     /// When files of it changed lately, and how often that was while it was in the middle of a run of itself.
     pub(super) lately: Lately,
+    /// Whether connections to its published ports wait.
+    pub(super) holding: bool,
+    /// The executed run that was there at the end of the last step.
+    pub(super) worked: Option<Generation>,
     /// Of its last run.
     pub(super) generation: Generation,
     /// How often it was started again.
@@ -378,6 +384,7 @@ impl Unit {
             makes: plan.makes.is_some(),
             uses: plan.uses.iter().map(|using| using.build.clone()).collect(),
             reload: plan.reload,
+            publishes: !plan.publish.is_empty() && !plan.hold.is_zero(),
             startup: plan.startup.as_ref().map(Watch::new),
             ready: plan.ready.as_ref().map(Watch::new),
             liveness: plan.liveness.as_ref().map(Watch::new),
@@ -398,6 +405,8 @@ impl Unit {
             made_of: BTreeMap::new(),
             change: None,
             lately: Lately::default(),
+            holding: false,
+            worked: None,
             generation: 0,
             restarts: 0,
             streak: 0,
