@@ -138,7 +138,8 @@ fn nodes(plan: &Plan) -> Vec<Node<'_>> {
         let made = nodes.entry(name).or_insert_with(|| {
             let (kind, word) = match unit.kind {
                 ServiceKind::Service => (Kind::Service, ""),
-                ServiceKind::Build | ServiceKind::Task => (Kind::Task, " (task)"),
+                ServiceKind::Task => (Kind::Task, " (task)"),
+                ServiceKind::Build => (Kind::Task, " (build)"),
             };
             let title = times(name, plan.units(name.as_str()).len());
             Node { name, kind, lines: vec![format!("{title}{word}")] }

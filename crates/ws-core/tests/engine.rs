@@ -8,11 +8,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ws_core::engine::{Effect, Engine, Hook, Input, Notified, Outcome, ProbeRole, Step, Tick};
+use ws_core::engine::{
+    Effect, Engine, FileChange, Hook, Input, Notified, Outcome, Outputs, ProbeRole, Step, Tick,
+};
+use ws_core::files::Digest;
 use ws_core::plan::{Plan, ServicePlan};
-use ws_model::{EventKind, ExitReason, ProbeKind, RestartPolicy, ServiceName, event::signal_name};
+use ws_model::{
+    EventKind, ExitReason, ProbeKind, RestartPolicy, ServiceName, Trigger, WatchAction, event::signal_name,
+};
 
-use crate::support::{Svc, name, svc, task, world};
+use crate::support::{Svc, name, shared, svc, task, world};
 
 /// Plays a scenario; shows the whole of it as it really went when a line differs.
 #[track_caller]
@@ -39,6 +44,15 @@ fn check_plan(mut plan: Plan, script: &str) {
     assert!(went == expected, "\nexpected:\n{expected}\nwent:\n{went}");
 }
 
+/// `api=1 web=2`: what each uses of what was made, as the first byte of a digest.
+fn outputs(words: &[&str]) -> Outputs {
+    let one = |word: &&str| {
+        let (user, digest) = word.split_once('=').unwrap();
+        (name(user), Digest([digest.parse().unwrap(); 32]))
+    };
+    words.iter().map(one).collect()
+}
+
 struct Stage {
     engine: Engine,
     later: BTreeMap<ServiceName, ServicePlan>,
@@ -59,6 +73,18 @@ impl Stage {
             "down" => Input::Down { now: rest == ["now"] },
             "add" => Input::Add { service: Box::new(self.later[&name(rest[0])].clone()) },
             "remove" => Input::Remove { service: name(rest[0]) },
+            "changed" => Input::FilesChanged {
+                changes: vec![FileChange {
+                    service: name(rest[0]),
+                    action: match rest[1] {
+                        "rebuild" => WatchAction::Rebuild,
+                        "restart" => WatchAction::Restart,
+                        "hup" => WatchAction::Signal(1),
+                        other => panic!("no such action: {other}"),
+                    },
+                    trigger: Trigger { files: rest[2..].iter().map(ToString::to_string).collect(), more: 0 },
+                }],
+            },
             "host-lost" => Input::HostLost { error: rest.join(" ") },
             "after" => return self.pass(rest[0]),
             "why" => return self.engine.explain(&name(rest[0])).join(" | "),
@@ -85,6 +111,10 @@ impl Stage {
         let number = || -> i32 { text.parse().unwrap() };
         match words[0] {
             "executed" => Input::Executed { service, generation, pid: Some(7) },
+            "needed" => Input::Checked { service, generation, result: Ok(None) },
+            "fresh" => Input::Checked { service, generation, result: Ok(Some(outputs(&words[1..]))) },
+            "unknown" => Input::Checked { service, generation, result: Err(text) },
+            "made" => Input::Recorded { service, generation, result: Ok(outputs(&words[1..])) },
             "startfail" => Input::StartFailed { service, generation, error: text, hopeless: false },
             "hopeless" => Input::StartFailed { service, generation, error: text, hopeless: true },
             "exited" => Input::Exited { service, generation, exit: ExitReason::Code(number()), oom: false },
@@ -207,6 +237,12 @@ fn show(outcome: &Outcome) -> String {
     });
     let events = outcome.events.iter().map(|(service, event)| match (service, event) {
         (Some(service), EventKind::Phase { phase, .. }) => format!("{service}={phase}"),
+        (Some(service), EventKind::FilesChanged { trigger, action }) => {
+            format!("{service}~{}:{trigger}", action.as_str())
+        }
+        (Some(service), EventKind::Reloaded { action, result, .. }) => {
+            format!("{service}~{}:{result:?}", action.as_str())
+        }
         (Some(service), EventKind::Notice { .. }) => format!("{service}!"),
         (Some(service), EventKind::Status { text }) => format!("{service}{text:?}"),
         (None, EventKind::Notice { .. }) => "!".to_owned(),
@@ -395,10 +431,31 @@ fn each_up_is_answered() {
 fn a_build_comes_before_the_start() {
     check(
         [svc("api").build("make")],
-        "up           -> *api api=building
-         api executed ->
-         api exited 0 -> +api api=starting
-         api executed -> api=ready READY",
+        "up                   -> Before api-build api=waiting api-build=building
+         api-build needed     -> +api-build api-build=building
+         api-build executed   -> api-build=building
+         api-build exited 0   -> After api-build api-build=building
+         api-build made api=1 -> +api api-build=exited api=starting
+         api executed         -> api=ready READY",
+    );
+}
+
+#[test]
+fn what_is_fresh_is_not_built() {
+    check(
+        [svc("api").build("make")],
+        "up                    -> Before api-build api=waiting api-build=building
+         api-build fresh api=1 -> +api api-build=exited api=starting
+         status api-build      -> exited ready restarts=0 because fresh",
+    );
+}
+
+#[test]
+fn a_build_runs_when_nobody_can_tell_whether_it_must() {
+    check(
+        [svc("api").build("make")],
+        "up                           -> Before api-build api=waiting api-build=building
+         api-build unknown no such file -> +api-build api-build! api-build=building",
     );
 }
 
@@ -406,11 +463,12 @@ fn a_build_comes_before_the_start() {
 fn a_build_goes_on_beside_the_start_of_what_its_service_waits_for() {
     check(
         [db(), api().build("make")],
-        "up           -> *api +db api=building db=starting
-         api executed ->
-         api exited 0 -> api=waiting
-         db executed  -> ?db db=running
-         db ok        -> +api db=ready api=starting",
+        "up                   -> Before api-build +db api=waiting api-build=building db=starting
+         api-build needed     -> +api-build api-build=building
+         api-build exited 0   -> After api-build api-build=building
+         api-build made api=1 -> api-build=exited api=waiting
+         db executed          -> ?db db=running
+         db ok                -> +api db=ready api=starting",
     );
 }
 
@@ -418,9 +476,9 @@ fn a_build_goes_on_beside_the_start_of_what_its_service_waits_for() {
 fn a_build_waits_for_what_must_be_completed() {
     check(
         [task("codegen"), svc("api").build("make").after("codegen")],
-        "up               -> +codegen api=waiting codegen=starting
+        "up               -> +codegen api=waiting api-build=waiting codegen=starting
          codegen executed -> codegen=running
-         codegen exited 0 -> *api codegen=exited api=building",
+         codegen exited 0 -> Before api-build codegen=exited api=waiting api-build=building",
     );
 }
 
@@ -428,11 +486,12 @@ fn a_build_waits_for_what_must_be_completed() {
 fn a_failed_build_fails_the_service_without_another_try() {
     check(
         [svc("api").build("make").policy(RestartPolicy::Always), svc("web").after("api")],
-        "up           -> *api api=building web=waiting
-         api executed ->
-         api exited 2 -> api=failed web=failed FAILED [api failed: the build exited with 2]
-         status api   -> failed restarts=0 exited with 2 because build_failed
-         after 100s   ->",
+        "up                 -> Before api-build api=waiting api-build=building web=waiting
+         api-build needed   -> +api-build api-build=building
+         api-build exited 2 -> api-build=failed api=failed web=failed FAILED [api-build failed: exited with 2]
+         status api-build   -> failed restarts=0 exited with 2 because build_failed
+         status api         -> failed restarts=0 because dependency_failed
+         after 100s         ->",
     );
 }
 
@@ -440,8 +499,9 @@ fn a_failed_build_fails_the_service_without_another_try() {
 fn a_build_that_cannot_start_fails_the_service() {
     check(
         [svc("api").build("make")],
-        "up                      -> *api api=building
-         api startfail no `make` -> api=failed FAILED [api failed: the build could not start: no `make`]",
+        "up                            -> Before api-build api=waiting api-build=building
+         api-build needed              -> +api-build api-build=building
+         api-build startfail no `make` -> api-build=failed api=failed FAILED [api-build failed: could not start: no `make`]",
     );
 }
 
@@ -449,11 +509,11 @@ fn a_build_that_cannot_start_fails_the_service() {
 fn a_crash_does_not_build_again() {
     check(
         [svc("api").build("make")],
-        "up           -> *api api=building
-         api exited 0 -> +api api=starting
-         api executed -> api=ready READY
-         api exited 1 -> api=backoff
-         after 1s     -> +api api=starting",
+        "up                    -> Before api-build api=waiting api-build=building
+         api-build fresh api=1 -> +api api-build=exited api=starting
+         api executed          -> api=ready READY
+         api exited 1          -> api=backoff
+         after 1s              -> +api api=starting",
     );
 }
 
@@ -461,22 +521,119 @@ fn a_crash_does_not_build_again() {
 fn up_after_a_failed_build_builds_again() {
     check(
         [svc("api").build("make")],
-        "up           -> *api api=building
-         api exited 2 -> api=failed FAILED [api failed: the build exited with 2]
-         up           -> *api api=building",
+        "up                 -> Before api-build api=waiting api-build=building
+         api-build needed   -> +api-build api-build=building
+         api-build exited 2 -> api-build=failed api=failed FAILED [api-build failed: exited with 2]
+         up                 -> Before api-build api=waiting api-build=building",
     );
 }
 
 #[test]
-fn a_restart_on_request_does_not_build_again() {
+fn a_restart_on_request_looks_whether_it_must_build_again() {
     check(
         [svc("api").build("make")],
-        "up           -> *api api=building
-         api exited 0 -> +api api=starting
-         api executed -> api=ready READY
-         restart api  -> TERM api api=stopping
-         api exited 0 -> +api api=starting",
+        "up                    -> Before api-build api=waiting api-build=building
+         api-build fresh api=1 -> +api api-build=exited api=starting
+         api executed          -> api=ready READY
+         restart api           -> TERM api Before api-build api=stopping api-build=building
+         api-build fresh api=1 -> api-build=exited
+         api exited 0          -> +api api=starting",
     );
+}
+
+#[test]
+fn only_what_is_another_is_started_again() {
+    check(
+        [shared("api"), shared("web")],
+        "up                                  -> Before all-build all-build=building api=waiting web=waiting
+         all-build fresh api=1 web=1         -> +api +web all-build=exited api=starting web=starting
+         api executed                        -> api=ready
+         web executed                        -> web=ready READY
+         changed all-build rebuild src/a.rs  -> Before all-build all-build~rebuild:src/a.rs all-build=building
+         all-build needed                    -> +all-build all-build=building
+         all-build exited 0                  -> After all-build all-build=building
+         all-build made api=2 web=1          -> TERM api all-build=exited api=stopping
+         api exited 0                        -> +api api=starting
+         api executed                        -> api=ready api~rebuild:Done
+         changed all-build rebuild src/b.rs  -> Before all-build all-build~rebuild:src/b.rs all-build=building
+         all-build needed                    -> +all-build all-build=building
+         all-build exited 0                  -> After all-build all-build=building
+         all-build made api=2 web=1          -> all-build=exited all-build~rebuild:Unchanged",
+    );
+}
+
+#[test]
+fn a_failed_build_disturbs_nobody_who_runs() {
+    check(
+        [svc("api").build("make")],
+        "up                                 -> Before api-build api=waiting api-build=building
+         api-build fresh api=1              -> +api api-build=exited api=starting
+         api executed                       -> api=ready READY
+         changed api-build rebuild src/a.rs -> Before api-build api-build~rebuild:src/a.rs api-build=building
+         api-build needed                   -> +api-build api-build=building
+         api-build exited 1                 -> api-build=failed api-build~rebuild:Failed
+         changed api-build rebuild src/a.rs -> Before api-build api-build~rebuild:src/a.rs api-build=building
+         api-build needed                   -> +api-build api-build=building
+         api-build exited 0                 -> After api-build api-build=building
+         api-build made api=2               -> TERM api api-build=exited api=stopping",
+    );
+}
+
+#[test]
+fn a_change_in_the_middle_of_a_build_starts_it_over() {
+    check(
+        [svc("api").build("make")],
+        "up                                 -> Before api-build api=waiting api-build=building
+         changed api-build rebuild src/a.rs -> Before api-build api-build~rebuild:src/a.rs api-build=building
+         api-build~1 needed                 ->
+         api-build~2 needed                 -> +api-build api-build=building
+         changed api-build rebuild src/b.rs -> KILL api-build api-build~rebuild:src/b.rs api-build=stopping
+         api-build killed 9                 -> Before api-build api-build=building
+         api-build needed                   -> +api-build api-build=building
+         api-build exited 0                 -> After api-build api-build=building
+         changed api-build rebuild src/c.rs -> Before api-build api-build~rebuild:src/c.rs api-build=building
+         api-build~3 made api=1             ->
+         api-build fresh api=2              -> +api api-build=exited api-build~rebuild:Unchanged api=starting",
+    );
+}
+
+// ---- files that change
+
+#[test]
+fn a_changed_file_restarts_whoever_is_wanted_in_any_phase() {
+    check(
+        [svc("api"), svc("web"), svc("off")],
+        "up api web                  -> +api +web api=starting web=starting
+         api executed                -> api=ready
+         web exited 1                -> web=backoff
+         changed api restart a.py    -> TERM api api~restart:a.py api=stopping
+         changed api restart b.py    -> api~restart:b.py
+         api exited 0                -> +api api=starting
+         api executed                -> api=ready api~restart:Done
+         changed web restart a.py    -> +web web~restart:a.py web=starting
+         web executed                -> web=ready web~restart:Done READY
+         changed off restart a.py    ->
+         changed api hup conf        -> HUP api api~signal:conf api~signal:Done
+         stop api                    -> TERM api api=stopping
+         changed api restart a.py    ->
+         api exited 0                -> api=stopped
+         changed api restart a.py    ->",
+    );
+}
+
+#[test]
+fn what_changes_its_own_files_is_found_out() {
+    let mut script = String::from("up -> +api api=starting\n api executed -> api=ready READY\n");
+    for round in 1..=10 {
+        let notice = if round == 10 { "api! " } else { "" };
+        script += &format!(
+            "changed api restart x -> TERM api {notice}api~restart:x api=stopping
+             api exited 0 -> +api api=starting
+             api executed -> api=ready api~restart:Done\n"
+        );
+    }
+    script += "changed api restart x ->\n after 5s ->\n after 5s -> TERM api api~restart:x api=stopping\n";
+    check([svc("api")], &script);
 }
 
 // ---- readiness
@@ -980,11 +1137,12 @@ fn down_ends_even_if_the_host_does_not_answer() {
 fn down_kills_what_is_being_started_or_built() {
     check(
         [svc("api").build("make"), svc("db"), svc("web").after("db")],
-        "up                     -> *api +db api=building db=starting web=waiting
-         down                   -> KILL api KILL db FAILED [the workspace goes down] api=stopping db=stopping web=stopped
+        "up                     -> Before api-build +db api=waiting api-build=building db=starting web=waiting
+         api-build needed       -> +api-build api-build=building
+         down                   -> KILL api-build KILL db FAILED [the workspace goes down] api=stopped api-build=stopping db=stopping web=stopped
          db executed            ->
          db killed 9            -> db=stopped
-         api startfail was killed -> api=stopped
+         api-build startfail was killed -> api-build=stopped
          is-down                -> true",
     );
 }
@@ -2078,8 +2236,9 @@ fn a_stop_on_request_is_a_stop_whatever_the_code() {
 fn a_build_succeeds_with_0_alone() {
     check(
         [forgiving(svc("web")).build("make")],
-        "up           -> *web web=building
-         web exited 3 -> web=failed FAILED [web failed: the build exited with 3]",
+        "up                 -> Before web-build web=waiting web-build=building
+         web-build needed   -> +web-build web-build=building
+         web-build exited 3 -> web-build=failed web=failed FAILED [web-build failed: exited with 3]",
     );
 }
 

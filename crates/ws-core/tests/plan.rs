@@ -15,12 +15,13 @@ use ws_core::plan::{
     check_standing, closure, describe, directories_of_interest, lint, paths_of_interest, resolve, to_json,
 };
 use ws_model::{
-    ByteSize, CommandLine, Condition, External, ExternalHost, HookCommand, Hooks, Level, Limits, Link,
-    LinkPorts, LogRetention, MilliCpus, PortProto, Probe, ProbeKind, Problem, Protocol, Requirement,
-    RestartPolicy, SecretName, SecretSource, ServiceKind, ServiceName, Severity, Subnet, VolumeName,
+    BuildRef, ByteSize, CommandLine, Condition, External, ExternalHost, HookCommand, Hooks, Level, Limits,
+    Link, LinkPorts, LogRetention, MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem, Protocol,
+    Requirement, RestartPolicy, SecretName, SecretSource, ServiceKind, ServiceName, Severity, Subnet,
+    VolumeName, WatchAction,
 };
 
-use crate::support::{ROOT, Svc, World, name, path, svc, task, text_of, world};
+use crate::support::{ROOT, Svc, World, name, path, shared, svc, task, text_of, world};
 
 /// The one error of a workspace that has no other.
 #[track_caller]
@@ -372,12 +373,76 @@ fn one_replica_is_the_service_itself() {
 }
 
 #[test]
-fn the_first_replica_builds_for_all() {
+fn replicas_have_one_build() {
     let plan = world([replicas(svc("api").build("make").after("db"), 2), svc("db")]).plan();
-    assert!(plan.services["api-1"].build.is_some() && plan.services["api-2"].build.is_none());
-    assert_eq!(waits(&plan.services["api-1"]), ["db:started"]);
-    assert_eq!(waits(&plan.services["api-2"]), ["db:started", "api-1:started?"]);
-    assert_eq!(plan.services["api-2"].waits[1].at.to_string(), "services.api.build");
+    assert_eq!(
+        plan.services.keys().map(ServiceName::as_str).collect::<Vec<_>>(),
+        ["api-1", "api-2", "api-build", "db"]
+    );
+    for unit in ["api-1", "api-2"] {
+        assert_eq!(waits(&plan.services[unit]), ["api-build:completed", "db:started"]);
+        assert_eq!(plan.services[unit].uses[0].build.as_str(), "api-build");
+    }
+    assert!(waits(&plan.services["api-build"]).is_empty());
+}
+
+#[test]
+fn a_build_waits_for_what_is_completed_before_and_for_builds_below_it() {
+    let plan = world([
+        task("codegen"),
+        svc("db").build("make"),
+        svc("api").build("make").after("codegen db"),
+        svc("a").build("make").links("b:1"),
+        svc("b").build("make").links("a:1"),
+    ])
+    .plan();
+    assert_eq!(waits(&plan.services["api-build"]), ["codegen:completed", "db-build:completed"]);
+    let circle = [waits(&plan.services["a-build"]), waits(&plan.services["b-build"])];
+    assert_eq!(circle.iter().map(Vec::len).sum::<usize>(), 1, "only one of them waits: {circle:?}");
+}
+
+#[test]
+fn what_a_service_uses_of_a_build() {
+    let mut world = world([
+        shared("api").run("out/api"),
+        shared("web").run("node out/web.js"),
+        shared("one").run("out/one").with(|s| {
+            let uses = vec![PathPattern { base: path(""), pattern: "out/more".to_owned() }];
+            s.build = Some(BuildRef::Shared { name: name("all"), uses });
+        }),
+    ]);
+    let pattern = |text: &str| PathPattern { base: path(""), pattern: text.to_owned() };
+    let all = world.workspace.builds.get_mut(&name("all")).unwrap();
+    all.inputs = vec![pattern("src")];
+    all.outputs = vec![pattern("out/*")];
+    let plan = world.plan();
+    let of = |service: &str| plan.services[service].uses[0].files.as_ref().unwrap().include.clone();
+    assert_eq!(of("api"), [PathPattern { base: path("out"), pattern: "api".to_owned() }]);
+    assert_eq!(of("web"), [pattern("out/*")]);
+    assert_eq!(of("one"), [pattern("out/more")]);
+    let build = &plan.services["all-build"];
+    assert_eq!(build.kind, ServiceKind::Build);
+    let out = build.view.binds.iter().find(|bind| bind.target == path("out")).unwrap();
+    assert!(out.writable && out.create, "it is not there yet");
+    assert_eq!(build.watch[0].files.include, [pattern("src")]);
+    assert_eq!(build.watch[0].action, WatchAction::Rebuild);
+    assert!(!plan.services["api"].view.binds.iter().any(|bind| bind.writable));
+    world.options.no_watch = true;
+    assert!(world.plan().services.values().all(|service| service.watch.is_empty()));
+    world.options.no_build = true;
+    let plan = world.plan();
+    assert!(
+        plan.services.len() == 3 && plan.services.values().all(|s| s.uses.is_empty() && s.waits.is_empty())
+    );
+}
+
+#[test]
+fn the_name_of_a_build_is_nothing_elses() {
+    let taken = only_error(&world([svc("api").build("make"), svc("api-build")]));
+    assert_eq!((taken.code, taken.at.to_string()), ("WS0572", "services.api.build".to_owned()));
+    let mut unknown = world([shared("api")]);
+    unknown.workspace.builds.clear();
+    assert_eq!(only_error(&unknown).code, "WS0570");
 }
 
 #[test]
@@ -572,7 +637,7 @@ fn a_one_off_says_nothing_of_itself() {
     };
     assert!(!has("api", "NOTIFY_SOCKET") && !has("api", "WATCHDOG_USEC"));
     assert!(has("own", "NOTIFY_SOCKET"), "what the file sets stays");
-    assert!(one_off_of(&plan, "many-2", &Asked::default()).unwrap().waits.is_empty());
+    assert_eq!(waits(&one_off_of(&plan, "many-2", &Asked::default()).unwrap()), ["many-build:completed"]);
 }
 
 #[test]
@@ -664,7 +729,7 @@ fn the_environment_is_what_the_sandbox_sets_and_the_services_own() {
         ]
     );
     // A service's limits never apply to its build.
-    assert!(!api.build.as_ref().unwrap().env.iter().any(|(key, _)| key == "WS_MEMORY_BYTES"));
+    assert!(!plan.services["api-build"].run.env.iter().any(|(key, _)| key == "WS_MEMORY_BYTES"));
 }
 
 #[test]
@@ -1685,9 +1750,9 @@ fn a_graph_of_circles_ends() {
 #[test]
 fn the_graph_is_nodes_and_edges() {
     let graph = graph::to_json(&shop().plan());
-    assert_eq!(graph["nodes"].as_array().unwrap().len(), 5);
+    assert_eq!(graph["nodes"].as_array().unwrap().len(), 6);
     assert_eq!(graph["nodes"][0]["service"], "api");
-    assert_eq!(graph["nodes"][0]["wave"], 2);
+    assert_eq!(graph["nodes"][0]["wave"], 3);
     let edge = graph["edges"]
         .as_array()
         .unwrap()
@@ -1710,8 +1775,8 @@ fn the_plan_as_json_has_no_secret_and_plain_units() {
     assert_eq!(api["limits"]["memory_bytes"], 512 << 20);
     assert_eq!(api["stop"]["grace_ms"], 10_000);
     assert_eq!(api["secrets"][0]["file"], "/run/secrets/key");
-    assert_eq!(api["waits"][2]["condition"], Condition::Completed.as_str());
-    assert_eq!(json["waves"].as_array().unwrap().len(), 4);
+    assert_eq!(api["waits"][0]["condition"], Condition::Completed.as_str());
+    assert_eq!(json["waves"].as_array().unwrap().len(), 5);
 }
 
 #[test]

@@ -268,21 +268,12 @@ impl Svc {
     pub(crate) fn build(self, text: &str) -> Self {
         let argv = text.split_whitespace().map(str::to_owned).collect();
         self.with(|service| {
-            service.build = Some(ws_model::BuildRef::Own(Box::new(Build {
-                command: CommandLine(argv),
-                fetch: None,
+            let build = Build {
                 working_dir: service.working_dir.clone(),
                 working_dir_declared: service.working_dir_declared,
-                environment: BTreeMap::new(),
-                inputs: Vec::new(),
-                ignore: Vec::new(),
-                outputs: Vec::new(),
-                writable: Vec::new(),
-                reads: Vec::new(),
-                volumes: Vec::new(),
-                after: Vec::new(),
-                limits: ws_model::Limits::default(),
-            })));
+                ..making(argv)
+            };
+            service.build = Some(ws_model::BuildRef::Own(Box::new(build)));
         })
     }
 
@@ -293,6 +284,31 @@ impl Svc {
     pub(crate) fn memory(self, mib: u64) -> Self {
         self.with(|service| service.limits.memory = Some(ByteSize::mib(mib)))
     }
+}
+
+/// A build with nothing but its command.
+pub(crate) fn making(argv: Vec<String>) -> Build {
+    Build {
+        command: CommandLine(argv),
+        fetch: None,
+        working_dir: path(""),
+        working_dir_declared: false,
+        environment: BTreeMap::new(),
+        inputs: Vec::new(),
+        ignore: Vec::new(),
+        outputs: Vec::new(),
+        writable: Vec::new(),
+        reads: Vec::new(),
+        volumes: Vec::new(),
+        after: Vec::new(),
+        limits: ws_model::Limits::default(),
+    }
+}
+
+/// A service that runs from the build `all`.
+pub(crate) fn shared(text: &str) -> Svc {
+    let all = ws_model::BuildRef::Shared { name: name("all"), uses: Vec::new() };
+    svc(text).with(|service| service.build = Some(all))
 }
 
 /// A workspace with the facts of a machine that has what the tests need.
@@ -316,7 +332,7 @@ pub(crate) fn world(services: impl IntoIterator<Item = Svc>) -> World {
         secrets: BTreeMap::new(),
         external: BTreeMap::new(),
         requires: Vec::new(),
-        builds: BTreeMap::new(),
+        builds: BTreeMap::from([(name("all"), making(vec!["make".to_owned()]))]),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
         services: services.into_iter().map(|svc| (svc.name, svc.service)).collect(),

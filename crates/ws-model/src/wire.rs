@@ -3,13 +3,10 @@
 //! Promised by `schemas/control.openapi.json`. Bytes and microseconds are integers, times are RFC 3339
 //! in UTC, durations are integers named `_ms`, absent is null.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, ExitReason, InstanceId, Level, Phase, PlanLine, Protocol, Reason, ServiceKind, ServiceName,
-    Timestamp,
+    Cause, ExitReason, InstanceId, Level, Phase, Protocol, Reason, ServiceKind, ServiceName, Timestamp,
 };
 
 /// The version of the protocol; the first part of every path.
@@ -153,36 +150,6 @@ pub struct KillRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Accepted {
     /// The number of the last event before the request: everything that it brought about comes after.
-    pub seq: u64,
-}
-
-/// `POST /v1/apply`: read the files of the workspace again, and carry out what is different from what runs, also where
-/// that gives a service more rights.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default)]
-pub struct ApplyRequest {
-    /// Variables for `${…}` from the environment of whoever asks; absent: those with which the stack was started.
-    pub env: Option<BTreeMap<String, String>>,
-    /// Only say what is different.
-    pub dry_run: bool,
-}
-
-/// `POST /v1/set/{service}`: other settings for a service until the stack is down; the file stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default)]
-pub struct SetRequest {
-    /// Keys of the service in the file with their new values, as they would be written there: `limits.memory`, `1G`.
-    pub settings: BTreeMap<String, String>,
-}
-
-/// The answer to [`ApplyRequest`] and [`SetRequest`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct PlanChange {
-    /// What is different, a line each; empty: nothing.
-    pub lines: Vec<PlanLine>,
-    /// Whether it is carried out; events tell how that goes.
-    pub applied: bool,
-    /// The number of the last event before.
     pub seq: u64,
 }
 

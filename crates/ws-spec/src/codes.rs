@@ -283,6 +283,17 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
         "The machine can hold a service to a lower level of isolation only than the workspace asks for. What is \
         missing is listed; `--accept` starts it with less.",
     ),
+    ("WS0570", "A service, or another build, names a build that the workspace does not have."),
+    (
+        "WS0571",
+        "A build runs as `<name>-build`, and what fetches for it as `<name>-fetch`: names have at most 63 \
+        characters.",
+    ),
+    (
+        "WS0572",
+        "A build runs as `<name>-build`, and what fetches for it as `<name>-fetch`: nothing else can have that \
+        name.",
+    ),
 ];
 
 /// A text about a code of a diagnostic; `None` when there is no such code.

@@ -685,19 +685,24 @@ fn service(
     let usual_dir = if draft.dir.starts_with(&sources.root) { draft.dir } else { sources.root.as_path() };
     let logs = logs(raw, report);
 
+    // In the sandbox of its service, but for links, ports, secrets and limits.
     let build = build.map(|command| {
         ws_model::BuildRef::Own(Box::new(Build {
             command,
             fetch: None,
             working_dir: raw.working_dir.as_ref().map_or(usual_dir, |dir| &dir.value.0).to_owned(),
             working_dir_declared: raw.working_dir.is_some() || usual_dir != sources.root,
-            environment: BTreeMap::new(),
+            environment: draft
+                .environment
+                .iter()
+                .map(|(name, variable)| (name.clone(), variable.value.clone()))
+                .collect(),
             inputs: Vec::new(),
             ignore: Vec::new(),
             outputs: Vec::new(),
-            writable: Vec::new(),
-            reads: Vec::new(),
-            volumes: Vec::new(),
+            writable: writable.iter().map(|(path, _)| path.clone()).collect(),
+            reads: reads.iter().map(|(path, _)| path.clone()).collect(),
+            volumes: volumes.clone(),
             after: Vec::new(),
             limits: ws_model::Limits::default(),
         }))

@@ -16,7 +16,7 @@ use ws_core::engine::{Generation, Hook, Input, Notified, ProbeRole, Step};
 use ws_core::host::{ExecIo, ExecSpec, TerminalDone};
 use ws_core::plan::ServicePlan;
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{CommandLine, ExitReason, HookCommand, Probe, ProbeKind};
+use ws_model::{CommandLine, ExitReason, HookCommand, Probe, ProbeKind, ServiceKind};
 use ws_sys::aio::Readable;
 use ws_sys::process;
 use ws_sys::scm::{self, Channel};
@@ -378,9 +378,13 @@ impl Service {
         let mut pipes = Vec::new();
         match spec.streams {
             Streams::Output { .. } => {
-                let streams = match step {
-                    Step::Build => [LogStream::Build, LogStream::Build],
-                    Step::Main => [LogStream::Stdout, LogStream::Stderr],
+                let streams = match (step, self.plan.kind) {
+                    (Step::Build, _) | (Step::Main, ServiceKind::Build) => {
+                        [LogStream::Build, LogStream::Build]
+                    }
+                    (Step::Main, ServiceKind::Service | ServiceKind::Task) => {
+                        [LogStream::Stdout, LogStream::Stderr]
+                    }
                 };
                 for stream in streams {
                     let (reader, writer) = io::pipe().stage("making a pipe for the output")?;

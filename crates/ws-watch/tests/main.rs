@@ -1,0 +1,5 @@
+//! What the watcher tells, on real files.
+
+mod changes;
+mod editors;
+mod support;
