@@ -97,8 +97,8 @@ fn a_save_is_one_restart(mode: Mode) {
     stack.up();
     let set = |name: &str, text: &str| stack_write(&dir, name, text);
     let shift = |from: &str, to: &str| fs::rename(path(from), path(to)).expect("renaming a file");
-    type Save<'a> = (&'static str, Box<dyn Fn() + 'a>);
-    let saves: [Save<'_>; 10] = [
+    // As these editors were seen to save.
+    let saves: [(&str, Box<dyn Fn()>); 10] = [
         ("nano: in place", Box::new(|| set("main.py", "1"))),
         (
             "vim: a backup beside, then in place",
