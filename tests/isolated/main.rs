@@ -10,7 +10,6 @@ mod files;
 mod lifecycle;
 mod limits;
 mod links;
-mod reload;
 mod supervision;
 mod surfaces;
 
