@@ -11,6 +11,7 @@ use ws_model::{Phase, Reason};
 both_ways! {
     down_ends_whatever_services_do
     a_finished_one_shot_counts_and_a_failed_one_is_told
+    a_build_comes_before_its_service
     readiness_comes_by_every_kind_of_probe
     readiness_is_a_level
     a_service_without_life_is_started_again
@@ -170,6 +171,42 @@ const NOTIFY: &str = "import os, signal, socket, sys, time
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 def tell(text): s.sendto(text.encode(), os.environ['NOTIFY_SOCKET'])
 ";
+
+fn a_build_comes_before_its_service(mode: Mode) {
+    requires!(mode, userns, netns, nft);
+    let mut stack = Stack::new(
+        mode,
+        "
+services:
+  api:
+    working_dir: api
+    environment: { WORD: made }
+    build: { command: [/bin/sh, -c, 'echo compiling; echo $WORD > program'] }
+    command: [/bin/sh, -c, 'echo runs $(cat program); exec sleep 100000']
+    ready: { log: runs made }
+",
+    );
+    stack.write("api/program", "");
+    stack.up();
+    assert!(stack.logs("api").contains("runs made"), "{}", stack.story());
+    assert!(stack.logs("api-build").contains("compiling"), "{}", stack.story());
+    let build = stack.status("api-build");
+    assert_eq!((build.phase, build.ready, build.pid), (Phase::Exited, true, None), "{build:#?}");
+    let pid = stack.pid("api");
+    assert_eq!(stack.ws(&["up", "-d", "--wait"]).code, 0);
+    until(&stack, "api-build", "built again, as nobody looks at files", |row| row.phase == Phase::Exited);
+    assert_eq!(stack.pid("api"), pid, "who runs is not disturbed");
+    stack.down();
+
+    let broken = std::fs::read_to_string(stack.project.join("workspace.yaml")).expect("reading it");
+    stack.write("workspace.yaml", &broken.replace("echo $WORD > program", "exit 3"));
+    let ran = ups(&mut stack);
+    assert_eq!(ran.code, 1, "{ran}");
+    let api = stack.status("api");
+    assert!(api.phase == Phase::Failed && api.cause.contains("api-build failed: exited with 3"), "{api:#?}");
+    assert!(ran.err.contains("compiling"), "its last words are shown: {ran}");
+    stack.down();
+}
 
 fn readiness_comes_by_every_kind_of_probe(mode: Mode) {
     requires!(mode, userns, netns, nft);

@@ -25,10 +25,10 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether it is what was wanted of it: ready, or for a task finished with success.
+    /// Whether it is what was wanted of it: ready, or for a task or a build finished with success.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.phase == Phase::Ready || (self.kind == ServiceKind::Task && self.phase == Phase::Exited)
+        self.phase == Phase::Ready || (self.kind != ServiceKind::Service && self.phase == Phase::Exited)
     }
 
     /// Whether its program was executed at least once, or never will be.
