@@ -181,7 +181,7 @@ services:
   api:
     working_dir: api
     environment: { WORD: made }
-    build: { command: [/bin/sh, -c, 'echo compiling; echo $WORD > program'] }
+    build: { command: [/bin/sh, -c, 'echo compiling; echo $$WORD > program'] }
     command: [/bin/sh, -c, 'echo runs $(cat program); exec sleep 100000']
     ready: { log: runs made }
 ",
@@ -199,7 +199,7 @@ services:
     stack.down();
 
     let broken = std::fs::read_to_string(stack.project.join("workspace.yaml")).expect("reading it");
-    stack.write("workspace.yaml", &broken.replace("echo $WORD > program", "exit 3"));
+    stack.write("workspace.yaml", &broken.replace("echo $$WORD > program", "exit 3"));
     let ran = ups(&mut stack);
     assert_eq!(ran.code, 1, "{ran}");
     let api = stack.status("api");
