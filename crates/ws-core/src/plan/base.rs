@@ -25,7 +25,7 @@ const SCRATCH: &[(&str, u32)] =
     &[("/dev/shm", 0o1777), ("/run", 0o755), ("/tmp", 0o1777), ("/var/tmp", 0o1777)];
 
 /// Where names are found, and where a unit finds its own.
-pub(super) const HOSTS: &str = "/etc/hosts";
+pub(crate) const HOSTS: &str = "/etc/hosts";
 pub(super) const HOSTNAME: &str = "/etc/hostname";
 
 /// What all views have in common.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use ws_model::{
-    HookCommand, LogRetention, Probe, ProbeKind, RestartPolicy, ServiceKind, ServiceName, event::signal_name,
+    HookCommand, LogRetention, Probe, ProbeKind, Publish, RestartPolicy, ServiceKind, ServiceName,
+    event::signal_name,
 };
 
 use super::view::shown;
@@ -80,9 +82,9 @@ fn describe_service(plan: &Plan, units: &[&ServicePlan], text: &mut String) {
     }
     if let Some(build) = &service.build {
         let once = if units.len() > 1 { format!(" (by {}, for all)", service.name) } else { String::new() };
-        field(text, "build", &format!("{}{once}", command(&build.argv)));
+        field(text, "build", &format!("{}{once}", command_text(&build.argv)));
     }
-    field(text, "command", &command(&service.run.argv));
+    field(text, "command", &command_text(&service.run.argv));
     field(text, "in", &shown(&plan.root, &service.run.cwd));
     field(text, "terminal", if service.tty { "its own" } else { "" });
     field(text, "waits for", &waits_for(plan, service));
@@ -97,17 +99,7 @@ fn describe_service(plan: &Plan, units: &[&ServicePlan], text: &mut String) {
     });
     field(text, "outside", &outside.collect::<Vec<_>>().join(", "));
     field(text, "reached by", &reached_by(plan, &service.declared));
-    let ports: Vec<String> = service
-        .publish
-        .iter()
-        .map(|port| {
-            let host = match port.host_port {
-                Some(number) => format!("{}:{number}", port.host),
-                None => format!("a free port of {}", port.host),
-            };
-            format!("{host} to {}/{}", port.port, port.protocol)
-        })
-        .collect();
+    let ports: Vec<String> = service.publish.iter().map(publish_text).collect();
     field(text, "published", &ports.join(", "));
     describe_view(plan, &service.view, text);
     field(text, "started", &service.startup.as_ref().map(probe_text).unwrap_or_default());
@@ -117,17 +109,7 @@ fn describe_service(plan: &Plan, units: &[&ServicePlan], text: &mut String) {
     field(text, "post_start", &hooks_text(&service.hooks.post_start));
     field(text, "pre_stop", &hooks_text(&service.hooks.pre_stop));
     field(text, "restart", &restart_text(service));
-    let stop = service.stop.command.as_ref().map(|stop| format!("`{}`, then ", command(&stop.0)));
-    field(
-        text,
-        "stop",
-        &format!(
-            "{}{}, killed after {}",
-            stop.unwrap_or_default(),
-            signal_name(service.stop.signal),
-            duration(service.stop.grace)
-        ),
-    );
+    field(text, "stop", &stop_text(service));
     if service.success_exit_codes != [0] {
         let codes: Vec<String> = service.success_exit_codes.iter().map(ToString::to_string).collect();
         field(text, "success", &format!("exit codes {}", codes.join(", ")));
@@ -149,7 +131,7 @@ fn external<'p>(plan: &'p Plan, link: &LinkRule) -> Option<&'p ExternalPlan> {
 }
 
 /// `db (ready), api ×3 (started, if it can be)`
-fn waits_for(plan: &Plan, service: &ServicePlan) -> String {
+pub(crate) fn waits_for(plan: &Plan, service: &ServicePlan) -> String {
     let mut by_condition: Vec<(String, Vec<&ServiceName>)> = Vec::new();
     for wait in &service.waits {
         let optional = if wait.required { "" } else { ", if it can be" };
@@ -189,13 +171,13 @@ fn once(texts: &mut Vec<String>) {
     texts.retain(|text| seen.insert(text.clone()));
 }
 
-fn hooks_text(hooks: &[HookCommand]) -> String {
-    let hooks = hooks.iter().map(|hook| format!("`{}`", command(&hook.command.0)));
+pub(crate) fn hooks_text(hooks: &[HookCommand]) -> String {
+    let hooks = hooks.iter().map(|hook| format!("`{}`", command_text(&hook.command.0)));
     hooks.collect::<Vec<_>>().join(", then ")
 }
 
 /// What the file says of logs; empty where it says nothing.
-fn logs_text(logs: &LogRetention) -> String {
+pub(crate) fn logs_text(logs: &LogRetention) -> String {
     let size = logs.max_size.map(|size| format!("files of {size}"));
     let files = logs.max_files.map(|files| format!("{files} full ones are kept"));
     let age = logs.max_age.map(|age| format!("removed after {}", duration(age)));
@@ -241,7 +223,7 @@ fn mount_text(plan: &Plan, bind: &Bind) -> String {
 }
 
 /// As a shell would want it, so that it can be copied.
-fn command(argv: &[String]) -> String {
+pub(crate) fn command_text(argv: &[String]) -> String {
     let words = argv.iter().map(|word| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+,".contains(c);
         if !word.is_empty() && word.chars().all(plain) {
@@ -281,11 +263,11 @@ fn condition_text(kind: &ProbeKind) -> String {
     }
 }
 
-fn probe_text(probe: &Probe) -> String {
+pub(crate) fn probe_text(probe: &Probe) -> String {
     format!("when {}, within {}", condition_text(&probe.kind), duration(probe.within))
 }
 
-fn liveness_text(probe: &Probe) -> String {
+pub(crate) fn liveness_text(probe: &Probe) -> String {
     let interval = duration(probe.interval);
     match &probe.kind {
         ProbeKind::Notify => format!("while it says so every {interval} (sd_notify, WATCHDOG=1)"),
@@ -303,7 +285,7 @@ fn liveness_text(probe: &Probe) -> String {
     }
 }
 
-fn restart_text(service: &ServicePlan) -> String {
+pub(crate) fn restart_text(service: &ServicePlan) -> String {
     let restart = &service.restart;
     let when = match restart.policy {
         RestartPolicy::No => return "no".to_owned(),
@@ -312,6 +294,22 @@ fn restart_text(service: &ServicePlan) -> String {
     };
     let max = restart.max.map(|max| format!(", at most {max} in a row")).unwrap_or_default();
     format!("{when}{max}, after {} to {}", duration(restart.backoff_min), duration(restart.backoff_max))
+}
+
+pub(crate) fn stop_text(service: &ServicePlan) -> String {
+    let stop = &service.stop;
+    let first = stop.command.as_ref().map(|stop| format!("`{}`, then ", command_text(&stop.0)));
+    let signal = signal_name(stop.signal);
+    format!("{}{signal}, killed after {}", first.unwrap_or_default(), duration(stop.grace))
+}
+
+/// `127.0.0.1:8080 to 80/tcp`
+pub(crate) fn publish_text(port: &Publish) -> String {
+    let host = match port.host_port {
+        Some(number) => SocketAddr::new(port.host, number).to_string(),
+        None => format!("a free port of {}", port.host),
+    };
+    format!("{host} to {}/{}", port.port, port.protocol)
 }
 
 /// The plan as JSON, with the same contents.

@@ -34,6 +34,11 @@ use ws_model::{
 
 use crate::host::Standing;
 
+pub(crate) use base::HOSTS;
+pub(crate) use describe::{
+    command_text, hooks_text, liveness_text, logs_text, probe_text, publish_text, restart_text, stop_text,
+    waits_for,
+};
 pub use describe::{describe, to_json};
 pub use facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES, directories_of_interest, paths_of_interest};
 pub use lint::lint;
