@@ -16,9 +16,9 @@ use ws_core::plan::{
 };
 use ws_model::{
     BuildRef, ByteSize, CommandLine, Condition, External, ExternalHost, HookCommand, Hooks, Level, Limits,
-    Link, LinkPorts, LogRetention, MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem, Protocol,
-    Requirement, RestartPolicy, SecretName, SecretSource, ServiceKind, ServiceName, Severity, Subnet,
-    VolumeName, WatchAction,
+    Link, LinkPorts, Listen, LogRetention, MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem,
+    Protocol, Requirement, RestartPolicy, SecretName, SecretSource, ServiceKind, ServiceName, Severity,
+    Subnet, VolumeName, WatchAction,
 };
 
 use crate::support::{ROOT, Svc, World, name, path, shared, svc, task, text_of, world};
@@ -200,10 +200,12 @@ fn the_closure_is_what_is_asked_for_and_what_it_needs() {
 
 #[test]
 fn a_link_without_a_port_reaches_what_its_target_declares() {
-    let plan =
-        world([svc("api").links("db"), svc("db").expose("9187 53/udp").ports("8080:80").tcp(5432)]).plan();
+    let db = svc("db").expose("9187 53/udp").ports("8080:80").tcp(5432);
+    let db = db.with(|s| s.listen = vec![Listen { port: 90, name: "metrics".to_owned() }]);
+    let plan = world([svc("api").links("db"), db]).plan();
     let rules = &plan.services["api"].links;
-    assert_eq!(links(&plan.services["api"]), ["db:53/udp", "db:80/tcp", "db:5432/tcp", "db:9187/tcp"]);
+    let expected = ["db:53/udp", "db:80/tcp", "db:90/tcp", "db:5432/tcp", "db:9187/tcp"];
+    assert_eq!(links(&plan.services["api"]), expected);
     assert!(rules.iter().all(|rule| rule.address == plan.services["db"].address));
 }
 

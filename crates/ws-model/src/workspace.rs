@@ -452,7 +452,7 @@ impl fmt::Display for PortProto {
 /// What of its target a link reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkPorts {
-    /// Every port that the target declares in `expose`, `ports` and its probes.
+    /// Every port that the target declares in `expose`, `ports`, `listen` and its probes.
     Declared,
     /// These.
     These(Vec<PortProto>),

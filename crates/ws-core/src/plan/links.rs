@@ -23,7 +23,9 @@ pub(super) fn declared_ports(service: &Service) -> BTreeSet<PortProto> {
                 ProbeKind::Exec(_) | ProbeKind::Log { .. } | ProbeKind::Notify => None,
             }
         });
-    service.expose.iter().copied().chain(published).chain(probed).collect()
+    let listening =
+        service.listen.iter().map(|listen| PortProto { port: listen.port, protocol: Protocol::Tcp });
+    service.expose.iter().copied().chain(published).chain(probed).chain(listening).collect()
 }
 
 /// The rules of one service's links, ascending, each port of each target once. A service with replicas is all of them.
@@ -92,7 +94,10 @@ fn ports_of_service(
                         format!("a link to `{}` without a port reaches nothing", link.to),
                     )
                     .label(format!("`{}` declares no port", link.to))
-                    .related(ConfigPath::service(&link.to), "no `expose`, `ports` or probe with a port")
+                    .related(
+                        ConfigPath::service(&link.to),
+                        "no `expose`, `ports`, `listen` or probe with a port",
+                    )
                     .help(format!("name the port here: `{}:PORT`", link.to))
                     .help(format!("or declare it at the other end: `expose: [PORT]` in `{}`", link.to)),
                 );
