@@ -10,9 +10,10 @@ use ws_model::{Condition, External, PortProto, ProbeKind, Protocol, Service, Ser
 
 use crate::codes;
 use crate::load::WorkspaceFile;
-use crate::lower::Draft;
-use crate::raw::forms::{LinkRaw, MountFrom};
-use crate::raw::read::At;
+use crate::lower::{BuildDraft, Draft};
+use crate::raw::forms::{LinkRaw, MountFrom, MountRaw};
+use crate::raw::read::{At, List};
+use crate::raw::reload::{BuildName, ServiceBuildRaw};
 use crate::report::{Report, error, shown, warning};
 use crate::source::Sources;
 use crate::yaml::{Span, Value};
@@ -38,6 +39,7 @@ impl Whole<'_> {
 pub(crate) fn all(
     whole: Whole<'_>,
     drafts: &[Draft<'_>],
+    builds: &[BuildDraft<'_>],
     models: &mut Models,
     sources: &Sources,
     report: &mut Report,
@@ -69,7 +71,8 @@ pub(crate) fn all(
     external(&names, drafts, report);
     replicas(&names, drafts, report);
     published_ports(drafts, report);
-    volumes(whole, drafts, report);
+    self::builds(whole, drafts, builds, report);
+    volumes(whole, drafts, builds, report);
     secrets(whole, drafts, report);
     profiles(drafts, sources, report);
     let ports = PortsOfHost::of(models);
@@ -357,7 +360,117 @@ fn published_ports(drafts: &[Draft<'_>], report: &mut Report) {
     }
 }
 
-fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
+/// Who names a build.
+enum NamedBy<'a> {
+    /// `build` of a service.
+    Service,
+    /// `after` of a service's own build.
+    OwnBuild,
+    /// `after` of a build of `builds`.
+    Build(&'a ServiceName),
+}
+
+/// Builds that are named, and those that nobody names.
+fn builds(whole: Whole<'_>, drafts: &[Draft<'_>], builds: &[BuildDraft<'_>], report: &mut Report) {
+    // Those with a mistake included: that one was reported.
+    let declared: BTreeMap<&str, Span> = whole
+        .files
+        .iter()
+        .filter_map(|file| match &file.tree.get("builds")?.value.value {
+            Value::Map(entries) => Some(entries),
+            _ => None,
+        })
+        .flatten()
+        .map(|entry| (entry.key.text.as_str(), entry.key.span))
+        .collect();
+    // A value that is no mapping at all was reported.
+    let is_map = |file: &WorkspaceFile<'_>| match file.tree.get("builds").map(|entry| &entry.value.value) {
+        None | Some(Value::Null | Value::Map(_)) => true,
+        Some(Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Seq(_)) => false,
+    };
+    let complete = whole.complete && whole.files.iter().all(is_map);
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    let mut known = |at: &At<BuildName>, by: NamedBy<'_>, report: &mut Report| {
+        let name = at.value.0.as_str();
+        if let Some((name, _)) = declared.get_key_value(name) {
+            used.insert(name);
+        } else if complete {
+            let issue = error(codes::UNKNOWN_BUILD, at.span, format!("there is no build `{name}`"));
+            report.push_with(issue.label("not in `builds` of the workspace"), |issue| {
+                let all = declared.keys().copied();
+                match by {
+                    NamedBy::Service => issue
+                        .did_you_mean(at.span, name, all)
+                        .help(format!("to run it as a command: `build: {{ command: {name} }}`")),
+                    NamedBy::OwnBuild => issue.did_you_mean(at.span, name, all),
+                    NamedBy::Build(build) => {
+                        issue.did_you_mean(at.span, name, all.filter(|name| *name != build.as_str()))
+                    }
+                }
+            });
+        }
+    };
+    for draft in drafts {
+        match draft.raw.build.as_ref().map(|build| &build.value) {
+            None => {}
+            Some(ServiceBuildRaw::Shared { name, .. }) => known(name, NamedBy::Service, report),
+            Some(ServiceBuildRaw::Own(build)) => {
+                for after in build.after.iter().flat_map(|all| &all.value.0) {
+                    known(after, NamedBy::OwnBuild, report);
+                }
+            }
+        }
+    }
+    for build in builds {
+        for after in build.raw.after.iter().flat_map(|all| &all.value.0) {
+            if after.value.0 == build.name.value.0 {
+                let message = format!("`{}` names itself", after.value.0);
+                let issue = error(codes::SELF_REFERENCE, after.span, message);
+                report.push(issue.help("leave it out: a build cannot wait for itself"));
+            } else {
+                known(after, NamedBy::Build(&build.name.value.0), report);
+            }
+        }
+    }
+    for (name, span) in &declared {
+        if !used.contains(name) && ServiceName::new(*name).is_ok() {
+            report.push(warning(codes::UNUSED, *span, format!("no service uses the build `{name}`")));
+        }
+    }
+}
+
+/// Who mounts volumes.
+struct Mounter<'a> {
+    /// What it is called, in messages and to tell it from others: a service and its own build are one.
+    name: String,
+    mounts: Option<&'a At<List<MountRaw>>>,
+    active: bool,
+    replicas: u32,
+}
+
+/// All who mount volumes.
+fn mounters<'a>(drafts: &'a [Draft<'_>], builds: &'a [BuildDraft<'_>]) -> Vec<Mounter<'a>> {
+    let mut all = Vec::new();
+    for draft in drafts {
+        let (name, active) = (format!("`{}`", draft.name.value), draft.active);
+        let build = draft.raw.build.as_ref().and_then(|build| build.value.own());
+        let of_build = build.and_then(|build| build.volumes.as_ref());
+        let mounts = draft.raw.volumes.as_ref();
+        all.push(Mounter { name: name.clone(), mounts, active, replicas: replicas_of(draft) });
+        // It runs once, however many copies there are.
+        all.push(Mounter { name, mounts: of_build, active, replicas: 1 });
+    }
+    all.extend(builds.iter().map(|build| Mounter {
+        name: format!("the build `{}`", build.name.value.0),
+        mounts: build.raw.volumes.as_ref(),
+        active: true,
+        replicas: 1,
+    }));
+    all
+}
+
+fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], builds: &[BuildDraft<'_>], report: &mut Report) {
+    let mounters = mounters(drafts, builds);
     let declared: BTreeMap<&str, _> = whole
         .files
         .iter()
@@ -366,10 +479,10 @@ fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
         .map(|(name, volume)| (name.value.as_str(), (name.span, &volume.value)))
         .collect();
     let readable = whole.is_readable("volumes");
-    let mut users: BTreeMap<&str, (&ServiceName, Span)> = BTreeMap::new();
+    let mut users: BTreeMap<&str, (&str, Span)> = BTreeMap::new();
     let mut used = BTreeSet::new();
-    for draft in drafts {
-        for at in draft.raw.volumes.iter().flat_map(|mounts| &mounts.value.0) {
+    for mounter in &mounters {
+        for at in mounter.mounts.iter().flat_map(|mounts| &mounts.value.0) {
             let MountFrom::Volume(name) = &at.value.source else { continue };
             let span = at.value.source_span;
             used.insert(name.as_str());
@@ -387,13 +500,12 @@ fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
                 }
                 continue;
             };
-            if !draft.active || volume.shared.as_ref().is_some_and(|shared| shared.value) {
+            if !mounter.active || volume.shared.as_ref().is_some_and(|shared| shared.value) {
                 continue;
             }
-            let replicas = replicas_of(draft);
-            if replicas > 1 {
-                let service = &draft.name.value;
-                let message = format!("the volume `{name}` is mounted by {replicas} copies of `{service}`");
+            if mounter.replicas > 1 {
+                let (replicas, service) = (mounter.replicas, &mounter.name);
+                let message = format!("the volume `{name}` is mounted by {replicas} copies of {service}");
                 report.push(
                     error(codes::VOLUME_NOT_SHARED, span, message)
                         .related(*declaration, "declared here")
@@ -401,9 +513,8 @@ fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
                 );
             }
             match users.get(name.as_str()) {
-                Some((first, first_span)) if **first != draft.name.value => {
-                    let message =
-                        format!("the volume `{name}` is mounted by `{first}` and `{}`", draft.name.value);
+                Some((first, first_span)) if *first != mounter.name => {
+                    let message = format!("the volume `{name}` is mounted by {first} and {}", mounter.name);
                     let issue = error(codes::VOLUME_NOT_SHARED, span, message);
                     report.push(
                         issue
@@ -414,7 +525,7 @@ fn volumes(whole: Whole<'_>, drafts: &[Draft<'_>], report: &mut Report) {
                     );
                 }
                 Some(_) => {}
-                None => _ = users.insert(name.as_str(), (&draft.name.value, span)),
+                None => _ = users.insert(name.as_str(), (&mounter.name, span)),
             }
         }
     }
@@ -571,5 +682,6 @@ fn declared_tcp(service: &Service) -> impl Iterator<Item = u16> {
         ProbeKind::Http { port, .. } | ProbeKind::Tcp { port } | ProbeKind::Grpc { port, .. } => Some(port),
         ProbeKind::Exec(_) | ProbeKind::Log { .. } | ProbeKind::Notify => None,
     });
-    exposed.chain(published).chain(probed)
+    let listening = service.listen.iter().map(|listen| listen.port);
+    exposed.chain(published).chain(probed).chain(listening)
 }

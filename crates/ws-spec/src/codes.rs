@@ -98,7 +98,8 @@ given. Name the directories that it really reads, or move the file.";
     UNKNOWN_SERVICE = "WS0031", "\
 `links` or `depends_on` name a service that the file does not have.";
     SELF_REFERENCE = "WS0032", "\
-A service links to itself or waits for itself. It reaches itself without a link, by `localhost`.";
+A service links to itself or waits for itself, or a build does. A service reaches itself without a link, by \
+`localhost`.";
     INACTIVE_SERVICE = "WS0033", "\
 A service needs one that its profiles leave out. Switch the profile on with `--profile`, give both services \
 the same profile, or write `required: false` in `depends_on`.";
@@ -136,8 +137,8 @@ relative to the directory of the file that includes it.";
 Files include each other in a circle. What two files both need belongs into a third one, which both may include: it \
 is read once.";
     FIRST_FILE_ONLY = "WS0048", "\
-`name`, `enforcement` and `network` are of the workspace as a whole, so only its first file has them, not one that \
-it includes.";
+`name`, `enforcement`, `network`, `watch` and `parallel_builds` are of the workspace as a whole, so only its first \
+file has them, not one that it includes.";
     BAD_EXIT_CODE = "WS0049", "\
 `success_exit_codes` takes exit codes from 0 to 255, and names of signals: a program that a signal ended counts as \
 128 and the signal's number, so `SIGTERM` is 143.";
@@ -156,7 +157,7 @@ A profile was chosen that no service has.";
 `depends_on` waits until a service is ready, and it has no `ready`: it counts as ready as soon as its program \
 runs, which is earlier than it can answer.";
     UNUSED = "WS0055", "\
-A volume, a secret or something external is declared, and no service uses it.";
+A volume, a secret, a build or something external is declared, and no service uses it.";
     BAD_EXTERNAL = "WS0056", "\
 An entry of `external` is a host and a TCP port: `\"host:3000\"` for a port of this machine, an IPv4 address, or a \
 name that this machine can resolve. Services never connect there themselves: a link to its name lets them reach an \
@@ -173,6 +174,23 @@ nor knows when it is ready, so nothing can depend on it, and no service can have
     INCLUDE_LINK = "WS0060", "\
 A file that `include` names is a symbolic link, or lies behind one. Links are not followed there, because whoever can \
 change the link decides what runs and with which rights; name the path that it leads to.";
+    UNKNOWN_BUILD = "WS0061", "\
+`build` of a service, or `after` of a build, names a build that is not in `builds` of the workspace. A command that \
+builds only this service stands in it: `build: { command: make }`.";
+    BAD_GLOB = "WS0062", "\
+A path that has one of `*?[{` is a glob, and this one is none. `*` and `?` match within a name, `**` over \
+directories, `[a-z]` one character, `{a,b}` one of several; `..` can stand in front of the first of them only. There is \
+no `!` that takes something back.";
+    OVERLAP_PORT = "WS0063", "\
+With `reload: overlap`, the old run of a service and the new one are there at once, on one address, so they cannot \
+both bind a port. A port that the service declares (`ports`, `expose`, a probe) must be in its `listen`: then ws holds \
+the socket and passes it to both (sd_listen_fds), and the program must take it from there.";
+    BAD_LISTEN = "WS0064", "\
+An entry of `listen` is a TCP port, each once, or `{ port: 8080, name: http }`. Its name is printable ASCII without \
+`:`, because `$LISTEN_FDNAMES` separates the names by that (sd_listen_fds).";
+    BAD_OUTPUT = "WS0065", "\
+The outputs of a build are everything in its `working_dir`, and so is what it is made of. What a build makes never \
+counts as its input, so nothing would ever be a reason to build. Name what is made.";
 }
 
 /// The codes of the planner, which finds its problems in the finished workspace and on the machine.
@@ -207,7 +225,7 @@ const OF_THE_PLANNER: &[(&str, &str)] = &[
     ("WS0511", "`depends_on` names a service that is not there, or is left out by its profiles."),
     (
         "WS0512",
-        "A link without a port means every port that its target declares in `expose`, `ports` and its probes, and \
+        "A link without a port means every port that its target declares in `expose`, `ports`, `listen` and its probes, and \
         the target declares none. Name the port in the link, or declare it at the target.",
     ),
     ("WS0513", "A service links to itself. It reaches its own ports without a link."),

@@ -2,6 +2,7 @@
 
 use crate::codes;
 use crate::raw::read::Cx;
+use crate::raw::reload::BuildRaw;
 use crate::raw::{FileRaw, LimitsRaw, ServiceRaw};
 use crate::report::{error, nearest, shown};
 use crate::yaml::Entry;
@@ -41,6 +42,11 @@ pub(crate) fn long_form(key: &str) -> Option<&'static str> {
         "secrets" => "write `secrets: { key: { file: path } }`",
         "services" => "write `services: { api: { command: ./api } }`",
         "build" => "write `build: { command: make }`",
+        "builds" => "write `builds: { app: { command: make, inputs: [src], outputs: [\"out/*\"] } }`",
+        "fetch" => "write `fetch: { command: cargo fetch --locked, inputs: [Cargo.lock] }`",
+        "watch" => {
+            "write `watch: { debounce: 50ms, ignore: [\"*.log\"] }`; what is watched for a service, its own `watch` says"
+        }
         "startup" => "write `startup: { tcp: \":8080\", within: 5m }`",
         "ready" => "write `ready: { tcp: \":8080\" }`, or `ready: notify`",
         "liveness" => "write `liveness: { http: \":8080/healthz\" }`",
@@ -63,6 +69,12 @@ fn instead(what: &str, key: &str) -> Option<&'static str> {
         "the workspace" => workspace(key),
         "a service" | "defaults" => service(key),
         "a build" => build(key),
+        "a build by name" => build_by_name(key),
+        "a fetch" => fetch(key),
+        "an entry of `watch`" => watch_entry(key),
+        "`watch` of the workspace" => watching(key),
+        "an entry of `listen`" => listen(key),
+        "an action" => Some("write `{ signal: SIGHUP }`, or one of `rebuild`, `restart`, `none`"),
         "a probe" => probe(key),
         "an http probe" => http(key),
         "a hook" => hook(key),
@@ -87,7 +99,11 @@ fn workspace(key: &str) -> Option<&'static str> {
         }
         "configs" => "leave it out: services see the project read-only; `reads` shows them more",
         "secret" => "did you mean `secrets`?",
-        "builds" => "this version of ws has a `build` in each service only",
+        "build" => "write `builds: { app: { command: make } }`, or `build` in a service",
+        "develop" | "watching" | "watcher" => {
+            "write `watch: { debounce: 50ms, ignore: [\"*.log\"] }`; what is watched for a service, its own `watch` says"
+        }
+        "jobs" | "build_jobs" | "max_builds" => "write `parallel_builds: 4`",
         "limits" => {
             "limits of the whole workspace are not in this version of ws; `defaults: { limits: … }` sets them for each service"
         }
@@ -177,15 +193,20 @@ fn service(key: &str) -> Option<&'static str> {
         }
         "pull_policy" => "leave it out: there are no images",
         "scale" | "instances" => "write `replicas: 3`",
-        "develop" | "watch" => "watching files is not in this version of ws",
+        "develop" => {
+            "write `watch: [{ path: src, action: restart, ignore: [\"*.tmp\"] }]` in the service itself; nothing is \
+             copied, services see the tree"
+        }
+        "debounce" | "gitignore" | "poll" => "write `watch: { debounce: 50ms }` at the left margin",
+        "outputs" | "fetch" => "it belongs to the build: `build: { command: make, outputs: [\"out/*\"] }`",
+        "sources" | "source" => "write `watch: [src]`, or for a task `inputs: [src]`",
+        "sockets" | "socket" | "listen_fds" => "write `listen: [8080]`",
         "poststart" | "after_start" => "write `post_start: [./warm-up]`",
         "prestart" | "before_start" => "write `pre_start: [./prepare]`",
         "prestop" | "before_stop" => "write `pre_stop: [./drain]`",
         "post_stop" => "there is no hook after the stop: write a task, or `pre_stop: [./drain]`",
         "success_codes" | "exit_codes" | "success_exit_status" => "write `success_exit_codes: [143]`",
-        "egress" | "policy" | "use" | "toolchains" | "listen" | "reload" | "posture" => {
-            "this key is not in this version of ws"
-        }
+        "egress" | "policy" | "use" | "toolchains" | "posture" => "this key is not in this version of ws",
         "restart_policy" => "write `restart: { policy: on-failure, max: 10 }`",
         "depends" | "after" | "needs" | "requires" => {
             "write `depends_on: [db]`, or `links: [\"db:5432\"]` to reach it too"
@@ -201,10 +222,78 @@ fn build(key: &str) -> Option<&'static str> {
         | "tags" => {
             "there are no images: write the command that builds the program, `build: { command: make }`"
         }
-        "inputs" | "outputs" | "fetch" | "limits" => {
-            "this key is not in this version of ws: the command runs before each start"
-        }
+        "egress" => "this key is not in this version of ws: builds have no network, and neither has `fetch`",
         "run" | "cmd" => "write `command`",
+        "use" | "uses" => {
+            "to use one of `builds`, write `build: NAME`, or `build: { name: NAME, uses: [out/api] }`"
+        }
+        "links" | "ports" | "secrets" => "leave it out: builds have no network and no secrets",
+        "depends_on" | "needs" | "requires" => {
+            "write `after: [NAME]` for other builds that must be done before"
+        }
+        "watch" | "sources" => "write `inputs: [src]`: they are watched",
+        "cache" | "caches" => "write `volumes: [\"NAME:/where/it/is/seen\"]`",
+        "env" => "write `environment: { NAME: value }`",
+        "dir" | "cwd" | "workdir" => "write `working_dir: path`",
+        _ => return None,
+    })
+}
+
+fn build_by_name(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "outputs" | "use" => "write `uses: [out/api]` for what the service uses of what it makes",
+        _ if BuildRaw::KEYS.contains(&key) => {
+            "it belongs to the build itself, in `builds`; a build of this service alone has no `name`"
+        }
+        _ => return None,
+    })
+}
+
+fn fetch(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "egress" => "this key is not in this version of ws: `fetch` has no network yet",
+        "run" | "cmd" => "write `command`",
+        "outputs" | "environment" | "working_dir" | "limits" | "volumes" => {
+            "it belongs to the build, beside `fetch`"
+        }
+        _ => return None,
+    })
+}
+
+fn watch_entry(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "target" | "initial_sync" => "leave it out: nothing is copied, services see the tree itself",
+        "include" => "put it into `path`, which can be a glob: `path: \"src/**/*.js\"`",
+        "exec" => {
+            "leave it out: `{ signal: SIGHUP }` tells the program, and `pre_start` runs a command at each start"
+        }
+        "signal" => "write `action: { signal: SIGHUP }`",
+        "paths" | "files" => "write an entry for each: `watch: [src, conf]`",
+        "exclude" => "write `ignore: [\"*.tmp\"]`",
+        "debounce" | "gitignore" | "poll" => "write `watch: { debounce: 50ms }` at the left margin",
+        _ => return None,
+    })
+}
+
+fn watching(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "path" | "paths" | "action" => {
+            "it belongs to `watch` of a service: `watch: [{ path: src, action: restart }]`"
+        }
+        "delay" | "delay_ms" => "write `debounce: 50ms`",
+        "exclude" => "write `ignore: [\"*.log\"]`",
+        "interval" => "write `poll: 1s`",
+        _ => return None,
+    })
+}
+
+fn listen(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "host" | "address" | "bind" => {
+            "leave it out: it is on the service's own address; `ports` publishes it"
+        }
+        "fdname" | "fd_name" => "write `name: http`",
+        "protocol" => "leave it out: it is TCP",
         _ => return None,
     })
 }

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use ws_model::{
-    ConfigPath, External, ExternalHost, HookCommand, LinkPorts, MountSource, Probe, ProbeKind, Publish,
-    RestartPolicy, SecretSource, SecretTarget, Service, ServiceKind, Stdin, Workspace,
+    Build, BuildRef, ConfigPath, External, ExternalHost, HookCommand, Limits, LinkPorts, Mount, MountSource,
+    PathPattern, Poll, Probe, ProbeKind, Publish, Reload, RestartPolicy, SecretSource, SecretTarget, Service,
+    ServiceKind, Stdin, WatchAction, WatchEntry, Watching, Workspace,
 };
 
+use crate::raw::reload::HOLD;
 use crate::raw::scalar::show_duration;
 use crate::spans::SpanMap;
 
@@ -57,6 +59,22 @@ pub fn config(workspace: &Workspace, spans: &SpanMap, origins: bool) -> String {
             out.value(&one.program, &quoted(&one.version), &root.key("requires").key(&one.program));
         }
         out.close();
+    }
+    if !workspace.builds.is_empty() {
+        out.open("builds");
+        for (name, build) in &workspace.builds {
+            out.open(name.as_str());
+            out.build(build, None, &root.key("builds").key(name));
+            out.close();
+        }
+        out.close();
+    }
+    if let Some(most) = workspace.parallel_builds {
+        out.value("parallel_builds", &most.to_string(), &root.key("parallel_builds"));
+    }
+    let is_watched = |it: &Service| it.build.is_some() || it.watch.is_some() || it.inputs.is_some();
+    if workspace.watching != Watching::default() || workspace.services.values().any(is_watched) {
+        out.watching(&workspace.watching, &root);
     }
     out.open("services");
     for (name, service) in &workspace.services {
@@ -119,10 +137,25 @@ impl Writer<'_> {
         };
         self.value("kind", kind, &at.key("kind"));
         self.value("command", &words(&service.command.0), &at.key("command"));
-        if let Some(ws_model::BuildRef::Own(build)) = &service.build {
-            let command = format!("{{ command: {} }}", words(&build.command.0));
-            self.value("build", &command, &at.key("build").key("command"));
+        match &service.build {
+            None => {}
+            Some(BuildRef::Own(build)) => {
+                self.open("build");
+                self.build(build, Some(service), &at.key("build"));
+                self.close();
+            }
+            Some(BuildRef::Shared { name, uses }) if uses.is_empty() => {
+                self.value("build", &plain(name.as_str()), &at.key("build"));
+            }
+            Some(BuildRef::Shared { name, uses }) => {
+                let at = at.key("build");
+                self.open("build");
+                self.value("name", &plain(name.as_str()), &at.key("name"));
+                self.list("uses", &at, uses.iter().map(|path| pattern(path, &service.working_dir)));
+                self.close();
+            }
         }
+        self.reloading(service, at);
         if service.working_dir_declared {
             self.value("working_dir", &path(&service.working_dir), &at.key("working_dir"));
         }
@@ -165,21 +198,7 @@ impl Writer<'_> {
         );
         self.list("expose", at, service.expose.iter().map(ToString::to_string));
         self.list("ports", at, service.ports.iter().map(publish));
-        self.list(
-            "volumes",
-            at,
-            service.volumes.iter().map(|mount| {
-                let source = match &mount.source {
-                    MountSource::Volume(name) => quoted(name.as_str()),
-                    MountSource::Host(dir) => path(dir),
-                };
-                format!(
-                    "{{ source: {source}, target: {}, read_only: {} }}",
-                    path(&mount.target),
-                    mount.read_only
-                )
-            }),
-        );
+        self.list("volumes", at, service.volumes.iter().map(mount));
         self.list(
             "tmpfs",
             at,
@@ -261,7 +280,10 @@ impl Writer<'_> {
         );
         self.value("grace", &show_duration(service.stop.grace), &at.key("stop").key("grace"));
         self.close();
-        let limits = &service.limits;
+        self.limits(&service.limits, at);
+    }
+
+    fn limits(&mut self, limits: &Limits, at: &ConfigPath) {
         let limits = [
             ("memory", limits.memory.map(|it| it.to_string())),
             ("cpus", limits.cpus.map(|it| it.to_string())),
@@ -270,6 +292,100 @@ impl Writer<'_> {
             ("tmp", limits.tmp.map(|it| it.to_string())),
         ];
         self.given("limits", limits, at);
+    }
+
+    /// A build; of one of a service's own, what it has beside its service.
+    fn build(&mut self, build: &Build, service: Option<&Service>, at: &ConfigPath) {
+        let dir = &build.working_dir;
+        let patterns =
+            |all: &[PathPattern]| -> Vec<String> { all.iter().map(|path| pattern(path, dir)).collect() };
+        self.value("command", &words(&build.command.0), &at.key("command"));
+        if let Some(fetch) = &build.fetch {
+            let at = at.key("fetch");
+            self.open("fetch");
+            self.value("command", &words(&fetch.command.0), &at.key("command"));
+            self.list("inputs", &at, patterns(&fetch.inputs));
+            self.close();
+        }
+        self.list("inputs", at, patterns(&build.inputs));
+        self.list("ignore", at, build.ignore.iter().map(|path| ignored(path, dir)));
+        self.list("outputs", at, patterns(&build.outputs));
+        let same_dir = service.is_some_and(|it| {
+            (&it.working_dir, it.working_dir_declared) == (dir, build.working_dir_declared)
+        });
+        if build.working_dir_declared && !same_dir {
+            self.value("working_dir", &path(dir), &at.key("working_dir"));
+        }
+        let of_service = |name: &str| service.and_then(|it| it.environment.get(name));
+        let environment: Vec<_> =
+            build.environment.iter().filter(|(name, value)| of_service(name) != Some(*value)).collect();
+        if !environment.is_empty() {
+            self.open("environment");
+            for (name, value) in environment {
+                self.value(name, &quoted(value), &at.key("environment").key(name));
+            }
+            self.close();
+        }
+        let new = |path: &&std::path::PathBuf, all: fn(&Service) -> &Vec<std::path::PathBuf>| {
+            !service.is_some_and(|it| all(it).contains(*path))
+        };
+        let writable = build.writable.iter().filter(|path| new(path, |it| &it.writable));
+        self.list("writable", at, writable.map(|dir| path(dir)));
+        let reads = build.reads.iter().filter(|path| new(path, |it| &it.reads));
+        self.list("reads", at, reads.map(|file| path(file)));
+        let volumes = build.volumes.iter().filter(|one| !service.is_some_and(|it| it.volumes.contains(one)));
+        self.list("volumes", at, volumes.map(mount));
+        self.list("after", at, build.after.iter().map(|name| plain(name.as_str())));
+        self.limits(&build.limits, at);
+    }
+
+    fn reloading(&mut self, service: &Service, at: &ConfigPath) {
+        let dir = &service.working_dir;
+        if let Some(inputs) = &service.inputs {
+            self.list_or_none("inputs", at, inputs.iter().map(|path| pattern(path, dir)).collect());
+        }
+        if let Some(entries) = &service.watch {
+            self.list_or_none("watch", at, entries.iter().map(|entry| watched(entry, dir)).collect());
+        }
+        match service.reload {
+            Reload::Restart => {}
+            Reload::Overlap => self.value("reload", "overlap", &at.key("reload")),
+        }
+        let sockets = service.listen.iter();
+        self.list(
+            "listen",
+            at,
+            sockets.map(|one| format!("{{ port: {}, name: {} }}", one.port, quoted(&one.name))),
+        );
+        // Only connections to published ports wait.
+        if service.hold != HOLD || !service.ports.is_empty() {
+            self.value("hold", &show_duration(service.hold), &at.key("hold"));
+        }
+    }
+
+    fn watching(&mut self, watching: &Watching, root: &ConfigPath) {
+        let at = root.key("watch");
+        let dir = self.workspace.root.clone();
+        self.open("watch");
+        self.value("debounce", &show_duration(watching.debounce), &at.key("debounce"));
+        self.list("ignore", &at, watching.ignore.iter().map(|path| ignored(path, &dir)));
+        self.value("gitignore", &watching.gitignore.to_string(), &at.key("gitignore"));
+        let poll = match watching.poll {
+            Poll::Auto => "auto".to_owned(),
+            Poll::Never => "never".to_owned(),
+            Poll::Every(pause) => show_duration(pause),
+        };
+        self.value("poll", &poll, &at.key("poll"));
+        self.close();
+    }
+
+    /// A list of which none means something else than an empty one.
+    fn list_or_none(&mut self, key: &str, at: &ConfigPath, items: Vec<String>) {
+        if items.is_empty() {
+            self.value(key, "[]", &at.key(key));
+        } else {
+            self.list(key, at, items);
+        }
     }
 
     /// A mapping with those of its values that are given; without any it is not written.
@@ -356,6 +472,56 @@ impl Writer<'_> {
 
 fn hook(hook: &HookCommand) -> String {
     format!("{{ command: {}, timeout: {} }}", words(&hook.command.0), show_duration(hook.timeout))
+}
+
+fn mount(mount: &Mount) -> String {
+    let source = match &mount.source {
+        MountSource::Volume(name) => quoted(name.as_str()),
+        MountSource::Host(dir) => path(dir),
+    };
+    format!("{{ source: {source}, target: {}, read_only: {} }}", path(&mount.target), mount.read_only)
+}
+
+/// A path or glob, relative to `dir` where that leads to the same directory.
+fn pattern(pattern: &PathPattern, dir: &std::path::Path) -> String {
+    quoted(&pattern_text(pattern, dir))
+}
+
+/// One that is ignored, where a name without a slash means another thing.
+fn ignored(pattern: &PathPattern, dir: &std::path::Path) -> String {
+    let text = pattern_text(pattern, dir);
+    let is_name = !text.contains('/') && !matches!(text.as_str(), "." | "..");
+    quoted(&if is_name { format!("./{text}") } else { text })
+}
+
+fn pattern_text(pattern: &PathPattern, dir: &std::path::Path) -> String {
+    let text = &pattern.pattern;
+    let Ok(below) = dir.strip_prefix(&pattern.base) else {
+        return match text.as_str() {
+            "." => pattern.base.display().to_string(),
+            _ => pattern.base.join(text).display().to_string(),
+        };
+    };
+    let up = "../".repeat(below.components().count());
+    match text.as_str() {
+        "." if up.is_empty() => ".".to_owned(),
+        "." => up.trim_end_matches('/').to_owned(),
+        // Else it would be a home, or take something back.
+        text if up.is_empty() && text.starts_with(['~', '!']) => format!("./{text}"),
+        text => format!("{up}{text}"),
+    }
+}
+
+fn watched(entry: &WatchEntry, dir: &std::path::Path) -> String {
+    let action = match entry.action {
+        WatchAction::Rebuild => "rebuild".to_owned(),
+        WatchAction::Restart => "restart".to_owned(),
+        WatchAction::Signal(signal) => format!("{{ signal: {} }}", ws_model::event::signal_name(signal)),
+        WatchAction::None => "none".to_owned(),
+    };
+    let ignore: Vec<_> = entry.ignore.iter().map(|path| ignored(path, dir)).collect();
+    let ignore = if ignore.is_empty() { String::new() } else { format!(", ignore: [{}]", ignore.join(", ")) };
+    format!("{{ path: {}, action: {action}{ignore} }}", pattern(&entry.path, dir))
 }
 
 fn outside(external: &External) -> String {

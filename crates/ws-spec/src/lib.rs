@@ -93,9 +93,11 @@ pub fn files_needed(sources: &Sources) -> Vec<PathBuf> {
         let active = services
             .map(|(_, service)| &service.value)
             .filter(|service| lower::is_active(service, defaults, &chosen));
-        let of_services = active.chain(defaults).filter_map(|service| service.env_file.as_ref());
-        let named = file.raw.env_file.iter().chain(of_services).flat_map(|files| &files.value.0);
-        needed.extend(named.map(|file| file.value.path.clone()));
+        let of_services = active.chain(defaults).flat_map(lower::env_files_of);
+        let builds = file.raw.builds.iter().flat_map(|builds| &builds.value.0);
+        let of_builds = builds.filter_map(|(_, build)| build.value.env_file.as_ref());
+        let named = file.raw.env_file.iter().chain(of_builds).flat_map(|files| &files.value.0);
+        needed.extend(named.map(|file| &file.value).chain(of_services).map(|file| file.path.clone()));
     }
     needed.into_iter().filter(|path| !sources.files.contains_key(path)).collect()
 }

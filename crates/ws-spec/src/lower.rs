@@ -1,12 +1,14 @@
 //! From the raw file to the model: defaults merged, paths and variables settled, every value checked
 //! that can be checked by looking at one service. What concerns two of them is in [`crate::check`].
 
+mod reload;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ws_model::{
-    Build, ByteSize, CommandLine, Dependency, External, HookCommand, Hooks, Limits, Link, LinkPorts,
+    ByteSize, CommandLine, ConfigPath, Dependency, External, HookCommand, Hooks, Limits, Link, LinkPorts,
     LogRetention, Mount, MountSource, Probe, ProbeKind, Requirement, Restart, RestartPolicy, SecretSource,
     SecretTarget, SecretUse, Service, ServiceKind, ServiceName, Stdin, Stop, Subnet, Tmpfs, VolumeDecl,
     Workspace, WorkspaceName,
@@ -15,16 +17,18 @@ use ws_model::{
 use crate::codes;
 use crate::command::{self, CommandFault};
 use crate::load::{EnvFiles, Loaded, WorkspaceFile};
-use crate::raw::forms::{CommandRaw, EnvFileRaw, EnvironmentRaw, MountFrom};
+use crate::raw::forms::{CommandRaw, EnvFileRaw, EnvironmentRaw, MountFrom, MountRaw, TmpfsRaw};
 use crate::raw::life::HookRaw;
 use crate::raw::probe::{self, HttpRaw, ProbeRaw};
-use crate::raw::read::{At, Merge, OneOrMany, as_name};
+use crate::raw::read::{At, HostPath, List, Merge, OneOrMany, as_name};
 use crate::raw::scalar::{Size, Time};
-use crate::raw::{RestartRaw, SecretRaw, ServiceRaw, StopRaw};
+use crate::raw::{LimitsRaw, RestartRaw, SecretRaw, ServiceRaw, StopRaw};
 use crate::report::{Report, error, shown, warning};
 use crate::source::Sources;
 use crate::spans::VariableOrigin;
 use crate::yaml::{Node, Span, Value};
+
+pub(crate) use reload::BuildDraft;
 
 /// The most services of a workspace: a bound on work, far above what a machine can run.
 const MAX_SERVICES: usize = 10_000;
@@ -57,6 +61,8 @@ pub(crate) struct Draft<'f> {
     pub(crate) active: bool,
     /// The environment, with where each value is written; empty for an inactive one.
     pub(crate) environment: BTreeMap<String, Variable>,
+    /// What its own build has beside that, or in place of it.
+    build_environment: BTreeMap<String, Variable>,
 }
 
 /// A variable of a service.
@@ -73,7 +79,7 @@ pub(crate) struct Variable {
 pub(crate) struct Lowered {
     /// Complete only when the report has no errors.
     pub(crate) workspace: Workspace,
-    pub(crate) origins: BTreeMap<(ServiceName, String), VariableOrigin>,
+    pub(crate) origins: BTreeMap<ConfigPath, VariableOrigin>,
 }
 
 /// Turns the raw files into a workspace. `None`: so much is wrong that the rest would be guessed.
@@ -84,13 +90,24 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
     for file in files.iter().skip(1) {
         check_included(&file.raw, report);
     }
-    let mut budget = Budget { variables: MAX_MERGED, patterns: BTreeMap::new(), large_patterns: 0 };
+    let mut budget = Budget {
+        variables: MAX_MERGED,
+        patterns: BTreeMap::new(),
+        large_patterns: 0,
+        globs: BTreeMap::new(),
+        paths: 0,
+    };
     let mut drafts = Vec::new();
+    let mut builds = Vec::new();
     let chosen = chosen_profiles(&files, sources);
     for (number, file) in files.iter().enumerate() {
         for (name, own) in file.raw.services.iter().flat_map(|services| &services.value.0) {
             let home = Home { number, file, chosen: &chosen, env_files: &mut env_files };
             drafts.push(draft(name, &own.value, home, sources, &mut budget, report)?);
+        }
+        for (name, raw) in file.raw.builds.iter().flat_map(|builds| &builds.value.0) {
+            let home = Home { number, file, chosen: &chosen, env_files: &mut env_files };
+            builds.push(reload::draft(name, raw, home, sources, &mut budget, report)?);
         }
     }
     let copies = drafts.iter().map(|draft| crate::check::replicas_of(draft) as usize).sum::<usize>();
@@ -103,6 +120,7 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
     if !unique(services, "services", report) {
         return None;
     }
+    unique(builds.iter().map(|build| (&build.name.value.0, build.name.span)), "builds", report);
 
     let mut secrets = BTreeMap::new();
     let declared = || files.iter().flat_map(|file| &file.raw.secrets).flat_map(|secrets| &secrets.value.0);
@@ -128,9 +146,12 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
         declared().map(|(name, external)| (name.value.clone(), external.value.0.clone())).collect();
 
     let named = || files.iter().flat_map(|file| &file.raw.env_file).flat_map(|files| &files.value.0);
-    let active_files = drafts.iter().filter(|draft| draft.active).flat_map(env_files_of);
-    let mut hidden: BTreeSet<PathBuf> =
-        named().map(|file| &file.value).chain(active_files).map(|file| file.path.clone()).collect();
+    let active = drafts.iter().filter(|draft| draft.active);
+    let active_files = active.flat_map(|draft| env_files_of(&draft.raw));
+    let of_builds = builds.iter().filter_map(|build| build.raw.env_file.as_ref());
+    let of_builds = of_builds.flat_map(|files| &files.value.0).map(|file| &file.value);
+    let used = named().map(|file| &file.value).chain(active_files).chain(of_builds);
+    let mut hidden: BTreeSet<PathBuf> = used.map(|file| file.path.clone()).collect();
     hidden.extend(sources.dot_env.iter().chain(&sources.cli_env_files).map(|(path, _)| path.clone()));
     hidden.extend(secrets.values().filter_map(|source| match source {
         SecretSource::File(path) => Some(path.clone()),
@@ -147,18 +168,25 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
     for draft in &drafts {
         let model = service(draft, &rights, sources, &mut budget, report);
         if draft.active {
-            for (name, variable) in &draft.environment {
-                if let Some(origin) = &variable.origin {
-                    origins.insert((draft.name.value.clone(), name.clone()), origin.clone());
-                }
-            }
+            let at = ConfigPath::service(&draft.name.value);
+            add_origins(&draft.environment, &at, &mut origins);
+            add_origins(&draft.build_environment, &at.key("build"), &mut origins);
             models.extend(model.map(|model| (draft.name.value.clone(), model)));
         }
     }
+    let mut built = BTreeMap::new();
+    for draft in &builds {
+        let name = &draft.name.value.0;
+        let mut work = reload::Work { rights: &rights, sources, budget: &mut budget, report };
+        built.extend(reload::shared(draft, &mut work).map(|build| (name.clone(), build)));
+        add_origins(&draft.environment, &ConfigPath::root().key("builds").key(name), &mut origins);
+    }
     let whole = crate::check::Whole { files: &files, complete };
-    crate::check::all(whole, &drafts, &mut models, sources, report);
+    crate::check::all(whole, &drafts, &builds, &mut models, sources, report);
 
     let first = &files[0].raw;
+    let mut work = reload::Work { rights: &rights, sources, budget: &mut budget, report };
+    let watching = reload::watching(first.watch.as_ref().map(|watch| &watch.value), &files[0].dir, &mut work);
     let workspace = Workspace {
         external,
         requires: requirements(&files),
@@ -174,9 +202,9 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
             .map_or(Subnet::DEFAULT, |subnet| subnet.value.0),
         volumes,
         secrets,
-        builds: BTreeMap::new(),
-        parallel_builds: None,
-        watching: ws_model::Watching::default(),
+        builds: built,
+        parallel_builds: first.parallel_builds.as_ref().map(|most| most.value.0),
+        watching,
         services: models,
     };
     Some(Lowered { workspace, origins })
@@ -227,6 +255,8 @@ fn check_included(file: &crate::raw::FileRaw, report: &mut Report) {
         ("name", file.name.as_ref().map(|at| at.key)),
         ("enforcement", file.enforcement.as_ref().map(|at| at.key)),
         ("network", file.network.as_ref().map(|at| at.key)),
+        ("parallel_builds", file.parallel_builds.as_ref().map(|at| at.key)),
+        ("watch", file.watch.as_ref().map(|at| at.key)),
     ];
     for (key, span) in keys {
         let Some(span) = span else { continue };
@@ -269,6 +299,22 @@ struct Budget {
     /// The patterns that were compiled, with what was wrong with them.
     patterns: BTreeMap<String, Option<String>>,
     large_patterns: usize,
+    /// The globs that were looked at, with what was wrong with them.
+    globs: BTreeMap<String, Option<String>>,
+    /// How many paths and globs builds and watching have.
+    paths: usize,
+}
+
+fn add_origins(
+    environment: &BTreeMap<String, Variable>,
+    at: &ConfigPath,
+    origins: &mut BTreeMap<ConfigPath, VariableOrigin>,
+) {
+    for (name, variable) in environment {
+        if let Some(origin) = &variable.origin {
+            origins.insert(at.key("environment").key(name), origin.clone());
+        }
+    }
 }
 
 fn workspace_name(file: &crate::raw::FileRaw, sources: &Sources) -> WorkspaceName {
@@ -365,9 +411,45 @@ fn draft<'f>(
         report.push(issue.label("it is every service's name for itself"));
     }
     let dir = home.file.dir.as_path();
-    let mut draft = Draft { name, own, raw, dir, kind, active, environment: BTreeMap::new() };
+    let mut draft = Draft {
+        name,
+        own,
+        raw,
+        dir,
+        kind,
+        active,
+        environment: BTreeMap::new(),
+        build_environment: BTreeMap::new(),
+    };
     if active {
-        environment(&mut draft, defaults, &mut home, sources, budget, report)?;
+        let label = format!("`{}` will not have it", name.value);
+        check_env_files(draft.raw.env_file.iter().flat_map(|files| &files.value.0), sources, report);
+        let layers = [
+            // Its own env files stand in for those of the defaults, not for their variables.
+            Layer {
+                files: defaults.and_then(|it| it.env_file.as_ref()).filter(|_| own.env_file.is_none()),
+                variables: defaults.and_then(|it| it.environment.as_ref()),
+            },
+            Layer { files: own.env_file.as_ref(), variables: own.environment.as_ref() },
+        ];
+        draft.environment = environment(&layers, (name.span, &label), &mut home, sources, budget, report)?;
+        if let Some(build) = draft.raw.build.as_ref().and_then(|build| build.value.own()) {
+            check_env_files(build.env_file.iter().flat_map(|files| &files.value.0), sources, report);
+            let of = |raw: &'f ServiceRaw| raw.build.as_ref().and_then(|build| build.value.own());
+            let own = of(own);
+            let defaults = defaults.and_then(of);
+            let own_files = own.and_then(|it| it.env_file.as_ref());
+            let layers = [
+                Layer {
+                    files: defaults.and_then(|it| it.env_file.as_ref()).filter(|_| own_files.is_none()),
+                    variables: defaults.and_then(|it| it.environment.as_ref()),
+                },
+                Layer { files: own_files, variables: own.and_then(|it| it.environment.as_ref()) },
+            ];
+            let label = format!("the build of `{}` will not have it", name.value);
+            draft.build_environment =
+                environment(&layers, (name.span, &label), &mut home, sources, budget, report)?;
+        }
     }
     Some(draft)
 }
@@ -402,6 +484,9 @@ pub(crate) fn with_defaults(own: &ServiceRaw, defaults: &ServiceRaw) -> ServiceR
         raw.liveness.clone_from(&own.liveness);
         raw.post_start.clone_from(&own.post_start);
         raw.replicas.clone_from(&own.replicas);
+        raw.watch.clone_from(&own.watch);
+        raw.reload.clone_from(&own.reload);
+        raw.listen.clone_from(&own.listen);
         let own_policy = own.restart.as_ref().and_then(|restart| restart.value.policy.as_ref());
         if let Some(restart) = &mut raw.restart
             && own_policy.is_none()
@@ -409,13 +494,17 @@ pub(crate) fn with_defaults(own: &ServiceRaw, defaults: &ServiceRaw) -> ServiceR
         {
             restart.value.policy = None;
         }
+    } else {
+        raw.inputs.clone_from(&own.inputs);
     }
     raw
 }
 
-/// The env files of a service, lowest first.
-pub(crate) fn env_files_of<'d>(draft: &'d Draft<'_>) -> impl Iterator<Item = &'d EnvFileRaw> {
-    draft.raw.env_file.iter().flat_map(|files| &files.value.0).map(|file| &file.value)
+/// The env files of a service and of its own build, those of each lowest first.
+pub(crate) fn env_files_of(service: &ServiceRaw) -> impl Iterator<Item = &EnvFileRaw> {
+    let build = service.build.as_ref().and_then(|build| build.value.own());
+    let all = service.env_file.iter().chain(build.and_then(|build| build.env_file.as_ref()));
+    all.flat_map(|files| &files.value.0).map(|file| &file.value)
 }
 
 /// Reports env files that could not be read.
@@ -438,26 +527,25 @@ fn check_env_files<'a>(
     }
 }
 
-/// Puts the environment of a service together: the defaults' env files where the service has none, the
-/// defaults' variables, its env files, its variables.
+/// Env files and variables that stand together; the variables win.
+#[derive(Debug, Clone, Copy)]
+struct Layer<'a> {
+    files: Option<&'a At<OneOrMany<EnvFileRaw>>>,
+    variables: Option<&'a At<EnvironmentRaw>>,
+}
+
+/// Puts an environment together; a later layer wins. `owner` is where it is written whose it is, and what is said
+/// about a variable that is passed through and not set.
 fn environment(
-    draft: &mut Draft<'_>,
-    defaults: Option<&ServiceRaw>,
+    layers: &[Layer<'_>],
+    owner: (Span, &str),
     home: &mut Home<'_, '_, '_>,
     sources: &Sources,
     budget: &mut Budget,
     report: &mut Report,
-) -> Option<()> {
-    let own = draft.own;
-    check_env_files(draft.raw.env_file.iter().flat_map(|files| &files.value.0), sources, report);
-    let inherited_files =
-        if own.env_file.is_none() { defaults.and_then(|defaults| defaults.env_file.as_ref()) } else { None };
-    let layers = [
-        (inherited_files, defaults.and_then(|defaults| defaults.environment.as_ref())),
-        (own.env_file.as_ref(), own.environment.as_ref()),
-    ];
+) -> Option<BTreeMap<String, Variable>> {
     let mut out = BTreeMap::new();
-    for (files, variables) in layers {
+    for Layer { files, variables } in layers {
         for file in files.iter().flat_map(|files| &files.value.0) {
             let path = &file.value.path;
             let entries = home.env_files.get(home.number, path, &home.file.variables, report);
@@ -469,7 +557,7 @@ fn environment(
             }
         }
         if let Some(EnvironmentRaw(variables)) = variables.map(|variables| &variables.value) {
-            spend(budget, variables.len(), draft.name.span, report)?;
+            spend(budget, variables.len(), owner.0, report)?;
             for variable in variables {
                 let name = &variable.name;
                 let variable = match (&variable.value, sources.environment.get(name)) {
@@ -484,8 +572,7 @@ fn environment(
                         out.remove(name);
                         let message =
                             format!("the variable `{}` is not set in the environment of ws", shown(name));
-                        let label = format!("`{}` will not have it", draft.name.value);
-                        report.push(warning(codes::PASSED_UNSET, variable.span, message).label(label));
+                        report.push(warning(codes::PASSED_UNSET, variable.span, message).label(owner.1));
                         continue;
                     }
                 };
@@ -493,8 +580,7 @@ fn environment(
             }
         }
     }
-    draft.environment = out;
-    Some(())
+    Some(out)
 }
 
 fn spend(budget: &mut Budget, variables: usize, at: Span, report: &mut Report) -> Option<()> {
@@ -525,6 +611,7 @@ fn secret_source(name: Span, raw: &SecretRaw, report: &mut Report) -> Option<Sec
 }
 
 /// What no service may write or see.
+#[derive(Debug)]
 struct Rights<'a> {
     hidden: &'a BTreeSet<PathBuf>,
     policy_inputs: &'a BTreeSet<PathBuf>,
@@ -541,6 +628,15 @@ impl Rights<'_> {
     }
 
     fn check_writable(&self, path: &Path, span: Span, report: &mut Report) {
+        self.check_written(
+            path,
+            span,
+            "name the directories below it that the service really writes",
+            report,
+        );
+    }
+
+    fn check_written(&self, path: &Path, span: Span, help: &str, report: &mut Report) {
         if let Some(why) = crate::raw::read::reserved(path) {
             let message = format!("`{}` cannot be written: {why}", shown(&path.display().to_string()));
             report.push(error(codes::RESERVED_TARGET, span, message));
@@ -557,9 +653,7 @@ impl Rights<'_> {
             report.push(if file == path {
                 issue.help("leave it out")
             } else {
-                issue
-                    .label("this directory contains it")
-                    .help("name the directories below it that the service really writes")
+                issue.label("this directory contains it").help(help)
             });
         }
     }
@@ -573,6 +667,43 @@ impl Rights<'_> {
                     .help("name the directories that the service really reads, or hand the file over by `secrets` or `env_file`"),
             );
         }
+    }
+}
+
+impl Rights<'_> {
+    /// Directories that may be written, checked.
+    fn writable(&self, list: Option<&At<List<HostPath>>>, report: &mut Report) -> Vec<PathBuf> {
+        let paths = list.iter().flat_map(|list| &list.value.0);
+        paths.clone().for_each(|path| self.check_writable(&path.value.0, path.span, report));
+        paths.map(|path| path.value.0.clone()).collect()
+    }
+
+    /// Files and directories that may be read, checked.
+    fn reads(&self, list: Option<&At<List<HostPath>>>, report: &mut Report) -> Vec<PathBuf> {
+        let paths = list.iter().flat_map(|list| &list.value.0);
+        paths.clone().for_each(|path| self.check_visible(&path.value.0, path.span, report));
+        paths.map(|path| path.value.0.clone()).collect()
+    }
+
+    /// What is mounted, checked.
+    fn mounts(&self, list: Option<&At<List<MountRaw>>>, report: &mut Report) -> Vec<Mount> {
+        let mut out = Vec::new();
+        for mount in list.iter().flat_map(|list| &list.value.0) {
+            let mount = &mount.value;
+            let source = match &mount.source {
+                MountFrom::Volume(name) => MountSource::Volume(name.clone()),
+                MountFrom::Host(path) => {
+                    if mount.read_only {
+                        self.check_visible(path, mount.source_span, report);
+                    } else {
+                        self.check_writable(path, mount.source_span, report);
+                    }
+                    MountSource::Host(path.clone())
+                }
+            };
+            out.push(Mount { source, target: mount.target.clone(), read_only: mount.read_only });
+        }
+        out
     }
 }
 
@@ -598,58 +729,12 @@ fn service(
             None
         }
     };
-    let build = raw.build.as_ref().and_then(|build| {
-        let shell = build.value.shell.as_ref().filter(|shell| shell.value);
-        let Some(command) = &build.value.command else {
-            if build.value.unread.is_empty() {
-                let issue =
-                    error(codes::MISSING_KEY, build.key, format!("the build of `{name}` has no `command`"));
-                report.push(issue.help("write `build: { command: make }`"));
-            }
-            return None;
-        };
-        let command = command_line(
-            command,
-            shell.is_some(),
-            shell.map(|shell| shell.key),
-            ShellKey::Allowed,
-            &sources.home,
-            report,
-        )?;
-        Some(command)
-    });
-
-    let paths =
-        |list: &Option<At<crate::raw::read::List<crate::raw::read::HostPath>>>| -> Vec<(PathBuf, Span)> {
-            list.iter().flat_map(|list| &list.value.0).map(|path| (path.value.0.clone(), path.span)).collect()
-        };
-    let writable = paths(&raw.writable);
-    for (path, span) in &writable {
-        rights.check_writable(path, *span, report);
-    }
-    let reads = paths(&raw.reads);
-    for (path, span) in &reads {
-        rights.check_visible(path, *span, report);
-    }
-    let mut volumes = Vec::new();
-    for mount in raw.volumes.iter().flat_map(|mounts| &mounts.value.0) {
-        let mount = &mount.value;
-        let source = match &mount.source {
-            MountFrom::Volume(name) => MountSource::Volume(name.clone()),
-            MountFrom::Host(path) => {
-                if mount.read_only {
-                    rights.check_visible(path, mount.source_span, report);
-                } else {
-                    rights.check_writable(path, mount.source_span, report);
-                }
-                MountSource::Host(path.clone())
-            }
-        };
-        volumes.push(Mount { source, target: mount.target.clone(), read_only: mount.read_only });
-    }
+    let writable = rights.writable(raw.writable.as_ref(), report);
+    let reads = rights.reads(raw.reads.as_ref(), report);
+    let volumes = rights.mounts(raw.volumes.as_ref(), report);
     let tmpfs = raw.tmpfs.iter().flat_map(|tmpfs| &tmpfs.value.0);
     let tmpfs = tmpfs.map(|one| Tmpfs { target: one.value.target.clone(), size: one.value.size });
-    check_targets(raw, report);
+    check_targets(raw.volumes.as_ref(), raw.tmpfs.as_ref(), report);
 
     let secrets = raw.secrets.iter().flat_map(|secrets| &secrets.value.0);
     let secrets = secrets.map(|one| SecretUse {
@@ -678,55 +763,40 @@ fn service(
     let liveness = probe(draft, Role::Liveness, sources, budget, report);
     let hooks = hooks(draft, sources, report);
     let restart = restart(draft, report);
-    let limits = limits(raw, report);
+    let limits = limits(raw.limits.as_ref(), report);
     let stop = stop(draft, sources, report);
     let stdin = stdin(draft, report);
-    // A directory outside of the project is not shown just because a file of it is included.
-    let usual_dir = if draft.dir.starts_with(&sources.root) { draft.dir } else { sources.root.as_path() };
     let logs = logs(raw, report);
+    let environment = values(&draft.environment);
+    let usual_dir = usual_dir(draft.dir, sources);
+    let working_dir = raw.working_dir.as_ref().map_or(usual_dir, |dir| &dir.value.0).to_owned();
+    // That of an included file is as good as declared: it holds this file, so it is not writable.
+    let working_dir_declared = raw.working_dir.is_some() || usual_dir != sources.root;
+    let basis = reload::Basis {
+        working_dir: working_dir.clone(),
+        working_dir_declared,
+        environment: environment.clone(),
+        writable: writable.clone(),
+        reads: reads.clone(),
+        volumes: volumes.clone(),
+    };
+    let reloading = reload::of_service(draft, basis, &mut reload::Work { rights, sources, budget, report });
 
-    // In the sandbox of its service, but for links, ports, secrets and limits.
-    let build = build.map(|command| {
-        ws_model::BuildRef::Own(Box::new(Build {
-            command,
-            fetch: None,
-            working_dir: raw.working_dir.as_ref().map_or(usual_dir, |dir| &dir.value.0).to_owned(),
-            working_dir_declared: raw.working_dir.is_some() || usual_dir != sources.root,
-            environment: draft
-                .environment
-                .iter()
-                .map(|(name, variable)| (name.clone(), variable.value.clone()))
-                .collect(),
-            inputs: Vec::new(),
-            ignore: Vec::new(),
-            outputs: Vec::new(),
-            writable: writable.iter().map(|(path, _)| path.clone()).collect(),
-            reads: reads.iter().map(|(path, _)| path.clone()).collect(),
-            volumes: volumes.clone(),
-            after: Vec::new(),
-            limits: ws_model::Limits::default(),
-        }))
-    });
     Some(Service {
         kind: draft.kind,
         command: command?,
-        build,
-        inputs: None,
-        watch: None,
-        reload: ws_model::Reload::default(),
-        listen: Vec::new(),
-        hold: std::time::Duration::from_secs(10),
-        working_dir: raw.working_dir.as_ref().map_or(usual_dir, |dir| &dir.value.0).to_owned(),
-        // That of an included file is as good as declared: it holds this file, so it is not writable.
-        working_dir_declared: raw.working_dir.is_some() || usual_dir != sources.root,
-        writable: writable.into_iter().map(|(path, _)| path).collect(),
+        build: reloading.build,
+        inputs: reloading.inputs,
+        watch: reloading.watch,
+        reload: reloading.reload,
+        listen: reloading.listen,
+        hold: reloading.hold,
+        working_dir,
+        working_dir_declared,
+        writable,
         makes: Vec::new(),
-        reads: reads.into_iter().map(|(path, _)| path).collect(),
-        environment: draft
-            .environment
-            .iter()
-            .map(|(name, variable)| (name.clone(), variable.value.clone()))
-            .collect(),
+        reads,
+        environment,
         depends_on: depends_on.collect(),
         links: links.collect(),
         expose: raw.expose.iter().flat_map(|ports| &ports.value.0).map(|port| port.value.0).collect(),
@@ -747,6 +817,16 @@ fn service(
         stop,
         limits,
     })
+}
+
+/// Where what a file declares runs, when it does not say. A directory outside of the project is not shown just because
+/// a file of it is included.
+fn usual_dir<'a>(dir: &'a Path, sources: &'a Sources) -> &'a Path {
+    if dir.starts_with(&sources.root) { dir } else { &sources.root }
+}
+
+fn values(environment: &BTreeMap<String, Variable>) -> BTreeMap<String, String> {
+    environment.iter().map(|(name, variable)| (name.clone(), variable.value.clone())).collect()
 }
 
 /// Whether `shell: true` can stand beside a command.
@@ -850,10 +930,13 @@ fn command_line(
 }
 
 /// Two mounts at one place inside hide each other.
-fn check_targets(raw: &ServiceRaw, report: &mut Report) {
-    let mounts =
-        raw.volumes.iter().flat_map(|mounts| &mounts.value.0).map(|mount| (&mount.value.target, mount.span));
-    let tmpfs = raw.tmpfs.iter().flat_map(|tmpfs| &tmpfs.value.0).map(|one| (&one.value.target, one.span));
+fn check_targets(
+    volumes: Option<&At<List<MountRaw>>>,
+    tmpfs: Option<&At<OneOrMany<TmpfsRaw>>>,
+    report: &mut Report,
+) {
+    let mounts = volumes.iter().flat_map(|all| &all.value.0).map(|mount| (&mount.value.target, mount.span));
+    let tmpfs = tmpfs.iter().flat_map(|all| &all.value.0).map(|one| (&one.value.target, one.span));
     let mut seen = BTreeMap::new();
     for (target, span) in mounts.chain(tmpfs) {
         if let Some(first) = seen.insert(target, span) {
@@ -1178,8 +1261,8 @@ fn restart(draft: &Draft<'_>, report: &mut Report) -> Restart {
     }
 }
 
-fn limits(raw: &ServiceRaw, report: &mut Report) -> Limits {
-    let Some(limits) = raw.limits.as_ref().map(|limits| &limits.value) else { return Limits::default() };
+fn limits(raw: Option<&At<LimitsRaw>>, report: &mut Report) -> Limits {
+    let Some(limits) = raw.map(|limits| &limits.value) else { return Limits::default() };
     let mut size = |size: &Option<At<Size>>, what, least| at_least(size.as_ref(), what, least, report);
     Limits {
         memory: size(&limits.memory, "memory", ByteSize::mib(1)),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ws_model::problem::Segment;
-use ws_model::{ConfigPath, Problem, ServiceName};
+use ws_model::{ConfigPath, Problem};
 
 use crate::diag::{Diagnostic, Fix, Place};
 use crate::report::SourceMap;
@@ -20,10 +20,11 @@ pub struct SpanMap {
     files: SourceMap,
     /// One for each file.
     trees: Vec<Arc<Node>>,
-    pub(crate) environment: Arc<BTreeMap<(ServiceName, String), VariableOrigin>>,
+    /// By the path of the variable.
+    pub(crate) environment: Arc<BTreeMap<ConfigPath, VariableOrigin>>,
 }
 
-/// Where the value of an environment variable of a service came from, when not from the workspace file.
+/// Where the value of an environment variable came from, when not from the workspace file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VariableOrigin {
     /// A line of an env file.
@@ -70,13 +71,7 @@ impl SpanMap {
     /// `default`.
     pub(crate) fn origin(&self, at: &ConfigPath, root: &Path) -> String {
         let segments = at.segments();
-        if let [Segment::Key(services), Segment::Key(service), Segment::Key(environment), Segment::Key(name)] =
-            segments
-            && services == "services"
-            && environment == "environment"
-            && let Ok(service) = ServiceName::new(service.as_str())
-            && let Some(origin) = self.environment.get(&(service, name.clone()))
-        {
+        if let Some(origin) = self.environment.get(at) {
             return match origin {
                 VariableOrigin::File(path, line) => format!("{}:{line}", relative(path, root)),
                 VariableOrigin::Environment => {

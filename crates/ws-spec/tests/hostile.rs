@@ -180,6 +180,53 @@ fn bodies_that_are_costly() {
     refused(format!("services:\n{services}"), "WS0002");
 }
 
+#[test]
+fn globs_that_are_costly() {
+    refused(format!("services: {{ a: {{ command: a, watch: ['{}'] }} }}", "?".repeat(1_001)), "WS0002");
+    refused(
+        format!("services: {{ a: {{ command: a, watch: ['{}a{}'] }} }}", "{".repeat(400), "}".repeat(400)),
+        "WS0002",
+    );
+    // Different ones, and one for each of many services.
+    let globs: String = (0..3_000).map(|n| format!("'{n}*', ")).collect();
+    refused(format!("services: {{ a: {{ command: a, watch: [{globs}] }} }}"), "WS0002");
+    let globs: String = (0..50).map(|n| format!("'{n}*', ")).collect();
+    let services: String = (0..3_000).map(|n| format!("  s{n}: {{ command: a }}\n")).collect();
+    refused(format!("defaults: {{ watch: [{globs}] }}\nservices:\n{services}"), "WS0002");
+    let builds: String = (0..500).map(|n| format!("  b{n}: {{ command: a, inputs: [{globs}] }}\n")).collect();
+    refused(format!("builds:\n{builds}services: {{ a: {{ command: a, build: b1 }} }}"), "WS0002");
+}
+
+/// The largest globs that are taken can be compiled by whoever watches.
+#[test]
+fn globs_that_are_taken_can_be_compiled() {
+    let largest = |part: &str| part.repeat(999 / part.len());
+    let nested = format!("{}a{}", "{b,".repeat(8), "}".repeat(8));
+    let parts = ["?", "*/", "**/", "[!a]", "{a,b}", "{?,*}", "[a-z]", "[!\u{e9}]", "a{,b}", &nested];
+    for part in parts {
+        let glob = largest(part);
+        let text = format!("services: {{ a: {{ command: a, watch: ['x{glob}'] }} }}");
+        let parsed = parse(&sources(text));
+        let workspace = parsed.workspace.unwrap_or_else(|| panic!("{part}: {:?}", parsed.diagnostics));
+        let path = &workspace.services["a"].watch.as_ref().unwrap()[0].path;
+        let glob = globset::GlobBuilder::new(&path.pattern).literal_separator(true).build().unwrap();
+        assert!(!glob.compile_matcher().is_match("y"), "{part}");
+    }
+}
+
+#[test]
+fn sockets_that_are_too_many() {
+    let ports: Vec<String> = (1..=60_000).map(|port| port.to_string()).collect();
+    refused(format!("services: {{ a: {{ command: a, listen: [{}] }} }}", ports.join(", ")), "WS0064");
+}
+
+#[test]
+fn builds_that_wait_for_each_other() {
+    let builds: String =
+        (0..9_000).map(|n| format!("  b{n}: {{ command: a, after: [c{n}, d{n}, b{n}] }}\n")).collect();
+    refused(format!("builds:\n{builds}services: {{ a: {{ command: a, build: b0 }} }}"), "WS0061");
+}
+
 /// Reads a workspace whose further files are made up as they are asked for, as `ws` does.
 #[track_caller]
 fn refused_with_files(text: &str, code: &str, make: impl Fn(&std::path::Path) -> Option<String>) {
@@ -263,6 +310,7 @@ const GOOD: &str = include_str!("../../../tests/cases/good_shop.yaml");
 const DEFAULTS: &str = include_str!("../../../tests/cases/good_defaults.yaml");
 const LIFE: &str = include_str!("../../../tests/cases/good_life.yaml");
 const OUTSIDE: &str = include_str!("../../../tests/cases/good_outside.yaml");
+const RELOAD: &str = include_str!("../../../tests/cases/good_reload.yaml");
 const QUOTING: &str = include_str!("../../../tests/cases/good_quoting.yaml");
 
 /// What holds for every input.
@@ -275,7 +323,10 @@ fn holds(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         let text = config(workspace, &parsed.spans, true);
         let again = Sources { text: text.as_str().into(), environment: BTreeMap::new(), ..sources.clone() };
         let reread = parse(&again).workspace;
-        let read = |it: &ws_model::Workspace| (it.services.clone(), it.external.clone(), it.requires.clone());
+        let read = |it: &ws_model::Workspace| {
+            let reloading = (it.builds.clone(), it.parallel_builds, it.watching.clone());
+            (it.services.clone(), it.external.clone(), it.requires.clone(), reloading)
+        };
         prop_assert_eq!(reread.as_ref().map(read), Some(read(workspace)), "{}", text);
     }
     for diagnostic in &parsed.diagnostics {
@@ -306,10 +357,10 @@ proptest! {
 
     #[test]
     fn mutated_good_files_are_read_without_panic(
-        which in 0..5_usize,
+        which in 0..6_usize,
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), "[ -~\\n]{0,3}"), 1..6),
     ) {
-        let mut text = [GOOD, DEFAULTS, QUOTING, LIFE, OUTSIDE][which].to_owned();
+        let mut text = [GOOD, DEFAULTS, QUOTING, LIFE, OUTSIDE, RELOAD][which].to_owned();
         for (from, to, insert) in edits {
             let (mut from, mut to) = (from.index(text.len() + 1), to.index(text.len() + 1));
             if from > to {
@@ -329,7 +380,7 @@ proptest! {
             "kind", "profiles", "command", "shell", "build", "working_dir", "writable", "reads", "environment",
             "env_file", "depends_on", "links", "expose", "ports", "volumes", "tmpfs", "secrets", "ready", "restart",
             "stop", "limits", "startup", "liveness", "pre_start", "post_start", "pre_stop", "replicas",
-            "success_exit_codes", "stdin", "tty", "logs",
+            "success_exit_codes", "stdin", "tty", "logs", "inputs", "watch", "reload", "listen", "hold",
         ]),
         value in proptest::sample::select(vec![
             "null", "true", "-1", "1e99", ".nan", "''", "x", "[]", "{}", "[[]]", "[{}]", "[null]", "[x, 1, ~]",
@@ -340,11 +391,45 @@ proptest! {
             "{ http: { url: ':80', status: [200, '300-301'], headers: { A: b }, body: '^$' } }", "[[], [[]], {}]",
             "[{ command: x, shell: true, timeout: 1s }]", "{ command: x, shell: true }", "2", "[143, SIGKILL, 0]",
             "open", "closed", "{ max_size: 1M, max_files: 1, max_age: 1d }", "{ x: { restart: true } }",
+            "{ command: x, inputs: ['*'], outputs: [a/b], ignore: [c], after: [x], fetch: { command: y } }",
+            "{ name: x, uses: ['..', '/x', '~/y/*'] }", "[{ path: x, action: none, ignore: ['*.a', ./b] }]",
+            "[{ path: '**', action: { signal: 1 } }]", "overlap", "[80, { port: 81, name: a }]", "5s", "['[', '{a', '../*/..']",
             "|\n      a\n      b\n", "2001-01-01", "!!binary gIA=", "&x [*x]",
         ]),
     ) {
         holds(format!("services:\n  a:\n    command: x\n    {key}: {value}\n  x: {{ command: y }}\n").into_bytes())?;
         holds(format!("defaults:\n    {key}: {value}\nservices:\n  x: {{ command: y }}\n").into_bytes())?;
+    }
+
+    #[test]
+    fn every_value_of_builds_and_watching_is_read_without_panic(
+        key in proptest::sample::select(vec![
+            "command", "shell", "fetch", "inputs", "ignore", "outputs", "working_dir", "environment", "env_file", "writable",
+            "reads", "volumes", "after", "limits", "debounce", "gitignore", "poll", "name", "uses",
+        ]),
+        value in proptest::sample::select(vec![
+            "null", "true", "1", "''", "x", "[]", "{}", "[{}]", "[null]", "auto", "1s", "{ command: x, inputs: [y] }",
+            "[a, ./b, ../c, /d, ~/e, ~, ., /, '*', '**', 'a/*/b', '../*', '~/*', '/*']", "[b]", "['./~a', './!b', 'a//./b/']",
+            "[a/b, 'a/b*', ../c/d]", "{ A: b }", "['x:/y', './z:/y:ro', /a/b]", "{ pids: 5 }",
+        ]),
+        pattern in "[a-z.~!/*?{},\\[\\] -]{1,16}",
+    ) {
+        let builds = format!("builds: {{ b: {{ command: x, {key}: {value} }} }}\nvolumes: {{ x: {{ shared: true }} }}\n");
+        holds(format!("{builds}services:\n  a: {{ command: x, build: b }}\n").into_bytes())?;
+        holds(format!("watch: {{ {key}: {value} }}\nservices:\n  a: {{ command: x }}\n").into_bytes())?;
+        holds(
+            format!("{builds}services:\n  a: {{ command: x, working_dir: w/v, build: {{ command: y, {key}: {value} }} }}\n")
+                .into_bytes(),
+        )?;
+        // A pattern means the same in what `ws config` prints.
+        holds(
+            format!(
+                "watch: {{ ignore: [{pattern:?}] }}\nbuilds: {{ b: {{ command: x, inputs: [{pattern:?}], \
+                 outputs: ['o/{{x,y}}', {pattern:?}] }} }}\nservices:\n  a: {{ command: x, working_dir: w/v, \
+                 build: {{ name: b, uses: [{pattern:?}] }}, watch: [{{ path: {pattern:?}, ignore: [{pattern:?}] }}] }}\n"
+            )
+            .into_bytes(),
+        )?;
     }
 
     #[test]

@@ -90,6 +90,8 @@ bounded! {
     Replicas: "a number of copies", 1 to 100;
     /// A number of files of output.
     FileCount: "a number of files", 1 to 1000;
+    /// A number of builds.
+    Parallel: "a number of builds", 1 to 1000;
 }
 
 /// An exit code; a signal is 128 and its number.

@@ -8,6 +8,7 @@ pub(crate) mod life;
 pub(crate) mod outside;
 pub(crate) mod probe;
 pub(crate) mod read;
+pub(crate) mod reload;
 pub(crate) mod scalar;
 
 use ws_model::{SecretName, ServiceName, VolumeName, WorkspaceName};
@@ -16,10 +17,13 @@ use forms::{
     CommandRaw, DependsOn, EnvFileRaw, EnvironmentRaw, IncludeRaw, KindWord, LevelWord, LinkRaw, MountRaw,
     ProfileName, RestartWord, SecretUseRaw, SignalRaw, StdinWord, TmpfsRaw,
 };
-use life::{ExitCodeRaw, FileCount, HookRaw, Replicas};
+use life::{ExitCodeRaw, FileCount, HookRaw, Parallel, Replicas};
 use outside::{ExternalRaw, ProgramName, VersionRaw};
 use probe::ProbeRaw;
 use read::{HostPath, List, Map, OneOrMany, long_only, record};
+use reload::{
+    BuildName, BuildRaw, ListenRaw, PatternRaw, ReloadWord, ServiceBuildRaw, WatchRaw, WatchingRaw,
+};
 use scalar::{Backoff, Cpus, Network, Port, PublishRaw, Size, Time};
 
 record! {
@@ -60,6 +64,14 @@ record! {
         /// Programs that must be there, and of which version: `{ node: ">=20", psql: 15 }`. `ws up` asks each
         /// for its version before anything starts.
         requires: Map<ProgramName, VersionRaw>,
+        /// Builds that several services share, by name: a service has one by `build: NAME`. Each runs once for all of
+        /// them, in the directory of this file unless it says otherwise, and shows as `NAME-build`.
+        builds: Map<BuildName, BuildRaw>,
+        /// How many builds run at a time: 1 to 1000. Default: one for each processor. In the first file only.
+        parallel_builds: Parallel,
+        /// How files are watched, for all services. What is watched for a service, its own `watch` and `build` say. In
+        /// the first file only.
+        watch: WatchingRaw,
         /// What every service has unless it says otherwise. Mappings are merged key by key; a list or a
         /// single value of the service replaces the default. Variables of `environment` here are
         /// overridden by the service's `env_file`, and that by its `environment`.
@@ -122,9 +134,30 @@ record! {
         command: CommandRaw,
         /// Whether the text of `command` is run by `/bin/sh -c`. Default: false.
         shell: bool,
-        /// A command that runs in the sandbox before each start; the service is started when it ends
-        /// with 0.
-        build: BuildRaw,
+        /// What makes what it runs from: the name of one of `builds`, `{ name: rust, uses: [target/debug/api] }`, or
+        /// a build of its own, `{ command: make, inputs: [src], outputs: [out/api] }`. It runs before the service
+        /// starts, if it must, and again when what it is made of changes. When it fails, the old program goes on.
+        build: ServiceBuildRaw,
+        /// For a task: the files that decide whether it must run again once it has ended with 0, relative to
+        /// `working_dir`: `[sql]`. It runs again when the contents of one of them changed. Default: it runs once in
+        /// each life of the stack.
+        inputs: List<PatternRaw>,
+        /// The files that are watched for it, relative to `working_dir`, each with what is done when one changes: `[src]`,
+        /// or `[{ path: conf, action: { signal: SIGHUP }, ignore: ["*.bak"] }]`. Only other contents are a change.
+        /// Default: what its build is made of; nothing for a service without a build. `[]` watches nothing.
+        watch: List<WatchRaw>,
+        /// How a new run takes the place of the old one when it is reloaded: `restart` (the old one has ended before the
+        /// new one starts), or `overlap` (the new one is ready before the old one is stopped; if it never is, the old
+        /// one stays). With `overlap` two runs are there at once, so each port of the service must be in `listen`.
+        /// Default: `restart`.
+        reload: ReloadWord,
+        /// Listening TCP sockets that `ws` holds for it, so that connections wait while it is restarted: `[8080]`, or
+        /// `[{ port: 8080, name: http }]`. Each run gets them as systemd would pass them: from file descriptor 3 on, in
+        /// this order, told by `$LISTEN_FDS`, `$LISTEN_PID` and `$LISTEN_FDNAMES` (sd_listen_fds).
+        listen: List<ListenRaw>,
+        /// How long a connection to one of its published `ports` waits while the service is started again, in the place
+        /// of being refused: up to `1h`; `0s` refuses at once. Default: `10s`.
+        hold: Time,
         /// The current directory. Default: the directory of this file, if it lies in the project. Where it is a proper
         /// subdirectory of the project and is named here, the service may write in it.
         working_dir: HostPath,
@@ -142,7 +175,7 @@ record! {
         /// mapping from names to a condition.
         depends_on: DependsOn,
         /// All that the service may reach: `db:5432`, `dns:53/udp`, or `db` for every port that `db`
-        /// declares in `expose`, `ports` and `ready`. No links: it reaches nothing. The start waits until
+        /// declares in `expose`, `ports`, `listen` and its probes. No links: it reaches nothing. The start waits until
         /// the target is ready, unless `wait: false`.
         links: List<LinkRaw>,
         /// The ports that a link without a port means. Grants nothing by itself.
@@ -204,18 +237,6 @@ record! {
     }
 }
 long_only!(ServiceRaw);
-
-record! {
-    /// A command that runs before each start, in the same sandbox, without the service's limits.
-    #[schemars(rename = "Build")]
-    BuildRaw: "a build" {
-        /// What to run: a list of program and arguments, or a text.
-        command: CommandRaw,
-        /// Whether the text of `command` is run by `/bin/sh -c`. Default: false.
-        shell: bool,
-    }
-}
-long_only!(BuildRaw);
 
 record! {
     /// What happens when a service ends.
