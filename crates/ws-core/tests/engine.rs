@@ -30,7 +30,20 @@ fn check(services: impl IntoIterator<Item = Svc>, script: &str) {
 fn check_plan(mut plan: Plan, script: &str) {
     let (later, services) = plan.services.into_iter().partition(|(name, _)| name.as_str().contains("-run-"));
     plan.services = services;
-    let mut stage = Stage { engine: Engine::new(plan), later, now: Duration::ZERO };
+    let stage = Stage { engine: Engine::new(plan), later, plans: BTreeMap::new(), now: Duration::ZERO };
+    play_on(stage, script);
+}
+
+/// As [`check`], with plans that are adopted: `adopt two`.
+#[track_caller]
+fn check_plans<const N: usize>(first: Plan, plans: [(&str, Plan); N], script: &str) {
+    let plans = plans.into_iter().map(|(name, plan)| (name.to_owned(), plan)).collect();
+    let stage = Stage { engine: Engine::new(first), later: BTreeMap::new(), plans, now: Duration::ZERO };
+    play_on(stage, script);
+}
+
+#[track_caller]
+fn play_on(mut stage: Stage, script: &str) {
     let mut went = String::new();
     let mut expected = String::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -56,6 +69,7 @@ fn outputs(words: &[&str]) -> Outputs {
 struct Stage {
     engine: Engine,
     later: BTreeMap<ServiceName, ServicePlan>,
+    plans: BTreeMap<String, Plan>,
     now: Tick,
 }
 
@@ -72,6 +86,7 @@ impl Stage {
             "kill" => Input::Kill { services: services() },
             "down" => Input::Down { now: rest == ["now"] },
             "add" => Input::Add { service: Box::new(self.later[&name(rest[0])].clone()) },
+            "adopt" => Input::Adopt { plan: Box::new(self.plans[rest[0]].clone()) },
             "remove" => Input::Remove { service: name(rest[0]) },
             "changed" => Input::FilesChanged {
                 changes: vec![FileChange {
@@ -89,6 +104,8 @@ impl Stage {
             "after" => return self.pass(rest[0]),
             "why" => return self.engine.explain(&name(rest[0])).join(" | "),
             "who" => return self.who(),
+            "is-changing" => return self.engine.is_changing().to_string(),
+            "has" => return self.has(rest[0]).to_string(),
             "is-down" => return self.engine.is_down().to_string(),
             "status" => return self.status(rest[0]),
             service => self.news(service, &rest),
@@ -115,6 +132,11 @@ impl Stage {
             "fresh" => Input::Checked { service, generation, result: Ok(Some(outputs(&words[1..]))) },
             "unknown" => Input::Checked { service, generation, result: Err(text) },
             "made" => Input::Recorded { service, generation, result: Ok(outputs(&words[1..])) },
+            "placed" => Input::Placed { service, result: Ok(()) },
+            "unplaced" => Input::Placed { service, result: Err(text) },
+            "displaced" => Input::Displaced { service, errors: Vec::new() },
+            "updated" => Input::Updated { service, result: Ok(()) },
+            "refused" => Input::Updated { service, result: Err(text) },
             "startfail" => Input::StartFailed { service, generation, error: text, hopeless: false },
             "hopeless" => Input::StartFailed { service, generation, error: text, hopeless: true },
             "exited" => Input::Exited { service, generation, exit: ExitReason::Code(number()), oom: false },
@@ -175,6 +197,11 @@ impl Stage {
         }
         self.now = end;
         show(&all)
+    }
+
+    /// Whether the engine's plan is this one.
+    fn has(&self, plan: &str) -> bool {
+        *self.engine.plan() == self.plans[plan]
     }
 
     fn who(&self) -> String {
@@ -2734,7 +2761,7 @@ fn a_published_port_is_passed_on() {
 fn a_pause_is_told_and_within_a_tenth() {
     for service in ["a", "b", "c", "d", "e", "f"] {
         let engine = Engine::new(world([svc(service)]).plan());
-        let mut stage = Stage { engine, later: BTreeMap::new(), now: Duration::ZERO };
+        let mut stage = Stage { engine, later: BTreeMap::new(), plans: BTreeMap::new(), now: Duration::ZERO };
         stage.play("up");
         let exited = stage.news(service, &["exited", "1"]);
         let outcome = stage.engine.step(exited, Duration::from_secs(1));
@@ -2799,5 +2826,858 @@ fn nothing_is_held_before_a_first_run_or_when_none_follows() {
          up           -> +web web=starting
          web executed -> ?web web=running
          web exited 1 -> web=failed FAILED [web failed: exited with 1]",
+    );
+}
+
+// ---- another plan
+
+fn plan(services: impl IntoIterator<Item = Svc>) -> Plan {
+    world(services).plan()
+}
+
+/// With one command more in its environment: another run.
+fn edited(svc: Svc) -> Svc {
+    svc.env("EDITED", "1")
+}
+
+/// At another place: it sees something else, and nobody else does.
+fn moved(svc: Svc) -> Svc {
+    svc.tmpfs("scratch")
+}
+
+#[test]
+fn the_same_plan_touches_nobody() {
+    check_plans(
+        plan([db(), api()]),
+        [("same", plan([db(), api()]))],
+        "up          -> +db api=waiting db=starting
+         adopt same  ->
+         is-changing -> false
+         db executed -> ?db db=running",
+    );
+}
+
+#[test]
+fn a_live_change_leaves_the_run_alone() {
+    check_plans(
+        plan([db()]),
+        [("more", plan([db().memory(64)]))],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         db ok       -> db=ready READY
+         adopt more  -> update db
+         is-changing -> true
+         has more    -> false
+         db updated  ->
+         is-changing -> false
+         has more    -> true
+         status db   -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn an_update_that_fails_leaves_all_as_it_was_and_is_tried_again() {
+    check_plans(
+        plan([db().policy(RestartPolicy::No)]),
+        [("two", plan([edited(db())])), ("one", plan([db().policy(RestartPolicy::No)]))],
+        "up              -> +db db=starting
+         db executed     -> ?db db=running
+         db ok           -> db=ready READY
+         adopt two       -> update db
+         db refused EBUSY -> db!
+         is-changing     -> false
+         has one         -> true
+         status db       -> ready ready restarts=0 because probe_ok
+         adopt two       -> update db
+         db updated      -> -?db TERM db db=stopping
+         has two         -> true
+         db exited 0     -> +db db=starting
+         db executed     -> ?db db=running
+         db exited 1     -> db=backoff",
+    );
+}
+
+#[test]
+fn another_policy_and_other_success_codes_count_from_then_on() {
+    check_plans(
+        plan([svc("a").policy(RestartPolicy::No), task("b")]),
+        [("two", plan([svc("a"), task("b").with(|it| it.success_exit_codes = vec![3])]))],
+        "up         -> +a +b a=starting b=starting
+         a executed -> a=ready
+         b executed -> b=running
+         adopt two  -> update a update b
+         a updated  ->
+         b updated  ->
+         b exited 3 -> b=exited READY
+         a exited 1 -> a=backoff",
+    );
+}
+
+#[test]
+fn another_stop_is_how_it_is_stopped() {
+    check_plans(
+        plan([svc("a")]),
+        [("two", plan([svc("a").pre_stop("bye").with(|it| it.stop.signal = 2)]))],
+        "up             -> +a a=starting
+         a executed     -> a=ready READY
+         adopt two      -> update a
+         a updated      ->
+         stop           -> >a/pre_stop a=stopping
+         a did pre_stop -> INT a",
+    );
+}
+
+#[test]
+fn a_ready_run_is_ready_until_its_new_probe_says_otherwise() {
+    check_plans(
+        plan([db()]),
+        [("other", plan([db().tcp(5433)])), ("none", plan([svc("db")]))],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         db ok       -> db=ready READY
+         db miss     ->
+         db miss     ->
+         adopt other -> update db
+         db updated  -> -?db ?db
+         db miss     ->
+         db miss     ->
+         db miss     -> db=unhealthy
+         adopt none  -> update db
+         db updated  -> -?db db=ready",
+    );
+}
+
+#[test]
+fn a_run_that_is_not_ready_yet_has_the_time_of_its_new_probe() {
+    check_plans(
+        plan([db()]),
+        [("other", plan([db().tcp(5433)])), ("none", plan([svc("db")]))],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         after 50s   ->
+         adopt other -> update db
+         db updated  -> -?db ?db
+         after 50s   ->
+         adopt none  -> update db
+         db updated  -> -?db db=ready READY",
+    );
+}
+
+#[test]
+fn a_startup_probe_that_goes_lets_the_ready_probe_decide() {
+    check_plans(
+        plan([db().startup(ProbeKind::Tcp { port: 1 })]),
+        [("two", plan([db()]))],
+        "up          -> +db db=starting
+         db executed -> ?db/startup db=running
+         adopt two   -> update db
+         db updated  -> -?db/startup ?db
+         db ok       -> db=ready READY",
+    );
+}
+
+#[test]
+fn liveness_that_is_another_is_asked_anew() {
+    check_plans(
+        plan([svc("db").liveness(ProbeKind::Tcp { port: 1 })]),
+        [("other", plan([svc("db").liveness(ProbeKind::Tcp { port: 2 })])), ("none", plan([svc("db")]))],
+        "up           -> +db db=starting
+         db executed  -> ?db/live db=ready READY
+         db miss live ->
+         db miss live ->
+         adopt other  -> update db
+         db updated   -> -?db/live ?db/live
+         db miss live ->
+         db miss live ->
+         adopt none   -> update db
+         db updated   -> -?db/live
+         db miss live ->
+         after 100s   ->",
+    );
+}
+
+#[test]
+fn another_command_is_another_run_in_order() {
+    check_plans(
+        plan([db(), api()]),
+        [("two", plan([edited(db()), edited(api())]))],
+        "up           -> +db api=waiting db=starting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting
+         api executed -> ?api api=running
+         api ok       -> api=ready READY
+         adopt two    -> update api update db
+         db updated   ->
+         api updated  -> -?api -?db TERM api api=stopping db=stopping
+         why api      -> api: stopping: its plan is another: environment.EDITED: set
+         api exited 0 -> TERM db api=waiting
+         is-changing  -> false
+         db exited 0  -> +db db=starting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting
+         status db    -> ready ready restarts=1 exited with 0 because probe_ok",
+    );
+}
+
+#[test]
+fn what_does_not_run_does_not_start_because_of_a_change() {
+    check_plans(
+        plan([svc("a"), svc("b"), task("c"), svc("d")]),
+        [("two", plan([edited(svc("a")), edited(svc("b")), edited(task("c")), svc("d")]))],
+        "up b c     -> +b +c b=starting c=starting
+         b executed -> b=ready
+         c executed -> c=running
+         c exited 0 -> c=exited READY
+         stop b     -> TERM b b=stopping
+         b exited 0 -> b=stopped
+         adopt two  -> update a update b update c
+         a updated  ->
+         b updated  ->
+         c updated  ->
+         has two    -> true
+         status a   -> pending restarts=0 because requested
+         status b   -> stopped restarts=0 exited with 0 because requested
+         status c   -> exited ready restarts=0 exited with 0 because exit",
+    );
+}
+
+#[test]
+fn what_failed_or_backs_off_is_tried_again_at_once() {
+    check_plans(
+        plan([svc("a").policy(RestartPolicy::No), svc("b"), svc("c").after("a"), svc("d").tcp(1)]),
+        [(
+            "two",
+            plan([
+                edited(svc("a").policy(RestartPolicy::No)),
+                edited(svc("b")),
+                svc("c").after("a"),
+                svc("d").tcp(2),
+            ]),
+        )],
+        "up a b c    -> +a +b a=starting b=starting c=waiting
+         a exited 1  -> a=failed c=failed FAILED [a failed: exited with 1]
+         b exited 1  -> b=backoff
+         adopt two   -> update a update b update d
+         a updated   ->
+         d updated   ->
+         b updated   -> +a +b a=starting b=starting c=waiting
+         why a       -> a: starting: its plan is another: environment.EDITED: set
+         a executed  -> +c a=ready c=starting
+         after 100s  ->
+         status d    -> pending restarts=0 because requested",
+    );
+}
+
+#[test]
+fn what_was_not_ready_in_time_is_tried_again_with_another_probe_and_not_when_a_name_came() {
+    let db = || db().policy(RestartPolicy::No);
+    check_plans(
+        plan([db()]),
+        [("name", plan([db(), svc("web")])), ("probe", plan([db().tcp(1), svc("web")]))],
+        "up          -> +db db=starting
+         db executed -> ?db db=running
+         after 61s   -> KILL db db=stopping
+         db killed 9 -> db=failed FAILED [db failed: was not ready within 60 s]
+         adopt name  -> update db place web web=waiting
+         db updated  ->
+         web placed  -> +web web=starting
+         adopt probe -> update db
+         db updated  -> +db db=starting",
+    );
+}
+
+#[test]
+fn a_start_waits_for_the_plan_that_it_is_of() {
+    check_plans(
+        plan([svc("a").policy(RestartPolicy::Always)]),
+        [("two", plan([edited(svc("a")).policy(RestartPolicy::Always)]))],
+        "up          -> +a a=starting
+         a executed  -> a=ready READY
+         adopt two   -> update a
+         a exited 0  -> a=backoff
+         after 1s    -> a=waiting
+         why a       -> a: waiting: waits until its new plan is carried out
+         a updated   -> +a a=starting",
+    );
+}
+
+#[test]
+fn a_change_in_the_middle_of_a_start_or_an_end_ends_well() {
+    check_plans(
+        plan([svc("a"), svc("b"), svc("c").grace(5)]),
+        [("two", plan([edited(svc("a")), edited(svc("b")), edited(svc("c").grace(5))]))],
+        "up          -> +a +b +c a=starting b=starting c=starting
+         b executed  -> b=ready
+         c executed  -> c=ready
+         restart b   -> TERM b b=stopping
+         stop c      -> TERM c c=stopping
+         adopt two   -> update a update b update c
+         a updated   ->
+         b updated   ->
+         c updated   -> KILL a a=stopping
+         a startfail killed -> +a a=starting
+         b exited 0  -> +b b=starting
+         c exited 0  -> c=stopped FAILED [c was stopped]",
+    );
+}
+
+#[test]
+fn what_sees_something_else_gets_another_place() {
+    check_plans(
+        plan([db(), api(), svc("other")]),
+        [("two", plan([moved(db()), api(), svc("other")]))],
+        "up             -> +db +other api=waiting db=starting other=starting
+         other executed -> other=ready
+         db executed    -> ?db db=running
+         db ok          -> +api db=ready api=starting
+         api executed   -> ?api api=running
+         api ok         -> api=ready READY
+         adopt two      -> -?db TERM db db=stopping
+         why db         -> db: stopping: its plan is another: no longer sees ./scratch, tmpfs at ./scratch (256M)
+         db exited 0    -> displace db db=waiting
+         has two        -> false
+         db displaced   -> place db
+         has two        -> true
+         why db         -> db: waiting: waits for its place
+         db placed      -> +db db=starting
+         is-changing    -> false
+         status db      -> starting restarts=1 exited with 0 because plan_changed
+         status api     -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn what_gets_another_place_and_does_not_run_stays_down() {
+    check_plans(
+        plan([svc("a"), task("b")]),
+        [("two", plan([moved(svc("a")), moved(task("b"))]))],
+        "up b         -> +b b=starting
+         b executed   -> b=running
+         b exited 0   -> b=exited READY
+         adopt two    -> displace a displace b
+         b displaced  -> place b
+         a displaced  -> place a
+         a placed     ->
+         up a         -> +a a=starting
+         b placed     ->
+         status b     -> exited ready restarts=0 exited with 0 because exit
+         is-changing  -> false",
+    );
+}
+
+#[test]
+fn connections_wait_at_the_next_place() {
+    check_plans(
+        plan([web()]),
+        [("two", plan([moved(web())]))],
+        "up            -> +web web=starting
+         web executed  -> ?web web=running
+         web ok        -> web=ready READY
+         adopt two     -> hold web -?web TERM web web=stopping
+         web exited 0  -> release web displace web web=waiting
+         web displaced -> place web
+         web placed    -> hold web +web web=starting
+         web executed  -> ?web web=running
+         web ok        -> release web web=ready",
+    );
+}
+
+#[test]
+fn a_place_that_cannot_be_made_fails_its_unit_until_somebody_asks() {
+    check_plans(
+        plan([svc("a"), svc("b").after("a!")]),
+        [
+            ("two", plan([moved(svc("a")), svc("b").after("a!")])),
+            ("gone", plan([svc("b")])),
+        ],
+        "up             -> +a a=starting b=waiting
+         a executed     -> +b a=ready b=starting
+         b executed     -> b=ready READY
+         adopt two      -> TERM b a=stopping b=stopping
+         b exited 0     -> TERM a b=waiting
+         a exited 0     -> displace a a=waiting
+         a displaced    -> place a
+         a unplaced no cgroup -> a=failed b=failed
+         why b          -> b: failed: a failed: could not start: its place could not be made: no cgroup | a: failed: could not start: its place could not be made: no cgroup
+         is-changing    -> false
+         restart a      -> place a a=waiting b=waiting
+         a unplaced no cgroup -> a=failed b=failed
+         adopt two      -> place a a=waiting b=waiting
+         a unplaced no cgroup -> a=failed b=failed
+         up             -> place a a=waiting b=waiting
+         a placed       -> +a a=starting
+         a executed     -> +b a=ready b=starting
+         b executed     -> b=ready READY",
+    );
+}
+
+#[test]
+fn what_has_no_place_goes_without_a_word_to_the_host() {
+    check_plans(
+        plan([svc("a")]),
+        [("two", plan([svc("a"), svc("b")])), ("one", plan([svc("a")]))],
+        "adopt two   -> update a place b
+         a updated   ->
+         b unplaced no cgroup -> b=failed
+         adopt two   -> place b
+         b unplaced no cgroup -> b=failed
+         adopt one   -> update a
+         a updated   ->
+         who         -> a
+         has one     -> true",
+    );
+}
+
+#[test]
+fn what_comes_is_wanted_when_everything_was() {
+    check_plans(
+        plan([db()]),
+        [("two", plan([db(), api()]))],
+        "up           -> +db db=starting
+         db executed  -> ?db db=running
+         db ok        -> db=ready READY
+         adopt two    -> update db place api api=waiting
+         api placed   -> +api api=starting
+         db updated   ->
+         api executed -> ?api api=running
+         api ok       -> api=ready
+         who          -> api db
+         up           -> READY",
+    );
+}
+
+#[test]
+fn what_comes_waits_for_its_place_and_for_what_it_needs() {
+    check_plans(
+        plan([svc("a")]),
+        [("two", plan([svc("a"), db(), api()]))],
+        "up          -> +a a=starting
+         adopt two   -> update a place api place db api=waiting db=waiting
+         a updated   ->
+         api placed  -> api=waiting
+         a executed  -> a=ready READY
+         db placed   -> +db db=starting
+         db executed -> ?db db=running
+         db ok       -> +api db=ready api=starting",
+    );
+}
+
+#[test]
+fn what_comes_stays_away_unless_it_is_needed() {
+    check_plans(
+        plan([svc("a"), svc("b")]),
+        [("two", plan([svc("a").after("c"), svc("b"), svc("c"), svc("d")]))],
+        "up a        -> +a a=starting
+         a executed  -> a=ready READY
+         adopt two   -> update a update b place c place d
+         c placed    ->
+         d placed    ->
+         b updated   ->
+         a updated   -> +c c=starting
+         status d    -> pending restarts=0 because requested
+         status a    -> ready ready restarts=0 because probe_ok
+         up d        -> +d d=starting",
+    );
+}
+
+#[test]
+fn a_further_replica_is_wanted_with_its_siblings() {
+    let replicas = |count: u32| plan([svc("web"), svc("db").with(|it| it.replicas = count)]);
+    check_plans(
+        replicas(2),
+        [("three", replicas(3)), ("two", replicas(2))],
+        "up db         -> +db-1 +db-2 db-1=starting db-2=starting
+         db-1 executed -> db-1=ready
+         db-2 executed -> db-2=ready READY
+         adopt three   -> update db-1 update db-2 update web place db-3 db-3=waiting
+         db-3 placed   -> +db-3 db-3=starting
+         db-3 executed -> db-3=ready
+         db-1 updated  ->
+         db-2 updated  ->
+         web updated   ->
+         adopt two     -> update db-1 update db-2 update web
+         db-1 updated  ->
+         db-2 updated  ->
+         web updated   -> TERM db-3 db-3=stopping
+         db-3 exited 0 -> displace db-3 db-3=stopped
+         db-3 displaced ->
+         who           -> db-1 db-2 web",
+    );
+}
+
+#[test]
+fn what_goes_stops_in_reverse_order_and_leaves_nothing() {
+    check_plans(
+        plan([db(), api(), svc("web").after("api"), svc("zed").after("api")]),
+        [("two", plan([svc("zed")]))],
+        "up            -> +db api=waiting db=starting web=waiting zed=waiting
+         db executed   -> ?db db=running
+         db ok         -> +api db=ready api=starting
+         api executed  -> ?api api=running
+         api ok        -> +web +zed api=ready web=starting zed=starting
+         web executed  -> web=ready
+         adopt two     -> update zed
+         zed executed  -> zed=ready READY
+         zed updated   -> -?api -?db TERM web api=stopping db=stopping web=stopping
+         why api       -> api: stopping: is not in the workspace any more, after web | web: stopping: is not in the workspace any more
+         web exited 0  -> TERM api displace web web=stopped
+         web displaced ->
+         up            -> READY
+         up db         -> READY
+         restart api   ->
+         api exited 0  -> TERM db displace api api=stopped
+         db exited 0   -> displace db db=stopped
+         is-changing   -> true
+         db displaced  ->
+         who           -> api zed
+         api displaced ->
+         is-changing   -> false
+         who           -> zed
+         has two       -> true
+         db~1 exited 0 ->
+         down          -> TERM zed zed=stopping
+         zed exited 0  -> zed=stopped
+         is-down       -> true",
+    );
+}
+
+#[test]
+fn nobody_waits_for_what_is_gone() {
+    check_plans(
+        plan([db(), api(), svc("c").after("no"), svc("no").policy(RestartPolicy::No)]),
+        [("two", plan([svc("api").tcp(80), svc("c")]))],
+        "up           -> +db +no api=waiting c=waiting db=starting no=starting
+         no exited 1  -> no=failed c=failed FAILED [no failed: exited with 1]
+         adopt two    -> update api update c api=waiting c=waiting
+         api updated  -> +api api=starting
+         c updated    -> +c KILL db displace no c=starting db=stopping
+         no displaced ->
+         db startfail killed -> displace db db=stopped
+         db displaced ->
+         api executed -> ?api api=running
+         api ok       -> api=ready",
+    );
+}
+
+#[test]
+fn an_up_that_is_not_answered_goes_on_without_what_is_gone() {
+    check_plans(
+        plan([svc("a"), db(), svc("x"), svc("y")]),
+        [("two", plan([svc("a"), svc("y"), svc("z")]))],
+        "up           -> +a +db +x +y a=starting db=starting x=starting y=starting
+         a executed   -> a=ready
+         x executed   -> x=ready
+         db executed  -> ?db db=running
+         adopt two    -> update a update y place z z=waiting
+         a updated    ->
+         y updated    -> -?db TERM db TERM x db=stopping x=stopping
+         db exited 0  -> displace db db=stopped
+         db displaced ->
+         x exited 0   -> displace x x=stopped
+         x displaced  ->
+         y executed   -> y=ready READY
+         z placed     -> +z z=starting",
+    );
+}
+
+#[test]
+fn a_name_that_comes_back_is_not_taken_for_the_one_before() {
+    check_plans(
+        plan([svc("a"), svc("b")]),
+        [("one", plan([svc("a")])), ("two", plan([svc("a"), svc("b")]))],
+        "up           -> +a +b a=starting b=starting
+         a executed   -> a=ready
+         b executed   -> b=ready READY
+         adopt one    -> update a
+         a updated    -> TERM b b=stopping
+         b exited 0   -> displace b b=stopped
+         b displaced  ->
+         adopt two    -> update a place b b=waiting
+         a updated    ->
+         b placed     -> +b b=starting
+         b~1 exited 0 ->
+         b executed   -> b=ready
+         b~1 executed ->
+         b exited 1   -> b=backoff",
+    );
+}
+
+#[test]
+fn an_address_or_a_port_is_used_by_one_at_a_time() {
+    // The service has another name now.
+    check_plans(
+        plan([svc("old").ports("8080:80"), svc("stays")]),
+        [("two", plan([svc("new").ports("8080:80"), svc("stays")]))],
+        "up            -> +old +stays old=starting stays=starting
+         old executed  -> old=ready
+         adopt two     -> update stays new=waiting
+         stays updated -> TERM old old=stopping
+         old exited 0  -> displace old old=stopped
+         old displaced -> place new
+         new placed    -> +new new=starting",
+    );
+    // Another service publishes it now.
+    check_plans(
+        plan([svc("a").ports("8080:80"), svc("b"), svc("c")]),
+        [("two", plan([svc("a"), svc("b"), svc("c").ports("8080:80"), svc("d").ports("8081:80")]))],
+        "adopt two   -> update a update b update c place d
+         a updated   ->",
+    );
+    check_plans(
+        plan([svc("a").ports("8080:80"), svc("b")]),
+        [("two", plan([svc("b").ports("8080:80")]))],
+        "adopt two   -> displace a
+         a displaced -> update b
+         b updated   ->
+         is-changing -> false
+         has two     -> true",
+    );
+}
+
+#[test]
+fn what_was_added_survives_another_plan() {
+    let mut first = plan([db(), svc("other"), task("x-run-1").after("db")]);
+    let run = first.services.remove(&name("x-run-1")).unwrap();
+    let later = BTreeMap::from([(run.name.clone(), run)]);
+    let plans = BTreeMap::from([("two".to_owned(), plan([svc("other"), svc("x-run-1")]))]);
+    play_on(
+        Stage { engine: Engine::new(first), later, plans, now: Duration::ZERO },
+        "add x-run-1      ->
+         up x-run-1       -> +db db=starting x-run-1=waiting
+         adopt two        -> +x-run-1 update other x-run-1! x-run-1=starting
+         other updated    -> KILL db db=stopping
+         db startfail killed -> displace db db=stopped
+         db displaced     ->
+         who              -> other x-run-1
+         x-run-1 executed -> x-run-1=running
+         x-run-1 exited 0 -> x-run-1=exited READY
+         remove x-run-1   ->
+         adopt two        -> place x-run-1
+         who              -> other x-run-1",
+    );
+}
+
+#[test]
+fn requests_in_the_middle_of_a_change_are_obeyed() {
+    check_plans(
+        plan([svc("a"), svc("b"), svc("c")]),
+        [("two", plan([edited(svc("a")), moved(svc("b"))]))],
+        "up           -> +a +b +c a=starting b=starting c=starting
+         a executed   -> a=ready
+         b executed   -> b=ready
+         c executed   -> c=ready READY
+         adopt two    -> update a
+         stop a       -> TERM a a=stopping
+         a exited 0   -> a=stopped
+         a updated    -> TERM b TERM c b=stopping c=stopping
+         kill c       -> KILL c c=stopping
+         stop b       ->
+         c killed 9   -> displace c c=stopped
+         b exited 0   -> displace b b=stopped
+         up a b       -> +a a=starting b=waiting
+         b displaced  -> place b
+         stop b       -> b=stopped FAILED [b was stopped]
+         b placed     ->
+         c displaced  ->
+         is-changing  -> false",
+    );
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_change_ends_well() {
+    check_plans(
+        plan([svc("a"), svc("b"), svc("c")]),
+        [("two", plan([edited(svc("a")), moved(svc("b"))]))],
+        "up           -> +a +b +c a=starting b=starting c=starting
+         a executed   -> a=ready
+         b executed   -> b=ready
+         c executed   -> c=ready READY
+         adopt two    -> update a
+         a exited 1   -> a=backoff
+         b exited 1   -> b=backoff
+         c exited 1   -> c=backoff
+         after 1s     -> b=waiting a=waiting c=waiting
+         a updated    -> displace b displace c +a c=stopped a=starting
+         b displaced  -> place b
+         c displaced  ->
+         b placed     -> +b b=starting",
+    );
+}
+
+#[test]
+fn files_that_change_in_the_middle_of_a_change_end_well() {
+    check_plans(
+        plan([svc("a"), svc("b"), svc("c")]),
+        [("two", plan([edited(svc("a")), moved(svc("b"))]))],
+        "up           -> +a +b +c a=starting b=starting c=starting
+         a executed   -> a=ready
+         b executed   -> b=ready
+         c executed   -> c=ready READY
+         adopt two    -> update a
+         changed a restart x -> TERM a a~restart:x a=stopping
+         changed c restart x ->
+         a exited 0   -> a=waiting
+         a updated    -> +a TERM b TERM c a=starting b=stopping c=stopping
+         changed b restart x -> b~restart:x
+         b exited 0   -> displace b b=waiting
+         b displaced  -> place b
+         b placed     -> +b b=starting
+         b executed   -> b=ready b~restart:Done
+         a executed   -> a=ready a~restart:Done",
+    );
+}
+
+#[test]
+fn down_in_the_middle_of_a_change_waits_for_what_the_host_is_in_the_middle_of() {
+    check_plans(
+        plan([svc("a"), svc("b"), svc("c")]),
+        [("two", plan([edited(svc("a")), moved(svc("b")), svc("d")])), ("three", plan([]))],
+        "up           -> +a +b +c a=starting b=starting c=starting
+         a executed   -> a=ready
+         b executed   -> b=ready
+         c executed   -> c=ready READY
+         adopt two    -> update a place d d=waiting
+         down         -> TERM a TERM b TERM c d=stopped a=stopping b=stopping c=stopping
+         a exited 0   -> a=stopped
+         b exited 0   -> b=stopped
+         c exited 0   -> c=stopped
+         is-down      -> false
+         adopt three  ->
+         d placed     ->
+         is-down      -> false
+         a refused no -> a!
+         is-down      -> true
+         is-changing  -> false
+         after 100s   ->",
+    );
+}
+
+#[test]
+fn down_does_not_wait_for_ever_for_the_host() {
+    check_plans(
+        plan([svc("a")]),
+        [("two", plan([moved(svc("a")), svc("d")]))],
+        "adopt two    -> displace a place d
+         down         ->
+         is-down      -> false
+         after 11s    ->
+         is-down      -> true
+         d placed     ->
+         a displaced  ->
+         is-down      -> true",
+    );
+}
+
+#[test]
+fn a_plan_that_comes_while_another_is_carried_out_comes_after_it() {
+    check_plans(
+        plan([svc("a")]),
+        [
+            ("two", plan([edited(svc("a"))])),
+            ("three", plan([svc("a").run("other")])),
+            ("four", plan([svc("a").memory(5)])),
+        ],
+        "up           -> +a a=starting
+         adopt two    -> update a
+         adopt three  ->
+         adopt four   ->
+         a executed   -> a=ready READY
+         a updated    -> TERM a update a a=stopping
+         a exited 0   -> a=waiting
+         a updated    -> +a a=starting
+         has four     -> true",
+    );
+}
+
+#[test]
+fn a_lost_run_goes_with_its_place() {
+    check_plans(
+        plan([svc("a"), svc("b")]),
+        [("two", plan([moved(svc("a"))]))],
+        "up          -> +a +b a=starting b=starting
+         a executed  -> a=ready
+         b executed  -> b=ready READY
+         kill        -> KILL a KILL b a=stopping b=stopping
+         after 11s   -> a=failed b=failed
+         up          -> a! b! FAILED [a failed: was killed and did not end within 10 s, b failed: was killed and did not end within 10 s]
+         adopt two   -> displace a displace b
+         b displaced ->
+         a displaced -> place a a=waiting
+         a placed    -> +a a=starting",
+    );
+}
+
+#[test]
+fn a_build_comes_with_the_service_that_needs_it_and_goes_with_it() {
+    check_plans(
+        plan([svc("web")]),
+        [("two", plan([svc("web"), svc("api").build("make")])), ("one", plan([svc("web")]))],
+        "up                   -> +web web=starting
+         web executed         -> web=ready READY
+         adopt two            -> update web place api place api-build api=waiting api-build=waiting
+         web updated          ->
+         api placed           -> api=waiting
+         api-build placed     -> Before api-build api-build=building
+         api-build needed     -> +api-build api-build=building
+         api-build executed   -> api-build=building
+         api-build exited 0   -> After api-build api-build=building
+         api-build made api=1 -> +api api-build=exited api=starting
+         adopt one            -> update web
+         web updated          -> KILL api displace api-build api=stopping
+         api-build displaced  ->
+         api startfail killed -> displace api api=stopped
+         api displaced        ->
+         who                  -> web",
+    );
+}
+
+#[test]
+fn what_a_build_makes_is_looked_at_again_when_its_recipe_is_another() {
+    check_plans(
+        plan([svc("api").build("make")]),
+        [("two", plan([svc("api").build("make all")]))],
+        "up                    -> Before api-build api=waiting api-build=building
+         api-build fresh api=1 -> +api api-build=exited api=starting
+         api executed          -> api=ready READY
+         adopt two             -> update api-build
+         api-build updated     -> Before api-build api-build=building
+         api-build needed      -> +api-build api-build=building
+         adopt two             ->
+         api-build executed    -> api-build=building
+         api-build exited 0    -> After api-build api-build=building
+         api-build made api=1  -> api-build=exited
+         status api            -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn a_service_that_runs_from_a_build_from_now_on_gets_what_it_made() {
+    check_plans(
+        plan([svc("api")]),
+        [("two", plan([svc("api").build("make")])), ("one", plan([svc("api")]))],
+        "up                    -> +api api=starting
+         api executed          -> api=ready READY
+         adopt two             -> update api place api-build api-build=waiting
+         api updated           ->
+         api-build placed      -> Before api-build api-build=building
+         api-build fresh api=1 -> TERM api api-build=exited api=stopping",
+    );
+}
+
+#[test]
+fn what_is_bound_ends_with_what_is_another_and_starts_after_it() {
+    check_plans(
+        plan([db(), svc("api").after("db:ready!")]),
+        [("two", plan([edited(db()), svc("api").after("db:ready!")]))],
+        "up           -> +db api=waiting db=starting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting
+         api executed -> api=ready READY
+         adopt two    -> update db
+         db updated   -> -?db TERM api api=stopping db=stopping
+         api exited 0 -> TERM db api=waiting
+         db exited 0  -> +db db=starting
+         db executed  -> ?db db=running
+         db ok        -> +api db=ready api=starting",
     );
 }

@@ -281,6 +281,11 @@ impl Svc {
         self.with(|service| service.restart.policy = policy)
     }
 
+    /// Seconds.
+    pub(crate) fn grace(self, seconds: u64) -> Self {
+        self.with(|service| service.stop.grace = Duration::from_secs(seconds))
+    }
+
     pub(crate) fn memory(self, mib: u64) -> Self {
         self.with(|service| service.limits.memory = Some(ByteSize::mib(mib)))
     }

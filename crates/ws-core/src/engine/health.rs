@@ -72,7 +72,7 @@ impl Engine {
     }
 
     /// The time of the startup probe runs from here: from exec, or from the end of `post_start`.
-    fn pass_hook(&mut self, i: usize, generation: Generation, now: Tick, out: &mut Outcome) {
+    pub(super) fn pass_hook(&mut self, i: usize, generation: Generation, now: Tick, out: &mut Outcome) {
         let unit = &mut self.units[i];
         unit.run.gate = Gate::Startup;
         unit.run.gate_since = now;
@@ -89,7 +89,14 @@ impl Engine {
     }
 
     /// The time of the ready probe runs from here: as that of the startup probe, or from its success.
-    fn pass_startup(&mut self, i: usize, generation: Generation, text: &str, now: Tick, out: &mut Outcome) {
+    pub(super) fn pass_startup(
+        &mut self,
+        i: usize,
+        generation: Generation,
+        text: &str,
+        now: Tick,
+        out: &mut Outcome,
+    ) {
         self.stop_probe(i, generation, ProbeRole::Startup, out);
         let unit = &mut self.units[i];
         unit.run.gate = Gate::Open;
@@ -108,6 +115,18 @@ impl Engine {
             }
             Some(probe) => self.await_success(i, generation, ProbeRole::Ready, probe, now, out),
         }
+    }
+
+    /// A run that was ready gets another ready probe, or none: it is what it was, until that says otherwise.
+    pub(super) fn ready_anew(&mut self, i: usize, generation: Generation, now: Tick, out: &mut Outcome) {
+        let unit = &mut self.units[i];
+        unit.run.misses = 0;
+        match unit.ready {
+            None => unit.run.level |= unit.ready_at_exec,
+            Some(probe) if probe.notify => unit.run.level |= unit.run.said_ready,
+            Some(_) => self.start_probe(i, generation, ProbeRole::Ready, out),
+        }
+        self.weigh(i, Cause::new(Reason::ProbeOk, "its plan is another"), now, out);
     }
 
     /// Waits for a first success: of what the host probes, or of what the run says.
@@ -152,7 +171,13 @@ impl Engine {
         out.effects.push(Effect::StartProbe { service: unit.name.clone(), generation, probe });
     }
 
-    fn stop_probe(&mut self, i: usize, generation: Generation, probe: ProbeRole, out: &mut Outcome) {
+    pub(super) fn stop_probe(
+        &mut self,
+        i: usize,
+        generation: Generation,
+        probe: ProbeRole,
+        out: &mut Outcome,
+    ) {
         let unit = &mut self.units[i];
         if unit.run.probing.remove(&probe) {
             out.effects.push(Effect::StopProbe { service: unit.name.clone(), generation, probe });
@@ -237,7 +262,7 @@ impl Engine {
     // ---- life
 
     /// Its life counts from now on: once it is ready for the first time, or can only be alive.
-    fn mind_life(&mut self, i: usize, generation: Generation, now: Tick, out: &mut Outcome) {
+    pub(super) fn mind_life(&mut self, i: usize, generation: Generation, now: Tick, out: &mut Outcome) {
         let unit = &mut self.units[i];
         if std::mem::replace(&mut unit.run.minded, true) {
             return;
@@ -405,7 +430,7 @@ impl Engine {
     }
 
     /// Lets follow what follows from a change, and tells the phase where that changed.
-    fn changed(&mut self, i: usize, before: Phase, out: &mut Outcome) {
+    pub(super) fn changed(&mut self, i: usize, before: Phase, out: &mut Outcome) {
         if self.units[i].phase() != before {
             self.touch(i);
             self.tell_phase(i, out);

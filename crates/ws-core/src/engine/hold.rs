@@ -6,18 +6,23 @@
 
 use ws_model::RestartPolicy;
 
-use super::service::{Health, State, Then, Unit};
+use super::service::{Health, Place, State, Then, Unit};
 use super::{Effect, Engine, Outcome};
 
 impl Engine {
     pub(super) fn hold_connections(&mut self, out: &mut Outcome) {
-        for unit in self.units.iter_mut().filter(|unit| unit.publishes) {
-            let hold = unit.is_between_runs();
-            unit.worked = unit.state.live().filter(|_| unit.run.since.is_some());
+        for unit in self.units.iter_mut().filter(|unit| unit.publishes || unit.holding) {
+            let is_there = unit.place == Place::There;
+            let hold = unit.publishes && is_there && unit.is_between_runs();
+            // What worked before its place is another is remembered, for the connections to the next place.
+            if is_there {
+                unit.worked = unit.state.live().filter(|_| unit.run.since.is_some());
+            }
             let service = unit.name.clone();
             match (std::mem::replace(&mut unit.holding, hold), hold) {
                 // Before anything ends.
                 (false, true) => out.effects.insert(0, Effect::Hold { service }),
+                (true, false) if !is_there => out.effects.insert(0, Effect::Release { service }),
                 (true, false) => out.effects.push(Effect::Release { service }),
                 (false, false) | (true, true) => {}
             }

@@ -15,6 +15,7 @@
 //! - Services that are stopped together get their signal in reverse order: each after all that wait on
 //!   it are gone.
 
+mod adopt;
 mod health;
 mod hold;
 mod reload;
@@ -52,7 +53,7 @@ const GOES_DOWN: &str = "the workspace goes down";
 #[derive(Debug)]
 pub struct Engine {
     plan: Plan,
-    /// Those of the plan in order of names, then those that were added.
+    /// Those of the first plan in order of names, then those that came later.
     units: Vec<Unit>,
     numbers: BTreeMap<ServiceName, usize>,
     goals: Vec<Goal>,
@@ -61,6 +62,12 @@ pub struct Engine {
     dirty: BTreeSet<usize>,
     /// The highest generation of a service that was removed.
     last_removed: Generation,
+    /// Whether everything was asked for, and not everything stopped since.
+    everything: bool,
+    /// A plan that came while another one is being carried out.
+    queued: Option<Box<Plan>>,
+    /// When the end no longer waits for answers of the host.
+    answers_by: Option<Tick>,
 }
 
 /// What an `Up` asked for and nobody was told about yet.
@@ -83,9 +90,12 @@ impl Engine {
             going_down: false,
             dirty: BTreeSet::new(),
             last_removed: 0,
+            everything: false,
+            queued: None,
+            answers_by: None,
         };
         for (i, service) in engine.plan.services.clone().values().enumerate() {
-            engine.wire(i, service);
+            engine.wire(i, &service.waits);
         }
         engine
     }
@@ -167,14 +177,29 @@ impl Engine {
                     self.recorded(i, generation, result, now, &mut out);
                 }
             }
-            Input::Adopt { .. }
-            | Input::Placed { .. }
-            | Input::Displaced { .. }
-            | Input::Updated { .. }
-            | Input::Switched { .. } => {}
+            Input::Adopt { plan } => self.adopt(plan, &mut out),
+            Input::Placed { service, result } => {
+                if let Some(i) = self.number(&service) {
+                    self.placed(i, result, now, &mut out);
+                }
+            }
+            Input::Displaced { service, errors } => {
+                if let Some(i) = self.number(&service) {
+                    self.displaced(i, &errors, &mut out);
+                }
+            }
+            Input::Updated { service, result } => {
+                if let Some(i) = self.number(&service) {
+                    self.updated(i, result, now, &mut out);
+                }
+            }
+            Input::Switched { .. } => {}
             Input::Tick => self.miss_deadlines(now, &mut out),
         }
         self.settle(now, &mut out);
+        while self.carry_on(now, &mut out) {
+            self.settle(now, &mut out);
+        }
         self.settle_changes(now, &mut out);
         self.hold_connections(&mut out);
         self.judge_goals(now, &mut out);
@@ -184,13 +209,14 @@ impl Engine {
     /// When the next [`Input::Tick`] is needed at the latest, if nothing else happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.units.iter().flat_map(|unit| [unit.deadline(), unit.lately.due()]).flatten().min()
+        let of_units = self.units.iter().flat_map(|unit| [unit.deadline(), unit.lately.due()]);
+        of_units.chain([self.answers_by]).flatten().min()
     }
 
     /// Whether an [`Input::Adopt`] is still being carried out.
     #[must_use]
     pub fn is_changing(&self) -> bool {
-        false
+        self.queued.is_some() || self.units.iter().any(Unit::is_changing)
     }
 
     /// How every service is, in order of names.
@@ -217,7 +243,8 @@ impl Engine {
     /// Whether everything is to be down and is: nothing runs, and nothing will be started.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.going_down && self.units.iter().all(Unit::is_settled)
+        let is_over = |unit: &Unit| unit.is_settled() && !unit.is_unanswered();
+        self.going_down && self.units.iter().all(is_over)
     }
 
     /// Why a service is in its phase: itself first, then what it waits for, fails for or is held by,
@@ -311,6 +338,7 @@ impl Engine {
         self.units[i]
             .waits
             .iter()
+            .filter(|wait| !self.units[wait.on].is_leaving())
             .filter(move |wait| self.units[wait.on].prospect(wait.condition) == prospect)
     }
 
@@ -319,6 +347,9 @@ impl Engine {
     /// What should have happened by now and has not.
     fn miss_deadlines(&mut self, now: Tick, out: &mut Outcome) {
         let over = |deadline: Option<Tick>| deadline.is_some_and(|deadline| deadline <= now);
+        if over(self.answers_by) {
+            self.forget_answers();
+        }
         for i in 0..self.units.len() {
             if over(self.units[i].lately.due()) {
                 self.act_on_what_was_put_off(i, now, out);

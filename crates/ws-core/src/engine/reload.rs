@@ -55,6 +55,9 @@ impl Engine {
         }
         for change in changes {
             let Some(i) = self.number(&change.service) else { continue };
+            if self.units[i].is_leaving() {
+                continue;
+            }
             match change.action {
                 WatchAction::None => {}
                 WatchAction::Signal(signal) => self.signal_for(i, signal, &change.trigger, out),

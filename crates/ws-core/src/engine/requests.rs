@@ -6,7 +6,7 @@ use ws_model::{Cause, Condition, EventKind, Reason, ServiceName};
 
 use super::service::{State, Then, Unit, WaitOn};
 use super::{Engine, GOES_DOWN, Goal, Outcome, Tick};
-use crate::plan::ServicePlan;
+use crate::plan::{ServicePlan, Wait};
 
 /// What a request without a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,14 +40,13 @@ impl Engine {
     }
 
     /// These and all that they wait for; only for what they cannot do without, if `required`.
-    fn closure(&self, of: &[usize], required: bool) -> BTreeSet<usize> {
+    pub(super) fn closure(&self, of: &[usize], required: bool) -> BTreeSet<usize> {
         let mut found = BTreeSet::new();
         let mut todo = of.to_vec();
         while let Some(i) = todo.pop() {
             if found.insert(i) {
-                todo.extend(
-                    self.units[i].waits.iter().filter(|wait| wait.required || !required).map(|wait| wait.on),
-                );
+                let waits = self.units[i].waits.iter().filter(|wait| wait.required || !required);
+                todo.extend(waits.map(|wait| wait.on).filter(|on| !self.units[*on].is_leaving()));
             }
         }
         found
@@ -58,7 +57,9 @@ impl Engine {
             out.events.push((None, EventKind::WorkspaceFailed { cause: GOES_DOWN.to_owned() }));
             return;
         }
-        let asked = self.chosen(services, Nameless::Planned);
+        self.everything |= services.is_empty();
+        let mut asked = self.chosen(services, Nameless::Planned);
+        asked.retain(|i| !self.units[*i].is_leaving());
         let mut begun = Vec::new();
         for i in self.closure(&asked, false) {
             let by_name = !services.is_empty() && asked.contains(&i);
@@ -79,6 +80,7 @@ impl Engine {
     }
 
     pub(super) fn stop(&mut self, services: &[ServiceName], now: Tick, out: &mut Outcome) {
+        self.everything &= !services.is_empty();
         for i in self.chosen(services, Nameless::All) {
             self.units[i].wanted = false;
             let cause = Cause::new(Reason::Requested, "was asked to stop");
@@ -87,6 +89,7 @@ impl Engine {
     }
 
     pub(super) fn kill_on_request(&mut self, services: &[ServiceName], now: Tick, out: &mut Outcome) {
+        self.everything &= !services.is_empty();
         for i in self.chosen(services, Nameless::All) {
             self.units[i].wanted = false;
             let cause = Cause::new(Reason::Requested, "was killed on request");
@@ -99,6 +102,7 @@ impl Engine {
             return;
         }
         let mut asked = self.chosen(services, Nameless::Planned);
+        asked.retain(|i| !self.units[*i].is_leaving());
         if services.is_empty() {
             // What nobody ever asked for stays away, and what is completed stays completed.
             asked.retain(|i| match &self.units[*i].state {
@@ -158,6 +162,7 @@ impl Engine {
             self.units[i].wanted = false;
             self.end(i, Then::Stop, Cause::new(Reason::Shutdown, GOES_DOWN), at_once, now, out);
         }
+        self.change_no_more(now);
     }
 
     fn refuse_when_going_down(&self, out: &mut Outcome) -> bool {
@@ -170,8 +175,11 @@ impl Engine {
 
     /// Wants a service up, and starts it where it is down. A task that is completed runs again only when
     /// it is named.
-    fn want(&mut self, i: usize, by_name: bool, out: &mut Outcome) {
+    pub(super) fn want(&mut self, i: usize, by_name: bool, out: &mut Outcome) {
         let unit = &mut self.units[i];
+        if unit.is_leaving() {
+            return;
+        }
         unit.wanted = true;
         match &mut unit.state {
             State::Pending | State::Stopped | State::Failed { lost: None } | State::Blocked { .. } => {
@@ -229,13 +237,41 @@ impl Engine {
         unit.generation = self.last_removed;
         self.numbers.insert(service.name.clone(), i);
         self.units.push(unit);
-        self.wire(i, &service);
+        self.wire(i, &service.waits);
         self.plan.services.insert(service.name.clone(), service);
     }
 
+    /// Writes down anew what each unit waits on: plans are others. What a run was started with stays.
+    pub(super) fn rewire(&mut self) {
+        let had = |unit: &Unit| -> Vec<ServiceName> {
+            let waits = unit.waits.iter().filter(|wait| wait.had);
+            waits.map(|wait| self.units[wait.on].name.clone()).collect()
+        };
+        let had: Vec<Vec<ServiceName>> = self.units.iter().map(had).collect();
+        let waits_of = |unit: &Unit| {
+            self.plan.services.get(&unit.name).map(|plan| plan.waits.clone()).unwrap_or_default()
+        };
+        let waits: Vec<Vec<Wait>> = self.units.iter().map(waits_of).collect();
+        for unit in &mut self.units {
+            unit.waits.clear();
+            unit.dependents.clear();
+            unit.completes = !unit.ready_at_exec;
+        }
+        for (i, waits) in waits.iter().enumerate() {
+            self.wire(i, waits);
+        }
+        for (i, had) in had.iter().enumerate() {
+            for number in 0..self.units[i].waits.len() {
+                let on = self.units[i].waits[number].on;
+                self.units[i].waits[number].had = had.contains(&self.units[on].name);
+            }
+        }
+        self.dirty.extend(0..self.units.len());
+    }
+
     /// Writes down what a service waits on.
-    pub(super) fn wire(&mut self, i: usize, service: &ServicePlan) {
-        for wait in &service.waits {
+    pub(super) fn wire(&mut self, i: usize, waits: &[Wait]) {
+        for wait in waits {
             let Some(on) = self.number(&wait.on) else { continue };
             self.units[on].completes |= wait.condition == Condition::Completed;
             let (condition, required, bound) = (wait.condition, wait.required, wait.restart);
@@ -253,10 +289,16 @@ impl Engine {
         if !unit.added || !unit.is_settled() || lost || !unit.dependents.is_empty() {
             return;
         }
+        self.forget(gone);
+    }
+
+    /// A unit that has no run is not there any more.
+    pub(super) fn forget(&mut self, gone: usize) {
+        let unit = &self.units[gone];
         // One who comes later under this name must not be taken for this one by late news.
         self.last_removed = self.last_removed.max(unit.generation);
-        self.numbers.remove(service);
-        self.plan.services.remove(service);
+        self.numbers.remove(&unit.name);
+        self.plan.services.remove(&unit.name);
         self.units.remove(gone);
         // Those behind it move up by one. It is rare, and there are few.
         let moved = |i: usize| if i > gone { i - 1 } else { i };
@@ -265,6 +307,7 @@ impl Engine {
         }
         for unit in &mut self.units {
             unit.dependents.retain(|d| *d != gone);
+            unit.waits.retain(|wait| wait.on != gone);
             for dependent in &mut unit.dependents {
                 *dependent = moved(*dependent);
             }

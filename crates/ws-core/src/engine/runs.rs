@@ -11,6 +11,9 @@ const LOOP: u32 = 3;
 
 impl Engine {
     pub(super) fn try_start(&mut self, i: usize, now: Tick, out: &mut Outcome) {
+        if self.waits_for_the_host(i, out) {
+            return;
+        }
         let blocked_by = self.waits_with(i, Prospect::Never).find(|wait| wait.required).map(|wait| wait.on);
         if let Some(on) = blocked_by {
             let (root, text) = match &self.units[on].state {
@@ -37,22 +40,12 @@ impl Engine {
             })
             .collect();
         if !missing.is_empty() {
-            let text = format!("waits for {}", crate::text::some(&missing));
-            if self.units[i].told != text {
-                self.units[i].told.clone_from(&text);
-                let unit = &mut self.units[i];
-                unit.cause = Cause::new(Reason::Dependency, text);
-                self.tell_phase(i, out);
-            }
+            self.tell_wait(i, Reason::Dependency, format!("waits for {}", crate::text::some(&missing)), out);
             return;
         }
         if self.units[i].is_build && self.builds_running() >= self.parallel_builds() {
             let text = format!("waits until fewer than {} other builds run", self.parallel_builds());
-            if self.units[i].told != text {
-                self.units[i].told.clone_from(&text);
-                self.units[i].cause = Cause::new(Reason::Dependency, text);
-                self.tell_phase(i, out);
-            }
+            self.tell_wait(i, Reason::Dependency, text, out);
             return;
         }
         let met: Vec<String> = self
@@ -83,6 +76,15 @@ impl Engine {
             self.look(i, generation, Moment::Before, cause, out);
         } else {
             self.start_run(i, generation, cause, now, out);
+        }
+    }
+
+    /// Tells what its start waits for, unless that is known.
+    pub(super) fn tell_wait(&mut self, i: usize, reason: Reason, text: String, out: &mut Outcome) {
+        if self.units[i].told != text {
+            self.units[i].told.clone_from(&text);
+            self.units[i].cause = Cause::new(reason, text);
+            self.tell_phase(i, out);
         }
     }
 

@@ -203,6 +203,61 @@ pub(super) struct Run {
     pub(super) status_due: Option<Tick>,
 }
 
+/// What the host has for a unit: nothing of it is started where that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is there.
+    There,
+    /// It is to be made, as soon as nothing is in its way.
+    Due,
+    /// It is being made.
+    Asked,
+    /// It could not be made, or was taken away; the next request or plan tries again.
+    Missing,
+    /// It is being taken away.
+    Leaving,
+}
+
+/// What another plan asks of a unit that was there before, until that is done. Meanwhile none of its runs is started.
+#[derive(Debug, Clone)]
+pub(super) enum Task {
+    /// The host is to be told that its plan is this.
+    Update {
+        plan: Box<ServicePlan>,
+        /// Whether the host was.
+        asked: bool,
+        what: Another,
+    },
+    /// The host knows. Its run is to be another, once that is known of all others too.
+    Restart { cause: Cause },
+    /// It gets another place, with this plan.
+    Replace { plan: Box<ServicePlan>, cause: Cause, going: Going },
+    /// It goes.
+    Remove { going: Going },
+}
+
+/// What is different about a unit whose plan is another.
+#[derive(Debug, Clone)]
+pub(super) enum Another {
+    /// Nothing of its own: it follows from others, as the names that it knows.
+    Follows,
+    /// What is read anew at each use.
+    Live,
+    /// Its run.
+    Run { cause: Cause },
+}
+
+/// How far a unit is whose place is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Going {
+    /// It works, until the host has answered about all others.
+    Not,
+    /// Its run ends.
+    Ends,
+    /// Its place is being taken away.
+    Leaves,
+}
+
 /// A change of files, until what follows from it is over.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
@@ -290,6 +345,11 @@ pub(super) struct Unit {
     pub(super) restart: Restart,
     pub(super) signal: i32,
     pub(super) grace: Duration,
+    pub(super) place: Place,
+    /// Whether it has failed because its place could not be made.
+    pub(super) unplaced: bool,
+    /// What another plan asks of it.
+    pub(super) task: Option<Task>,
     pub(super) waits: Vec<WaitOn>,
     /// Who waits on it.
     pub(super) dependents: Vec<usize>,
@@ -395,6 +455,9 @@ impl Unit {
             restart: plan.restart.clone(),
             signal: plan.stop.signal,
             grace: plan.stop.grace,
+            place: Place::There,
+            unplaced: false,
+            task: None,
             waits: Vec::new(),
             dependents: Vec::new(),
             state: State::Pending,
@@ -416,6 +479,46 @@ impl Unit {
             told: String::new(),
             status_at: None,
         }
+    }
+
+    /// What it is like is what this plan says from now on; where it is and what it waits for stays.
+    pub(super) fn take_plan(&mut self, plan: &ServicePlan) {
+        let new = Self::new(plan);
+        self.declared = new.declared;
+        self.completes |= new.completes;
+        self.ready_at_exec = new.ready_at_exec;
+        self.is_build = new.is_build;
+        self.makes = new.makes;
+        self.uses = new.uses;
+        self.reload = new.reload;
+        self.publishes = new.publishes;
+        self.startup = new.startup;
+        self.ready = new.ready;
+        self.liveness = new.liveness;
+        self.post_start = new.post_start;
+        self.has_pre_stop = new.has_pre_stop;
+        self.has_stop_command = new.has_stop_command;
+        self.success_exit_codes = new.success_exit_codes;
+        self.restart = new.restart;
+        self.signal = new.signal;
+        self.grace = new.grace;
+        let Self { uses, newest, made_of, .. } = self;
+        newest.retain(|build, _| uses.contains(build));
+        made_of.retain(|build, _| uses.contains(build));
+    }
+
+    /// Whether it is not in the plan any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.task, Some(Task::Remove { .. }))
+    }
+
+    /// Whether the host has not answered yet.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let of_place = match self.place {
+            Place::Asked | Place::Leaving => true,
+            Place::There | Place::Due | Place::Missing => false,
+        };
+        of_place || matches!(self.task, Some(Task::Update { asked: true, .. }))
     }
 
     pub(super) fn phase(&self) -> Phase {
