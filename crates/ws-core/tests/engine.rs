@@ -111,7 +111,7 @@ impl Stage {
             service => self.news(service, &rest),
         };
         let outcome = self.engine.step(input, self.now);
-        show(&outcome)
+        show(&outcome, &self.engine)
     }
 
     /// `db ok`, `db~1 exited 0`
@@ -132,6 +132,7 @@ impl Stage {
             "fresh" => Input::Checked { service, generation, result: Ok(Some(outputs(&words[1..]))) },
             "unknown" => Input::Checked { service, generation, result: Err(text) },
             "made" => Input::Recorded { service, generation, result: Ok(outputs(&words[1..])) },
+            "switched" => Input::Switched { service, generation },
             "placed" => Input::Placed { service, result: Ok(()) },
             "unplaced" => Input::Placed { service, result: Err(text) },
             "displaced" => Input::Displaced { service, errors: Vec::new() },
@@ -196,7 +197,7 @@ impl Stage {
             all.events.extend(outcome.events);
         }
         self.now = end;
-        show(&all)
+        show(&all, &self.engine)
     }
 
     /// Whether the engine's plan is this one.
@@ -232,7 +233,7 @@ fn duration(text: &str) -> Duration {
     }
 }
 
-fn probed(service: &ServiceName, probe: ProbeRole) -> String {
+fn probed(service: &str, probe: ProbeRole) -> String {
     match probe {
         ProbeRole::Startup => format!("?{service}/startup"),
         ProbeRole::Ready => format!("?{service}"),
@@ -240,27 +241,43 @@ fn probed(service: &ServiceName, probe: ProbeRole) -> String {
     }
 }
 
-fn show(outcome: &Outcome) -> String {
+/// A run that is not in charge has its number with its name.
+fn show(outcome: &Outcome, engine: &Engine) -> String {
+    let status = engine.status();
+    let run = |service: &ServiceName, generation: u64| {
+        let in_charge = status.iter().find(|status| status.service == *service);
+        match in_charge.is_none_or(|status| status.generation == generation) {
+            true => service.to_string(),
+            false => format!("{service}~{generation}"),
+        }
+    };
     let effects = outcome.effects.iter().map(|effect| match effect {
         Effect::Start { service, step: Step::Main, .. } => format!("+{service}"),
         Effect::Start { service, step: Step::Build, .. } => format!("*{service}"),
-        Effect::Signal { service, signal, .. } => {
-            format!("{} {service}", signal_name(*signal).trim_start_matches("SIG"))
+        Effect::Signal { service, signal, generation } => {
+            format!("{} {}", signal_name(*signal).trim_start_matches("SIG"), run(service, *generation))
         }
-        Effect::Kill { service, .. } => format!("KILL {service}"),
-        Effect::StartProbe { service, probe, .. } => probed(service, *probe),
-        Effect::StopProbe { service, probe, .. } => format!("-{}", probed(service, *probe)),
-        Effect::StartBeside { service, .. } => format!("++{service}"),
-        Effect::Switch { service, .. } => format!("={service}"),
+        Effect::Kill { service, generation } => format!("KILL {}", run(service, *generation)),
+        Effect::StartProbe { service, probe, generation } => probed(&run(service, *generation), *probe),
+        Effect::StopProbe { service, probe, generation } => {
+            format!("-{}", probed(&run(service, *generation), *probe))
+        }
+        Effect::StartBeside { service, generation } => format!("++{service}~{generation}"),
+        Effect::Switch { service, generation } => format!("={service}~{generation}"),
         Effect::Hold { service } => format!("hold {service}"),
         Effect::Release { service } => format!("release {service}"),
         Effect::Fingerprint { service, moment, .. } => format!("{moment:?} {service}"),
         Effect::Place { service } => format!("place {}", service.name),
         Effect::Displace { service } => format!("displace {service}"),
         Effect::Update { service } => format!("update {}", service.name),
-        Effect::RunHook { service, hook: Hook::PostStart, .. } => format!(">{service}/post_start"),
-        Effect::RunHook { service, hook: Hook::PreStop, .. } => format!(">{service}/pre_stop"),
-        Effect::RunHook { service, hook: Hook::Stop, .. } => format!(">{service}/stop"),
+        Effect::RunHook { service, hook, generation } => {
+            let hook = match hook {
+                Hook::PostStart => "post_start",
+                Hook::PreStop => "pre_stop",
+                Hook::Stop => "stop",
+            };
+            format!(">{}/{hook}", run(service, *generation))
+        }
     });
     let events = outcome.events.iter().map(|(service, event)| match (service, event) {
         (Some(service), EventKind::Phase { phase, .. }) => format!("{service}={phase}"),
@@ -3679,5 +3696,370 @@ fn what_is_bound_ends_with_what_is_another_and_starts_after_it() {
          db exited 0  -> +db db=starting
          db executed  -> ?db db=running
          db ok        -> +api db=ready api=starting",
+    );
+}
+
+// ---- a new run beside the old one
+
+/// Ready by its probe, and never away.
+fn gapless() -> Svc {
+    web().with(|it| it.reload = ws_model::Reload::Overlap)
+}
+
+const GAPLESS_IS_UP: &str = "up           -> +web web=starting
+                             web executed -> ?web web=running
+                             web ok       -> web=ready READY";
+
+/// [`check`] of a service with `reload: overlap` that is ready.
+#[track_caller]
+fn check_overlap(services: impl IntoIterator<Item = Svc>, script: &str) {
+    check(services, &format!("{GAPLESS_IS_UP}\n{script}"));
+}
+
+#[test]
+fn a_new_run_is_ready_before_the_old_one_ends() {
+    check_overlap(
+        [gapless().pre_stop("drain")],
+        "changed web restart x -> ++web~2 web~overlap:x
+         web~2 executed        -> ?web~2
+         status web            -> ready ready restarts=0 because probe_ok
+         web~2 miss            ->
+         web miss              ->
+         web~2 ok              -> =web~2
+         web~2 switched        -> -?web~1 >web~1/pre_stop web~overlap:Done
+         status web            -> ready ready restarts=1 because probe_ok
+         web~1 did pre_stop    -> TERM web~1
+         web~1 exited 0        ->
+         status web            -> ready ready restarts=1 because probe_ok
+         web exited 1          -> hold web web=backoff",
+    );
+}
+
+#[test]
+fn a_new_run_that_fails_changes_nothing() {
+    check_overlap(
+        [gapless()],
+        "changed web restart x    -> ++web~2 web~overlap:x
+         web~2 startfail no bin   -> web~overlap:Failed
+         changed web restart x    -> ++web~3 web~overlap:x
+         web~3 executed           -> ?web~3
+         web~3 exited 0           -> web~overlap:Failed
+         after 100s               ->
+         changed web restart x    -> ++web~4 web~overlap:x
+         web~4 executed           -> ?web~4
+         after 61s                -> KILL web~4 web~overlap:Failed
+         web~4 killed 9           ->
+         restart web              -> ++web~5
+         web~5 executed           -> ?web~5
+         web~5 exited 1           -> web!
+         status web               -> ready ready restarts=0 because probe_ok
+         web~1 exited 1           -> hold web web=backoff",
+    );
+}
+
+#[test]
+fn hooks_and_liveness_of_a_new_run_count_too() {
+    let watched = || gapless().post_start("warm").liveness(ProbeKind::Tcp { port: 1 });
+    check(
+        [watched()],
+        "up                    -> +web web=starting
+         web executed          -> >web/post_start web=running
+         web did post_start    -> ?web
+         web ok                -> ?web/live web=ready READY
+         changed web restart x -> ++web~2 web~overlap:x
+         web~2 executed        -> >web~2/post_start
+         web~2 failed post_start -> KILL web~2 web~overlap:Failed
+         web~2 killed 9        ->
+         changed web restart x -> ++web~3 web~overlap:x
+         web~3 executed        -> >web~3/post_start
+         web~3 did post_start  -> ?web~3
+         web~3 ok              -> ?web~3/live =web~3
+         web~3 miss live       ->
+         web~3 miss live       ->
+         web~3 miss live       -> -?web~3 -?web~3/live KILL web~3 =web~1 web~overlap:Failed
+         web~3 switched        ->
+         web~1 switched        ->
+         status web            -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn a_change_in_the_middle_gives_the_beginning_run_up() {
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         changed web restart y -> KILL web~2 web~overlap:y
+         changed web restart z -> web~overlap:z
+         web~2 startfail killed -> ++web~3
+         web~3 executed        -> ?web~3
+         web~3 ok              -> =web~3
+         changed web restart x -> web~overlap:x
+         web~3 switched        -> -?web~1 TERM web~1
+         web~1 exited 0        -> ++web~4
+         web~4 executed        -> ?web~4
+         web~4 ok              -> =web~4
+         web~4 switched        -> -?web~3 TERM web~3 web~overlap:Done
+         after 9s              ->
+         changed web restart x -> web~overlap:x
+         after 2s              -> KILL web~3
+         web~3 killed 9        -> ++web~5",
+    );
+}
+
+#[test]
+fn the_old_run_dies_before_the_new_one_is_ready() {
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         web~1 exited 1        -> hold web web=starting
+         why web               -> web: starting: exited with 1; run 2, which was to take its place, goes on
+         web~2 executed        -> ?web web=running
+         web ok                -> =web~2 release web web=ready web~overlap:Done
+         web switched          ->
+         status web            -> ready ready restarts=1 exited with 1 because probe_ok
+         changed web restart x -> ++web~3 web~overlap:x
+         web~3 executed        -> ?web~3
+         web~2 exited 1        -> hold web web=running
+         web~3 exited 1        -> web=backoff web~overlap:Failed",
+    );
+}
+
+#[test]
+fn the_old_run_dies_while_connections_go_over() {
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         web~2 executed        -> ?web~2
+         web~2 ok              -> =web~2
+         web~1 exited 1        -> web~overlap:Done
+         status web            -> ready ready restarts=1 exited with 1 because probe_ok
+         web~2 switched        ->
+         stop web              -> -?web TERM web web=stopping",
+    );
+}
+
+#[test]
+fn the_new_run_dies_while_connections_go_over() {
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         web~2 executed        -> ?web~2
+         web~2 ok              -> =web~2
+         web~2 exited 1        -> =web~1 web~overlap:Failed
+         web~2 switched        ->
+         web~1 switched        ->
+         status web            -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn the_new_run_dies_while_the_old_one_goes() {
+    let gone = "changed web restart x -> ++web~2 web~overlap:x
+                web~2 executed        -> ?web~2
+                web~2 ok              -> =web~2
+                web~2 switched        -> -?web~1 TERM web~1 web~overlap:Done";
+    check_overlap(
+        [gapless()],
+        &format!(
+            "{gone}
+             web~2 exited 1 -> hold web web=stopping
+             status web     -> stopping restarts=1 exited with 1 because exit
+             web~1 exited 0 -> web=backoff
+             after 1s       -> +web web=starting"
+        ),
+    );
+    check_overlap(
+        [gapless()],
+        &format!(
+            "{gone}
+             web~2 exited 0 -> web=stopping
+             web~1 exited 1 -> web=exited
+             status web     -> exited restarts=1 exited with 0 because exit"
+        ),
+    );
+    check_overlap(
+        [gapless()],
+        &format!(
+            "{gone}
+             web~2 exited 0 -> web=stopping
+             up             ->
+             web~1 exited 0 -> +web web=starting
+             web~3 executed -> ?web web=running
+             web ok         -> web=ready READY"
+        ),
+    );
+}
+
+#[test]
+fn stop_and_down_end_both_runs() {
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         web~2 executed        -> ?web~2
+         stop web              -> KILL web~2 -?web TERM web web=stopping
+         web~1 exited 0        ->
+         status web            -> stopping restarts=0 exited with 0 because requested
+         web~2 killed 9        -> web=stopped web~overlap:Superseded",
+    );
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         web~2 executed        -> ?web~2
+         web~2 ok              -> =web~2
+         web~2 switched        -> -?web~1 TERM web~1 web~overlap:Done
+         down                  -> -?web TERM web web=stopping
+         web~2 exited 0        ->
+         is-down               -> false
+         after 11s             -> KILL web~1
+         web~1 killed 9        -> web=stopped
+         is-down               -> true",
+    );
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         web~2 executed        -> ?web~2
+         web~2 ok              -> =web~2
+         web~2 switched        -> -?web~1 TERM web~1 web~overlap:Done
+         kill web              -> KILL web~1 KILL web web=stopping
+         after 11s             -> web=failed
+         is-down               -> false
+         web~1 killed 9        ->
+         up                    -> web! FAILED [web failed: was killed and did not end within 10 s]
+         web~2 killed 9        ->
+         up                    -> +web web=starting",
+    );
+}
+
+#[test]
+fn a_restart_that_is_asked_for_has_no_gap_where_that_can_be() {
+    check(
+        [gapless(), svc("bound").after("web:ready!")],
+        "up             -> +web bound=waiting web=starting
+         web executed   -> ?web web=running
+         web ok         -> +bound web=ready bound=starting
+         bound executed -> bound=ready READY
+         restart web    -> ++web~2
+         web~2 executed -> ?web~2
+         web~2 ok       -> =web~2
+         web~2 switched -> -?web~1 TERM web~1 TERM bound web! bound=stopping
+         bound exited 0 -> +bound bound=starting
+         web~1 exited 0 ->
+         web miss       ->
+         web miss       ->
+         web miss       -> web=unhealthy
+         restart web    -> hold web -?web KILL bound bound=stopping web=stopping",
+    );
+}
+
+#[test]
+fn a_new_run_waits_for_what_the_service_waits_for() {
+    check(
+        [db().policy(RestartPolicy::No), gapless().after("db:ready")],
+        "up                    -> +db db=starting web=waiting
+         db executed           -> ?db db=running
+         db ok                 -> +web db=ready web=starting
+         web executed          -> ?web web=running
+         web ok                -> web=ready READY
+         restart db            -> -?db TERM db db=stopping
+         changed web restart x -> web~overlap:x
+         db exited 0           -> +db db=starting
+         db executed           -> ?db db=running
+         db ok                 -> ++web~2 db=ready
+         web~2 startfail x     -> web~overlap:Failed
+         db exited 1           -> db=failed
+         changed web restart x -> web~overlap:x web~overlap:Failed
+         status web            -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn a_service_that_overlaps_follows_its_build_without_a_gap() {
+    check(
+        [gapless().build("make")],
+        "up                    -> Before web-build web=waiting web-build=building
+         web-build fresh web=1 -> +web web-build=exited web=starting
+         web executed          -> ?web web=running
+         web ok                -> web=ready READY
+         changed web-build rebuild x -> Before web-build web-build~rebuild:x web-build=building
+         web-build fresh web=2 -> ++web~2 web-build=exited
+         web~2 executed        -> ?web~2
+         changed web-build rebuild y -> Before web-build web-build~rebuild:y web-build=building
+         web-build fresh web=2 -> web-build=exited web-build~rebuild:Unchanged
+         web~2 exited 1        -> web~overlap:Failed
+         changed web-build rebuild z -> Before web-build web-build~rebuild:z web-build=building
+         web-build fresh web=1 -> web-build=exited web-build~rebuild:Unchanged",
+    );
+}
+
+#[test]
+fn a_lost_run_beside_lets_no_further_one_begin() {
+    check_overlap(
+        [gapless()],
+        "changed web restart x -> ++web~2 web~overlap:x
+         changed web restart y -> KILL web~2 web~overlap:y
+         after 11s             -> web~overlap:Failed
+         changed web restart z -> web~overlap:z web~overlap:Failed
+         web exited 1          -> web=failed
+         web~2 killed 9        ->
+         up                    -> +web web=starting",
+    );
+}
+
+#[test]
+fn the_life_of_the_old_run_is_gone_in_the_middle() {
+    check(
+        [gapless().liveness(ProbeKind::Tcp { port: 1 }).policy(RestartPolicy::No)],
+        "up                    -> +web web=starting
+         web executed          -> ?web web=running
+         web ok                -> ?web/live web=ready READY
+         changed web restart x -> ++web~2 web~overlap:x
+         web miss live         ->
+         web miss live         ->
+         web miss live         -> hold web -?web -?web/live TERM web web=stopping
+         web~2 executed        -> ?web~2
+         web~2 ok              -> ?web~2/live =web~2
+         web~2 switched        -> release web web=ready web~overlap:Done
+         web~1 exited 0        ->
+         status web            -> ready ready restarts=1 because probe_ok",
+    );
+}
+
+#[test]
+fn another_plan_has_no_gap_either_and_meets_runs_that_begin() {
+    check_plans(
+        plan([gapless()]),
+        [
+            ("two", plan([edited(gapless())])),
+            ("probe", plan([edited(gapless()).tcp(81)])),
+            ("moved", plan([moved(edited(gapless()).tcp(81))])),
+            ("none", plan([])),
+        ],
+        &format!(
+            "{GAPLESS_IS_UP}
+             adopt two       -> update web
+             web updated     -> ++web~2
+             web~2 executed  -> ?web~2
+             adopt probe     -> update web
+             web~2 miss      ->
+             web updated     -> -?web ?web KILL web~2
+             web~2 killed 9  -> ++web~3
+             web~3 executed  -> ?web~3
+             web~3 ok        -> =web~3
+             web~3 switched  -> -?web~1 TERM web~1 web!
+             status web      -> ready ready restarts=1 because probe_ok
+             adopt moved     -> hold web -?web TERM web web=stopping
+             web~3 exited 0  ->
+             web~1 exited 0  -> release web displace web web=waiting
+             web displaced   -> place web
+             web placed      -> hold web +web web=starting
+             web~4 executed  -> ?web web=running
+             web ok          -> release web web=ready
+             restart web     -> ++web~5
+             adopt none      -> KILL web~5 -?web TERM web web=stopping
+             web~5 startfail killed ->
+             web~4 exited 0  -> displace web web=stopped
+             web displaced   ->
+             who             ->"
+        ),
     );
 }

@@ -154,7 +154,8 @@ impl Engine {
                 Some(Task::Replace { going, .. } | Task::Remove { going }) => *going == Going::Ends,
                 Some(Task::Update { .. } | Task::Restart { .. }) | None => false,
             };
-            if ends && unit.state.live().is_none() {
+            let runs = unit.state.live().or(unit.beside.as_ref().and_then(|beside| beside.state.live()));
+            if ends && runs.is_none() {
                 self.take_place_away(i, out);
                 did = true;
             }
@@ -205,13 +206,13 @@ impl Engine {
                 Some(Task::Restart { cause }) => {
                     let cause = cause.clone();
                     unit.task = None;
-                    self.renew(i, cause, now, out);
+                    self.renew(i, cause, false, now, out);
                     again.push(i);
                 }
                 Some(Task::Replace { cause, going: going @ Going::Not, .. }) => {
                     *going = Going::Ends;
                     let cause = cause.clone();
-                    self.renew(i, cause, now, out);
+                    self.renew(i, cause, true, now, out);
                     again.push(i);
                 }
                 Some(Task::Remove { going: going @ Going::Not }) => {
@@ -227,7 +228,7 @@ impl Engine {
         }
         // As for a restart on request: those that are another themselves have the nearer cause.
         for i in again {
-            if !self.units[i].is_settled() {
+            if !self.units[i].is_settled() && self.units[i].overlap_due.is_none() {
                 self.end_bound(i, now, out);
             }
         }
@@ -235,7 +236,12 @@ impl Engine {
     }
 
     /// A unit whose plan is another begins anew, as far as it had begun.
-    fn renew(&mut self, i: usize, cause: Cause, now: Tick, out: &mut Outcome) {
+    fn renew(&mut self, i: usize, cause: Cause, replaced: bool, now: Tick, out: &mut Outcome) {
+        if !replaced && self.can_overlap(i) {
+            self.overlap(i, cause);
+            return;
+        }
+        self.give_up_beside(i, false, now, out);
         let unit = &mut self.units[i];
         match &mut unit.state {
             State::Pending | State::Stopped | State::Waiting | State::Failed { lost: Some(_) } => {}
@@ -337,7 +343,10 @@ impl Engine {
                     State::Failed { lost: None } | State::Backoff { .. } | State::Blocked { .. }
                 );
                 if failed {
-                    self.renew(i, Cause::new(Reason::PlanChanged, CHANGED), now, out);
+                    self.renew(i, Cause::new(Reason::PlanChanged, CHANGED), false, now, out);
+                }
+                if self.units[i].beside.as_ref().is_some_and(|beside| beside.is_coming()) {
+                    self.overlap(i, Cause::new(Reason::PlanChanged, CHANGED));
                 }
             }
         }
@@ -353,6 +362,7 @@ impl Engine {
             out.events.push((Some(unit.name.clone()), EventKind::Notice { text }));
         }
         unit.place = Place::Missing;
+        unit.beside = None;
         match unit.task.take() {
             Some(Task::Replace { plan, cause, .. }) => {
                 unit.take_plan(&plan);

@@ -43,7 +43,7 @@ impl Unit {
                         self.restart.max.is_none_or(|max| self.streak < max)
                     }
                 };
-                follows && (self.holding || self.run.since.is_some())
+                (follows || self.is_overlapping()) && (self.holding || self.run.since.is_some())
             }
             State::Backoff { .. }
             | State::Waiting
@@ -51,7 +51,7 @@ impl Unit {
             | State::Starting { .. }
             | State::Up { health: Health::Unready { .. }, .. } => self.holding || replaced,
             State::Up { health: Health::Ready { .. } | Health::Unhealthy, .. }
-            | State::Ending { then: Then::Stop, .. }
+            | State::Ending { then: Then::Stop | Then::Exit, .. }
             | State::Pending
             | State::Stopped
             | State::Exited

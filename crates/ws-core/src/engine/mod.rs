@@ -12,12 +12,18 @@
 //!   started again: until then what is bound to it goes on.
 //! - One that can never have what it waits for fails with that cause, and with it all that wait on it;
 //!   when somebody brings the cause up again, they wait again.
+//! - A service may have a second run beside the one in charge, that comes or goes (the module `overlap`); everything
+//!   else here is about the one in charge.
+//! - Another plan takes the place of the present one, and only what is different is touched (the module `adopt`). A
+//!   number of a unit is good within one step: they move when units go, so nothing but this engine's own lists keeps
+//!   one, and what outlives a step goes by names.
 //! - Services that are stopped together get their signal in reverse order: each after all that wait on
 //!   it are gone.
 
 mod adopt;
 mod health;
 mod hold;
+mod overlap;
 mod reload;
 mod requests;
 mod runs;
@@ -126,37 +132,41 @@ impl Engine {
                 self.down(true, now, &mut out);
             }
             Input::Executed { service, generation, pid: _ } => {
-                if let Some(i) = self.number(&service) {
-                    self.executed(i, generation, now, &mut out);
-                }
+                self.news(&service, generation, now, &mut out, |engine, i, out| {
+                    engine.executed(i, generation, now, out);
+                });
             }
             Input::StartFailed { service, generation, error, hopeless } => {
                 if let Some(i) = self.number(&service) {
+                    if self.is_beside(i, generation) {
+                        self.beside_is_over(i, format!("could not start: {error}"), &mut out);
+                    }
                     self.start_failed(i, generation, &error, hopeless, now, &mut out);
                 }
             }
             Input::Exited { service, generation, exit, oom } => {
                 if let Some(i) = self.number(&service) {
+                    if self.is_beside(i, generation) {
+                        self.beside_exited(i, exit, oom, &mut out);
+                    }
                     self.exited(i, generation, exit, oom, now, &mut out);
                 }
             }
             Input::Probed { service, generation, probe, result } => {
-                if let Some(i) = self.number(&service) {
-                    self.probed(i, generation, probe, result, now, &mut out);
-                }
+                self.news(&service, generation, now, &mut out, |engine, i, out| {
+                    engine.probed(i, generation, probe, result, now, out);
+                });
             }
             Input::Notified { service, generation, news } => {
-                if let Some(i) = self.number(&service) {
-                    self.notified(i, generation, news, now, &mut out);
-                }
+                self.news(&service, generation, now, &mut out, |engine, i, out| {
+                    engine.notified(i, generation, news, now, out);
+                });
             }
             Input::HookEnded { service, generation, hook, result } => {
-                if let Some(i) = self.number(&service) {
-                    match hook {
-                        Hook::PostStart => self.post_started(i, generation, result, now, &mut out),
-                        Hook::PreStop | Hook::Stop => self.asked(i, generation, hook, result, &mut out),
-                    }
-                }
+                self.news(&service, generation, now, &mut out, |engine, i, out| match hook {
+                    Hook::PostStart => engine.post_started(i, generation, result, now, out),
+                    Hook::PreStop | Hook::Stop => engine.asked(i, generation, hook, result, out),
+                });
             }
             Input::Published { service, host, host_port, port } => {
                 if self.numbers.contains_key(&service) {
@@ -193,7 +203,11 @@ impl Engine {
                     self.updated(i, result, now, &mut out);
                 }
             }
-            Input::Switched { .. } => {}
+            Input::Switched { service, generation } => {
+                if let Some(i) = self.number(&service) {
+                    self.switched(i, generation, now, &mut out);
+                }
+            }
             Input::Tick => self.miss_deadlines(now, &mut out),
         }
         self.settle(now, &mut out);
@@ -201,15 +215,35 @@ impl Engine {
             self.settle(now, &mut out);
         }
         self.settle_changes(now, &mut out);
+        self.pay_switches(&mut out);
         self.hold_connections(&mut out);
         self.judge_goals(now, &mut out);
         out
     }
 
+    /// News of a run: of the one in charge, or of the one beside it.
+    fn news(
+        &mut self,
+        service: &ServiceName,
+        generation: Generation,
+        now: Tick,
+        out: &mut Outcome,
+        what: impl FnOnce(&mut Self, usize, &mut Outcome),
+    ) {
+        let Some(i) = self.number(service) else { return };
+        if self.is_beside(i, generation) {
+            self.in_its_stead(i, out, |engine, out| what(engine, i, out));
+            self.judge_beside(i, now, out);
+        } else {
+            what(self, i, out);
+        }
+    }
+
     /// When the next [`Input::Tick`] is needed at the latest, if nothing else happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        let of_units = self.units.iter().flat_map(|unit| [unit.deadline(), unit.lately.due()]);
+        let of_units =
+            self.units.iter().flat_map(|unit| [unit.deadline(), unit.deadline_beside(), unit.lately.due()]);
         of_units.chain([self.answers_by]).flatten().min()
     }
 
@@ -354,35 +388,44 @@ impl Engine {
             if over(self.units[i].lately.due()) {
                 self.act_on_what_was_put_off(i, now, out);
             }
-            if !over(self.units[i].deadline()) {
-                continue;
+            self.miss_deadlines_of(i, now, out);
+            if over(self.units[i].deadline_beside()) {
+                self.in_its_stead(i, out, |engine, out| engine.miss_deadlines_of(i, now, out));
+                self.judge_beside(i, now, out);
             }
-            if over(self.units[i].run.status_due) {
-                self.tell_status(i, now, out);
+        }
+    }
+
+    fn miss_deadlines_of(&mut self, i: usize, now: Tick, out: &mut Outcome) {
+        let over = |deadline: Option<Tick>| deadline.is_some_and(|deadline| deadline <= now);
+        if !over(self.units[i].deadline()) {
+            return;
+        }
+        if over(self.units[i].run.status_due) {
+            self.tell_status(i, now, out);
+        }
+        if over(self.units[i].run.watchdog) {
+            self.watchdog_missed(i, now, out);
+        }
+        if !over(self.units[i].deadline()) {
+            return;
+        }
+        match &self.units[i].state {
+            State::Up { .. } => self.not_ready_in_time(i, now, out),
+            State::Ending { .. } => self.not_gone_in_time(i, now, out),
+            State::Backoff { .. } => {
+                let unit = &self.units[i];
+                let cause = unit.again.clone().unwrap_or_else(|| unit.cause.clone());
+                self.start_again(i, cause);
             }
-            if over(self.units[i].run.watchdog) {
-                self.watchdog_missed(i, now, out);
-            }
-            if !over(self.units[i].deadline()) {
-                continue;
-            }
-            match &self.units[i].state {
-                State::Up { .. } => self.not_ready_in_time(i, now, out),
-                State::Ending { .. } => self.not_gone_in_time(i, now, out),
-                State::Backoff { .. } => {
-                    let unit = &self.units[i];
-                    let cause = unit.again.clone().unwrap_or_else(|| unit.cause.clone());
-                    self.start_again(i, cause);
-                }
-                State::Pending
-                | State::Waiting
-                | State::Looking { .. }
-                | State::Starting { .. }
-                | State::Stopped
-                | State::Exited
-                | State::Failed { .. }
-                | State::Blocked { .. } => {}
-            }
+            State::Pending
+            | State::Waiting
+            | State::Looking { .. }
+            | State::Starting { .. }
+            | State::Stopped
+            | State::Exited
+            | State::Failed { .. }
+            | State::Blocked { .. } => {}
         }
     }
 
@@ -398,11 +441,11 @@ impl Engine {
                     }
                 }
                 State::Ending { stage: Stage::Held { .. }, .. } => self.release(i, now, out),
+                State::Up { .. } => self.try_overlap(i, now, out),
                 State::Ending { stage: Stage::Asked { .. } | Stage::Killed { .. }, .. }
                 | State::Pending
                 | State::Looking { .. }
                 | State::Starting { .. }
-                | State::Up { .. }
                 | State::Backoff { .. }
                 | State::Stopped
                 | State::Exited
@@ -460,6 +503,7 @@ impl Engine {
     fn enter(&mut self, i: usize, state: State, cause: Cause, out: &mut Outcome) {
         if state.live().is_none() {
             self.units[i].run = Run::default();
+            self.units[i].overlap_due = None;
         }
         self.units[i].state = state;
         self.units[i].cause = cause;

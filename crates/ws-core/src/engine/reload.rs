@@ -12,9 +12,7 @@
 
 use std::time::Duration;
 
-use ws_model::{
-    Cause, EventKind, Reason, Reload, ReloadAction, ReloadResult, ServiceName, Trigger, WatchAction,
-};
+use ws_model::{Cause, EventKind, Reason, ReloadAction, ReloadResult, ServiceName, Trigger, WatchAction};
 
 use super::service::{Change, Health, State, Then};
 use super::{Effect, Engine, FileChange, Generation, Outcome, Outputs, Tick};
@@ -98,10 +96,7 @@ impl Engine {
         if !unit.wanted || matches!(unit.state, State::Pending | State::Stopped) {
             return;
         }
-        let action = match unit.reload {
-            Reload::Restart => ReloadAction::Restart,
-            Reload::Overlap => ReloadAction::Overlap,
-        };
+        let action = if self.can_overlap(i) { ReloadAction::Overlap } else { ReloadAction::Restart };
         let change = Change { trigger: trigger.clone(), action, since: now, build: None };
         if !self.take(i, change, now, out) {
             return;
@@ -227,6 +222,12 @@ impl Engine {
 
     /// A service gets a new run, in whatever phase it is.
     fn reload(&mut self, i: usize, cause: Cause, now: Tick, out: &mut Outcome) {
+        if self.can_overlap(i) {
+            self.overlap(i, cause);
+            return;
+        }
+        // One that comes is of something older.
+        self.give_up_beside(i, false, now, out);
         match &mut self.units[i].state {
             State::Pending | State::Stopped | State::Failed { lost: Some(_) } => {}
             State::Waiting => self.units[i].again = Some(cause),
@@ -356,7 +357,11 @@ impl Engine {
         out: &mut Outcome,
     ) -> bool {
         let unit = &self.units[user];
-        let same = unit.made_of.get(build) == unit.newest.get(build);
+        let made_of = match unit.beside.as_ref().filter(|beside| beside.is_coming()) {
+            Some(beside) => &beside.made_of,
+            None => &unit.made_of,
+        };
+        let same = made_of.get(build) == unit.newest.get(build);
         // What is completed stays so, and what is not started yet will be from the newest.
         let is_there = match &unit.state {
             State::Starting { .. } | State::Up { .. } | State::Backoff { .. } => true,
@@ -378,10 +383,7 @@ impl Engine {
             Some(change) => format!(" ({} changed)", change.trigger),
             None => String::new(),
         };
-        let action = match unit.reload {
-            Reload::Restart => ReloadAction::Rebuild,
-            Reload::Overlap => ReloadAction::Overlap,
-        };
+        let action = if self.can_overlap(user) { ReloadAction::Overlap } else { ReloadAction::Rebuild };
         let took = change.map(|change| now.saturating_sub(change.since));
         let cause = Cause::new(Reason::Rebuilt, format!("{build} made anew what it runs from{why}"));
         let took = took.or(Some(Duration::ZERO));
@@ -398,6 +400,9 @@ impl Engine {
         for i in 0..self.units.len() {
             let unit = &self.units[i];
             let Some(change) = &unit.change else { continue };
+            if unit.is_overlapping() {
+                continue;
+            }
             let result = match &unit.state {
                 State::Up { health: Health::Ready { .. }, .. } => ReloadResult::Done,
                 State::Up { health: Health::Unready { .. } | Health::Unhealthy, .. } if unit.completes => {
@@ -425,7 +430,7 @@ impl Engine {
         }
     }
 
-    fn tell_reloaded(
+    pub(super) fn tell_reloaded(
         &self,
         i: usize,
         change: &Change,

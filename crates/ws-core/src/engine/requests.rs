@@ -129,6 +129,7 @@ impl Engine {
             self.units[i].wanted = true;
             match &self.units[i].state {
                 State::Waiting => {}
+                State::Up { .. } if self.can_overlap(i) => self.overlap(i, cause.clone()),
                 State::Looking { .. } | State::Starting { .. } | State::Up { .. } | State::Ending { .. } => {
                     self.end(i, Then::Restart, cause.clone(), false, now, out);
                 }
@@ -147,7 +148,8 @@ impl Engine {
         // After those that were asked for, so that each of these has the nearer cause; and before anything is signalled
         // or started, so that the order is that of one stop.
         for i in asked {
-            if !matches!(self.units[i].state, State::Failed { lost: Some(_) }) {
+            let unit = &self.units[i];
+            if !matches!(unit.state, State::Failed { lost: Some(_) }) && unit.overlap_due.is_none() {
                 self.end_bound(i, now, out);
             }
         }
@@ -197,6 +199,12 @@ impl Engine {
                     unit.again = Some(Cause::new(Reason::Requested, "was asked for again"));
                 }
                 Then::Restart | Then::Fail => {}
+                Then::Exit => {
+                    if by_name || !unit.completes {
+                        *then = Then::Restart;
+                        unit.again = Some(Cause::new(Reason::Requested, "was asked for again"));
+                    }
+                }
             },
             State::Failed { lost: Some(_) } => {
                 let text = format!("{} cannot be started: {}", unit.name, unit.cause.text);
@@ -296,7 +304,7 @@ impl Engine {
     pub(super) fn forget(&mut self, gone: usize) {
         let unit = &self.units[gone];
         // One who comes later under this name must not be taken for this one by late news.
-        self.last_removed = self.last_removed.max(unit.generation);
+        self.last_removed = self.last_removed.max(unit.generation).max(unit.highest);
         self.numbers.remove(&unit.name);
         self.plan.services.remove(&unit.name);
         self.units.remove(gone);

@@ -14,6 +14,15 @@ impl Engine {
         if self.waits_for_the_host(i, out) {
             return;
         }
+        // Nothing is started beside a run that was killed and of whose end the host never told.
+        if let Some(beside) = self.units[i].beside.take() {
+            let State::Failed { .. } = beside.state else {
+                self.units[i].beside = Some(beside);
+                return;
+            };
+            self.enter(i, beside.state, beside.cause, out);
+            return;
+        }
         let blocked_by = self.waits_with(i, Prospect::Never).find(|wait| wait.required).map(|wait| wait.on);
         if let Some(on) = blocked_by {
             let (root, text) = match &self.units[on].state {
@@ -61,7 +70,8 @@ impl Engine {
             (None, false) => Cause::new(Reason::DependenciesReady, crate::text::some(&met)),
             (None, true) => Cause::new(Reason::Requested, "was asked for"),
         };
-        unit.generation += 1;
+        unit.highest = unit.highest.max(unit.generation) + 1;
+        unit.generation = unit.highest;
         unit.probe_error = None;
         unit.run = Run::default();
         let generation = unit.generation;
@@ -196,32 +206,28 @@ impl Engine {
                     RestartPolicy::Always => !unit.completes,
                     RestartPolicy::No | RestartPolicy::OnFailure => false,
                 };
-                if !unit.is_success(exit, oom) || again {
+                let fails = !unit.is_success(exit, oom) || again;
+                let then = if fails { Then::Fail } else { Then::Exit };
+                if self.beside_takes_over(i, &cause, then, None, now, out) {
+                    return;
+                }
+                let unit = &mut self.units[i];
+                if fails {
                     self.failed(i, &cause, now, out);
                 } else {
                     if unit.makes {
                         self.look(i, generation, Moment::After, Cause::new(Reason::Exit, "succeeded"), out);
                         return;
                     }
-                    let by_itself = (!unit.completes).then(|| unit.name.clone());
-                    let text = match (by_itself.is_some(), exit) {
-                        (true, _) => format!("{exit} by itself"),
-                        (false, ExitReason::Code(code)) => format!("finished with {code}"),
-                        (false, ExitReason::Signal(_)) => format!("{exit}, which is a success of it"),
-                    };
-                    self.enter(i, State::Exited, Cause::new(Reason::Exit, text), out);
-                    if let Some(name) = by_itself {
-                        let text = format!(
-                            "{name} {exit} and is not started again; \
-                             a program that runs to completion is `kind: task`"
-                        );
-                        out.events.push((Some(name), EventKind::Notice { text }));
-                    }
+                    self.ended_by_itself(i, exit, out);
                 }
             }
             State::Ending { generation: live, then, .. } if *live == generation => {
                 let then = *then;
-                unit.exit = Some(exit);
+                // How it ended by itself is known.
+                if then != Then::Exit {
+                    unit.exit = Some(exit);
+                }
                 self.gone(i, then, now, out);
             }
             State::Failed { lost } if *lost == Some(generation) => {
@@ -239,6 +245,24 @@ impl Engine {
             | State::Exited
             | State::Failed { .. }
             | State::Blocked { .. } => {}
+        }
+    }
+
+    /// A run is over, and that is a success.
+    fn ended_by_itself(&mut self, i: usize, exit: ExitReason, out: &mut Outcome) {
+        let unit = &self.units[i];
+        let by_itself = (!unit.completes).then(|| unit.name.clone());
+        let text = match (by_itself.is_some(), exit) {
+            (true, _) => format!("{exit} by itself"),
+            (false, ExitReason::Code(code)) => format!("finished with {code}"),
+            (false, ExitReason::Signal(_)) => format!("{exit}, which is a success of it"),
+        };
+        self.enter(i, State::Exited, Cause::new(Reason::Exit, text), out);
+        if let Some(name) = by_itself {
+            let text = format!(
+                "{name} {exit} and is not started again; a program that runs to completion is `kind: task`"
+            );
+            out.events.push((Some(name), EventKind::Notice { text }));
         }
     }
 
@@ -288,6 +312,9 @@ impl Engine {
     /// A run that was to end is gone.
     pub(super) fn gone(&mut self, i: usize, then: Then, now: Tick, out: &mut Outcome) {
         let cause = self.units[i].cause.clone();
+        if self.beside_takes_over(i, &cause, then, None, now, out) {
+            return;
+        }
         match then {
             Then::Stop => self.enter(i, State::Stopped, cause, out),
             Then::Restart => {
@@ -296,6 +323,10 @@ impl Engine {
                 self.start_again(i, again);
             }
             Then::Fail => self.failed(i, &cause, now, out),
+            Then::Exit => {
+                let exit = self.units[i].exit.unwrap_or(ExitReason::Code(0));
+                self.ended_by_itself(i, exit, out);
+            }
         }
     }
 }

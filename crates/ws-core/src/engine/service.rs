@@ -51,6 +51,9 @@ const STABLE: Duration = Duration::from_secs(10);
 ///            gone: Stopped, Waiting (restart), the restart policy (it failed), or
 ///            Failed (the host does not answer)
 ///   Waiting, Looking, Backoff ── stop ──▶ Stopped
+///   Up, Ending ── its run is over and another one is beside it ──▶ Starting or Up (it comes), Ending (it goes)
+///   Up ── a run that comes beside it got its connections ──▶ Up, with that run
+///   Waiting goes no further while its place is not there or its plan is not carried out: Unit::task, Unit::place
 ///   Looking ── files changed ──▶ Waiting
 ///   Stopped, Exited, Failed, Blocked ── asked for again, files changed ──▶ Waiting
 /// ```
@@ -123,6 +126,8 @@ pub(super) enum Then {
     Restart,
     /// It failed; its restart policy decides.
     Fail,
+    /// It has ended by itself with success; this is the end of what was left of the run before.
+    Exit,
 }
 
 /// A wait, with numbers.
@@ -201,6 +206,25 @@ pub(super) struct Run {
     pub(super) status_told: Option<String>,
     /// When it is to be told again.
     pub(super) status_due: Option<Tick>,
+    /// Whether it took the place of another run and has not got its connections yet.
+    pub(super) owes_switch: bool,
+}
+
+/// A run beside the one in charge; see the module `overlap`.
+#[derive(Debug)]
+pub(super) struct Beside {
+    pub(super) generation: Generation,
+    /// Starting or up: it comes. Ending: it comes no more, or goes. Failed: it was killed and its end never told.
+    pub(super) state: State,
+    pub(super) run: Run,
+    pub(super) cause: Cause,
+    pub(super) probe_error: Option<(ProbeRole, String)>,
+    /// What of what builds made it was started with.
+    pub(super) made_of: BTreeMap<ServiceName, Digest>,
+    /// Whether it was asked to get the connections.
+    pub(super) switching: bool,
+    /// Whether it is to end, and not to take the place of the one in charge.
+    pub(super) going: bool,
 }
 
 /// What the host has for a unit: nothing of it is started where that is not there.
@@ -356,6 +380,10 @@ pub(super) struct Unit {
 
     pub(super) state: State,
     pub(super) run: Run,
+    /// A further run, that comes or goes.
+    pub(super) beside: Option<Box<Beside>>,
+    /// Why a new run is to be begun beside the present one, as soon as that can be.
+    pub(super) overlap_due: Option<Cause>,
     /// Why it is in its state.
     pub(super) cause: Cause,
     /// Whether somebody wants it up.
@@ -372,8 +400,10 @@ pub(super) struct Unit {
     pub(super) holding: bool,
     /// The executed run that was there at the end of the last step.
     pub(super) worked: Option<Generation>,
-    /// Of its last run.
+    /// Of its last run that was in charge.
     pub(super) generation: Generation,
+    /// The highest one that was given to a run, if that is higher.
+    pub(super) highest: Generation,
     /// How often it was started again.
     pub(super) restarts: u32,
     /// How often it failed in a row since it was last stable, and was started again for it.
@@ -462,6 +492,8 @@ impl Unit {
             dependents: Vec::new(),
             state: State::Pending,
             run: Run::default(),
+            beside: None,
+            overlap_due: None,
             cause: Cause::new(Reason::Requested, "was not asked for yet"),
             wanted: false,
             newest: BTreeMap::new(),
@@ -471,6 +503,7 @@ impl Unit {
             holding: false,
             worked: None,
             generation: 0,
+            highest: 0,
             restarts: 0,
             streak: 0,
             exit: None,
@@ -560,6 +593,10 @@ impl Unit {
 
     /// Whether it has no run and gets none without being asked for again.
     pub(super) fn is_settled(&self) -> bool {
+        let is_left = |beside: &Beside| beside.state.live().is_some();
+        if self.beside.as_deref().is_some_and(is_left) {
+            return false;
+        }
         match &self.state {
             State::Pending
             | State::Stopped
@@ -636,23 +673,12 @@ impl Unit {
 
     /// When something must happen although nothing happens.
     pub(super) fn deadline(&self) -> Option<Tick> {
-        let of_state = match &self.state {
-            State::Up { health: Health::Unready { by }, .. } => *by,
-            State::Ending { stage: Stage::Asked { kill_at, .. }, .. } => Some(*kill_at),
-            State::Ending { stage: Stage::Killed { give_up_at }, .. } => Some(*give_up_at),
-            State::Backoff { until } => Some(*until),
-            State::Up { health: Health::Ready { .. } | Health::Unhealthy, .. }
-            | State::Ending { stage: Stage::Held { .. }, .. }
-            | State::Pending
-            | State::Waiting
-            | State::Looking { .. }
-            | State::Starting { .. }
-            | State::Stopped
-            | State::Exited
-            | State::Failed { .. }
-            | State::Blocked { .. } => None,
-        };
-        of_state.into_iter().chain(self.run.watchdog).chain(self.run.status_due).min()
+        deadline(&self.state, &self.run)
+    }
+
+    /// The same of the run beside.
+    pub(super) fn deadline_beside(&self) -> Option<Tick> {
+        self.beside.as_ref().and_then(|beside| deadline(&beside.state, &beside.run))
     }
 
     /// Whether its present run has been ready for so long that earlier restarts no longer count.
@@ -730,4 +756,25 @@ impl Unit {
         let part = 900 + u32::try_from(hash % 201).unwrap_or(100);
         (pause.saturating_mul(part) / 1000).min(self.restart.backoff_max)
     }
+}
+
+/// When something must happen to a run in this state although nothing happens.
+fn deadline(state: &State, run: &Run) -> Option<Tick> {
+    let of_state = match state {
+        State::Up { health: Health::Unready { by }, .. } => *by,
+        State::Ending { stage: Stage::Asked { kill_at, .. }, .. } => Some(*kill_at),
+        State::Ending { stage: Stage::Killed { give_up_at }, .. } => Some(*give_up_at),
+        State::Backoff { until } => Some(*until),
+        State::Up { health: Health::Ready { .. } | Health::Unhealthy, .. }
+        | State::Ending { stage: Stage::Held { .. }, .. }
+        | State::Pending
+        | State::Waiting
+        | State::Looking { .. }
+        | State::Starting { .. }
+        | State::Stopped
+        | State::Exited
+        | State::Failed { .. }
+        | State::Blocked { .. } => None,
+    };
+    of_state.into_iter().chain(run.watchdog).chain(run.status_due).min()
 }

@@ -16,7 +16,11 @@ impl Engine {
         now: Tick,
         out: &mut Outcome,
     ) {
+        if then != Then::Fail {
+            self.give_up_beside(i, at_once, now, out);
+        }
         let unit = &mut self.units[i];
+        unit.overlap_due = None;
         if then == Then::Restart {
             unit.again = Some(cause.clone());
         }
@@ -29,7 +33,7 @@ impl Engine {
             }
             State::Looking { .. } => match then {
                 Then::Stop => self.enter(i, State::Stopped, cause, out),
-                Then::Restart | Then::Fail => self.wait_quietly(i),
+                Then::Restart | Then::Fail | Then::Exit => self.wait_quietly(i),
             },
             // Nothing of the service's own runs yet that could be asked to end.
             State::Starting { generation } => {
@@ -88,11 +92,7 @@ impl Engine {
         if self.held_by(i).next().is_some() {
             self.units[i].state = State::Ending { generation, stage: Stage::Held { told: true }, then };
         } else {
-            let how = match (unit.has_pre_stop, unit.has_stop_command) {
-                (true, _) => Asked::PreStop,
-                (false, true) => Asked::Command,
-                (false, false) => Asked::Signal,
-            };
+            let how = unit.first_ask();
             let stage = Stage::Asked { how, since: now, kill_at: now + unit.grace };
             self.units[i].state = State::Ending { generation, stage, then };
             self.ask(i, generation, how, out);
@@ -107,7 +107,7 @@ impl Engine {
         self.units[i].dependents.iter().copied().filter(|d| self.units[*d].is_going())
     }
 
-    fn ask(&self, i: usize, generation: Generation, how: Asked, out: &mut Outcome) {
+    pub(super) fn ask(&self, i: usize, generation: Generation, how: Asked, out: &mut Outcome) {
         let service = self.units[i].name.clone();
         out.effects.push(match how {
             Asked::PreStop => Effect::RunHook { service, generation, hook: Hook::PreStop },
@@ -160,7 +160,7 @@ impl Engine {
                     Asked::Signal => format!("did not stop within {took} and was killed"),
                 };
                 let cause = match then {
-                    Then::Stop | Then::Restart => Cause::new(Reason::GraceExceeded, text),
+                    Then::Stop | Then::Restart | Then::Exit => Cause::new(Reason::GraceExceeded, text),
                     // Why it was to end is what its restart policy is about.
                     Then::Fail => Cause::new(unit.cause.reason, format!("{}; {text}", unit.cause.text)),
                 };
@@ -169,6 +169,9 @@ impl Engine {
             Stage::Killed { .. } => {
                 let text = format!("was killed and did not end within {}", crate::text::duration(ANSWER));
                 let cause = Cause::new(Reason::GraceExceeded, text);
+                if self.beside_takes_over(i, &cause, then, Some(generation), now, out) {
+                    return;
+                }
                 self.enter(i, State::Failed { lost: Some(generation) }, cause, out);
                 if then == Then::Fail {
                     self.end_bound_for_good(i, now, out);

@@ -103,6 +103,9 @@ pub enum Input {
     },
     /// Somebody wants these services (all of the plan, when empty) stopped and started again, and with them what runs
     /// and is bound to them by [`Wait::restart`](crate::plan::Wait).
+    ///
+    /// One that is ready and has [`Reload::Overlap`](ws_model::Reload::Overlap) is started again beside its run, without
+    /// a gap.
     Restart {
         /// Which.
         services: Vec<ServiceName>,
@@ -221,8 +224,9 @@ pub enum Input {
         result: Result<Outputs, String>,
     },
     /// Another plan takes the place of the present one: only what is different is touched
-    /// ([`change::between`](crate::change::between)). Comes only while [`is_changing`](super::Engine::is_changing) says
-    /// no; what is external, and secrets, the host has been told before.
+    /// ([`change::between`](crate::change::between)). While [`is_changing`](super::Engine::is_changing) says yes it is
+    /// put off, and the last one counts; while everything goes down it is ignored. What is external, and secrets, the
+    /// host has been told before, and [`Files`](crate::files::Files) of the plan.
     Adopt {
         /// It.
         plan: Box<Plan>,
@@ -295,7 +299,8 @@ pub enum Effect {
         generation: Generation,
     },
     /// New connections to the listening sockets go to this run from now on. Answered by `Switched`, when no connection
-    /// waits for the other run any more.
+    /// waits for the other run any more. Comes for the run that has them too: the other one failed in the middle of
+    /// it. And for one whose old run died before, when it is ready.
     Switch {
         /// Whose.
         service: ServiceName,
@@ -407,7 +412,8 @@ pub struct EngineStatus {
     pub cause: Cause,
     /// Whether it is ready now; a task: whether it finished with success.
     pub ready: bool,
-    /// Its last run; before its first a number that no run of this name has, 0 for a service of the plan.
+    /// Its last run; before its first a number that no run of this name has, 0 for a service of the first plan. Where it
+    /// has two, the one in charge, as everywhere here.
     pub generation: Generation,
     /// How often it was started again: by its restart policy, on request, or with what it is bound to.
     pub restarts: u32,
