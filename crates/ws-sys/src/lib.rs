@@ -9,6 +9,7 @@ pub mod attempt;
 pub mod cgroup;
 pub mod idmap;
 pub mod landlock;
+pub mod listener;
 pub mod lockdown;
 pub mod mount;
 pub mod netlink;

@@ -447,6 +447,52 @@ pub fn set_stdio(stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, stderr: Borrowed
     Ok(())
 }
 
+/// Makes descriptors 3, 4, … copies of `fds`, in order, that stay open over an exec, and closes all others from there on
+/// but `keep`, whose number must be above theirs.
+///
+/// For a process that is about to execute a program: what had these numbers is overwritten.
+///
+/// # Errors
+/// When descriptors run out; [`io::ErrorKind::InvalidInput`] when `keep` is in the way.
+pub fn pass_descriptors(fds: &[BorrowedFd<'_>], keep: BorrowedFd<'_>) -> io::Result<()> {
+    let end = first_not_passed(fds.len())?;
+    if keep.as_raw_fd() < end {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // First out of the way, so that no step overwrites the source of a later one.
+    let lifted: Vec<OwnedFd> =
+        fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, end)).collect::<Result<_, _>>()?;
+    for (number, fd) in (3..end).zip(&lifted) {
+        // SAFETY: plain integers. What had the number belongs to values of this process, which is about to execute
+        // another program, that are never used again (the callers are processes that have just been forked).
+        if unsafe { libc::dup2(fd.as_raw_fd(), number) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    drop(lifted);
+    let (end, keep) = (end.cast_unsigned(), keep.as_raw_fd().cast_unsigned());
+    if end < keep {
+        // SAFETY: as in `close_from`; what is still used is below, or `keep`.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, end, keep - 1, 0) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    close_from((keep + 1).cast_signed())
+}
+
+/// As `fd`, with a number that is above those of as many descriptors of [`pass_descriptors`].
+///
+/// # Errors
+/// When descriptors run out.
+pub fn above_passed(fd: BorrowedFd<'_>, count: usize) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, first_not_passed(count)?)?)
+}
+
+fn first_not_passed(count: usize) -> io::Result<RawFd> {
+    count.checked_add(3).and_then(|end| RawFd::try_from(end).ok()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
 /// Makes the terminal at descriptor 0 the controlling one of this session (ioctl_tty(2), `TIOCSCTTY`).
 ///
 /// # Errors

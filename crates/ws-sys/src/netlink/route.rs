@@ -109,6 +109,15 @@ pub fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr) -> usize {
     })
 }
 
+/// Takes an [`add_address`] back.
+pub fn delete_address(batch: &mut Batch, index: u32, address: Ipv4Addr) -> usize {
+    batch.push(libc::RTM_DELADDR, 0, |b| {
+        let mut header = [libc::AF_INET as u8, 32, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+        header[4..].copy_from_slice(&index.to_ne_bytes());
+        b.raw(&header).attr(libc::IFA_LOCAL, &address.octets()).attr(libc::IFA_ADDRESS, &address.octets());
+    })
+}
+
 /// Brings the interface `index` up.
 pub fn set_up(batch: &mut Batch, index: u32) -> usize {
     batch.push(libc::RTM_SETLINK, 0, |b| link_header(b, index, UP, UP))
