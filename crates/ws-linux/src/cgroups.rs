@@ -7,15 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use ws_core::engine::Step;
 use ws_core::host::Usage;
 use ws_core::plan::{LimitsPlan, Plan};
-use ws_model::{InstanceId, Level, ServiceName};
+use ws_model::{ByteSize, InstanceId, Level, ServiceName};
 use ws_sys::aio::Readable;
 use ws_sys::cgroup::{self, Controller, Group, Layout, Limits, Tree};
 
@@ -56,6 +56,16 @@ pub enum Error {
         service: ServiceName,
         /// Why.
         source: cgroup::Error,
+    },
+    /// It uses more memory than it is to have.
+    #[error("could not lower the memory limit of `{service}` to {limit}: it uses {used} now; stop it first")]
+    MemoryInUse {
+        /// Whose.
+        service: ServiceName,
+        /// What it is to have.
+        limit: ByteSize,
+        /// What it has and the kernel cannot take back.
+        used: ByteSize,
     },
     /// A process could not be placed, killed or waited for.
     #[error("could not use a control group")]
@@ -138,7 +148,8 @@ impl Cgroups {
         let own = u64::from(self.own_processes);
         let group = ServiceGroup {
             name: name.clone(),
-            main: main_limits(limits, own),
+            own,
+            main: Mutex::new(Main { limits: main_limits(limits, own), runs: 1 }),
             build: Limits { pids: Some(u64::from(BUILD_PIDS) + own), ..Limits::default() },
             ours: if group.counts_launchers() { own } else { own.saturating_sub(LAUNCHERS) },
             oom_before: AtomicU64::new(0),
@@ -251,12 +262,33 @@ impl Cgroups {
     }
 }
 
+/// The limits of the program of a service.
+#[derive(Debug)]
+struct Main {
+    /// Of one run.
+    limits: Limits,
+    /// How many runs share them now.
+    runs: u64,
+}
+
+impl Main {
+    /// What the group has. While two runs overlap, each may have what one may: else what one alone can do would be
+    /// the end of both. Processor time is not given twice, since a lack of it ends nobody.
+    fn of_all(&self) -> Limits {
+        let Limits { memory, cpu_milli, pids } = self.limits;
+        let times = |limit: Option<u64>| limit.map(|limit| limit.saturating_mul(self.runs));
+        Limits { memory: times(memory), cpu_milli, pids: times(pids) }
+    }
+}
+
 /// The group of a service: kept over its runs.
 #[derive(Debug)]
 pub struct ServiceGroup {
     name: ServiceName,
     group: Group,
-    main: Limits,
+    /// Processes of ours that are part of its limit.
+    own: u64,
+    main: Mutex<Main>,
     build: Limits,
     /// Processes of ours that the kernel counts in the group while a run is there.
     ours: u64,
@@ -270,13 +302,63 @@ impl ServiceGroup {
     /// # Errors
     /// When the kernel refuses a limit: the run must not start.
     pub fn enter(&self, step: Step) -> Result<(), Error> {
-        let limits = match step {
-            Step::Main => &self.main,
-            Step::Build => &self.build,
-        };
-        self.group.set(limits).map_err(|source| Error::Limit { service: self.name.clone(), source })?;
+        match step {
+            Step::Main => self.share(1)?,
+            Step::Build => {
+                self.group.set(&self.build).map_err(|source| self.not_limited(source))?;
+            }
+        }
         self.oom_before.store(self.oom_kills(), Ordering::Release);
         Ok(())
+    }
+
+    /// Says how many runs of the program there are: the limits are those of each.
+    ///
+    /// # Errors
+    /// When the kernel refuses a limit.
+    pub fn share(&self, runs: u64) -> Result<(), Error> {
+        let mut main = self.main();
+        main.runs = runs;
+        self.group.set(&main.of_all()).map(drop).map_err(|source| self.not_limited(source))
+    }
+
+    /// Changes the limits of the program, also of the one that runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or it uses more memory than it is to have (which on v2 would be its end). They are as
+    /// they were then.
+    pub fn change(&self, plan: &LimitsPlan) -> Result<(), Error> {
+        let mut main = self.main();
+        let changed = Main { limits: main_limits(plan, self.own), runs: main.runs };
+        if changed.limits == main.limits {
+            return Ok(());
+        }
+        let wanted = changed.of_all();
+        let set = self.group.limits();
+        if let (Some(limit), Some(used)) = (wanted.memory, self.group.memory_kept())
+            && used > limit
+            && set.memory.is_none_or(|before| limit < before)
+        {
+            let (limit, used) = (ByteSize(limit), ByteSize(used));
+            return Err(Error::MemoryInUse { service: self.name.clone(), limit, used });
+        }
+        if let Err(source) = self.group.set(&wanted) {
+            if let Err(error) = self.group.set(&set) {
+                tracing::warn!(service = %self.name, error = %phrase(&error), "setting limits back");
+            }
+            return Err(self.not_limited(source));
+        }
+        *main = changed;
+        Ok(())
+    }
+
+    fn main(&self) -> std::sync::MutexGuard<'_, Main> {
+        // Every change is an assignment: a panic elsewhere leaves it whole.
+        self.main.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn not_limited(&self, source: cgroup::Error) -> Error {
+        Error::Limit { service: self.name.clone(), source }
     }
 
     /// Processes and threads of the service itself; `None` where they are not counted.

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use ws_core::plan::ExternalPlan;
-use ws_model::{ExternalHost, ServiceName};
+use ws_model::ExternalHost;
 
 use crate::publish::{self, BACKLOG, TROUBLE_PAUSE, io_phrase};
 
@@ -46,13 +46,13 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// Passes the connections to something elsewhere on. Dropping it closes the listener and every connection.
 pub struct External {
-    name: ServiceName,
+    plan: ExternalPlan,
     task: JoinHandle<()>,
 }
 
 impl fmt::Debug for External {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("External").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("External").field("name", &self.plan.name).finish_non_exhaustive()
     }
 }
 
@@ -80,7 +80,20 @@ impl External {
             lookups: Semaphore::new(MAX_LOOKUPS),
             trouble: Mutex::default(),
         });
-        Ok(Self { name: plan.name.clone(), task: tokio::spawn(accept(listener, there, most_open)) })
+        Ok(Self { plan: plan.clone(), task: tokio::spawn(accept(listener, there, most_open)) })
+    }
+
+    /// What it serves.
+    #[must_use]
+    pub fn plan(&self) -> &ExternalPlan {
+        &self.plan
+    }
+
+    /// Closes the listener and every connection; afterwards another one can listen there.
+    pub async fn close(mut self) {
+        self.task.abort();
+        // That it was aborted is what is wanted.
+        let _ = (&mut self.task).await;
     }
 }
 
@@ -259,6 +272,8 @@ impl fmt::Display for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use ws_model::ServiceName;
 
     use super::*;
     use crate::publish::Dial;

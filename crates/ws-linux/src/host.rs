@@ -6,6 +6,7 @@
 //! Services come and go while others run: the task of a service that comes makes its place first (`host/place.rs`),
 //! away from the caller, and whoever removes one waits for the end of its task.
 
+mod listening;
 mod mounts;
 mod notices;
 mod place;
@@ -23,9 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use ws_core::engine::{Effect, Input};
 use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, TerminalDone, Usage};
-use ws_core::plan::{Plan, ServicePlan};
+use ws_core::plan::{ExternalPlan, Plan, ServicePlan};
 use ws_model::wire::ExecResult;
-use ws_model::{InstanceId, Level, SecretName, ServiceName};
+use ws_model::{InstanceId, Level, Publish, SecretName, ServiceName};
 use ws_sys::aio::Readable;
 use ws_sys::cgroup::Layout;
 
@@ -135,7 +136,6 @@ pub struct LinuxHost {
     services: BTreeMap<ServiceName, Task>,
     /// The tasks that take places away.
     leaving: Vec<JoinHandle<()>>,
-    external: Vec<External>,
     /// The same for every service.
     standing: Standing,
     spawner_watch: Option<JoinHandle<()>>,
@@ -144,6 +144,7 @@ pub struct LinuxHost {
 /// The task of a service, which begins with making its place.
 #[derive(Debug)]
 struct Task {
+    /// As it came: of it, only what stays as long as its place does is read.
     plan: ServicePlan,
     commands: mpsc::UnboundedSender<Command>,
     handle: JoinHandle<()>,
@@ -158,12 +159,16 @@ struct Net {
 
 /// What all services' tasks use.
 struct Shared {
-    plan: Plan,
+    /// The project.
+    root: PathBuf,
     spawner: Spawner,
     cgroups: Mutex<Option<Cgroups>>,
     /// From the end of the start to the tear-down.
     net: Mutex<Option<Net>>,
-    secrets: BTreeMap<SecretName, Vec<u8>>,
+    /// The values from now on.
+    secrets: Mutex<BTreeMap<SecretName, Vec<u8>>>,
+    /// The ways to what is elsewhere. Changed by one at a time.
+    external: tokio::sync::Mutex<Vec<External>>,
     opener: Opener,
     rootless: Option<(u32, u32)>,
     volumes: PathBuf,
@@ -289,7 +294,6 @@ impl LinuxHost {
             standing: standing(&groups, rootless.is_some()),
             services: BTreeMap::new(),
             leaving: Vec::new(),
-            external: Vec::new(),
             spawner_watch: None,
             shared: Arc::new(Shared {
                 opener: Opener::new(spawner.clone()),
@@ -303,15 +307,16 @@ impl LinuxHost {
                 },
                 cgroups: Mutex::new(Some(groups)),
                 net: Mutex::new(None),
-                secrets: config.secrets.clone(),
+                secrets: Mutex::new(config.secrets.clone()),
+                external: tokio::sync::Mutex::default(),
                 inbox,
                 logs,
                 dial: Arc::new(Sockets { spawner: spawner.clone(), namespaces: BTreeMap::new() }),
                 spawner,
-                plan,
+                root: plan.root.clone(),
             }),
         };
-        match host.set_up().await {
+        match host.set_up(plan).await {
             Ok(()) => Ok(host),
             Err(error) => {
                 let (done, wait) = oneshot::channel();
@@ -326,11 +331,12 @@ impl LinuxHost {
         }
     }
 
-    async fn set_up(&mut self) -> Result<(), StartError> {
+    async fn set_up(&mut self, plan: Plan) -> Result<(), StartError> {
         let shared = Arc::clone(&self.shared);
-        let services = || shared.plan.services.values();
-        let secrets: Vec<_> =
-            services().map(|service| secrets(&shared, service)).collect::<Result<_, _>>()?;
+        let plan = Arc::new(plan);
+        let services = || plan.services.values();
+        // One that is missing stops the start; the values are taken when a run starts.
+        services().try_for_each(|service| secrets(&shared, service).map(drop))?;
         services().try_for_each(|service| place::make_volumes(&shared, service))?;
         // Before anything starts: a port that is taken stops the start.
         let publishers: Vec<_> =
@@ -351,27 +357,25 @@ impl LinuxHost {
         }
         let sockets = Sockets { spawner: shared.spawner.clone(), namespaces };
         let net = {
-            let shared = Arc::clone(&shared);
+            let plan = Arc::clone(&plan);
             tokio::task::spawn_blocking(move || {
-                let network = net::set_up(&sockets, &sockets.namespaces, &shared.plan)?;
+                let network = net::set_up(&sockets, &sockets.namespaces, &plan)?;
                 Ok(Net { network, sockets })
             })
         };
         let net = net.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         *shared.net.lock().unwrap_or_else(PoisonError::into_inner) = Some(net.map_err(StartError::Network)?);
-        for plan in &shared.plan.external {
-            let socket = shared.dial.tcp_socket();
-            let served = socket.and_then(|socket| External::serve(plan, socket));
-            self.external
-                .push(served.map_err(|source| StartError::External { name: plan.name.clone(), source })?);
+        {
+            let mut external = shared.external.lock().await;
+            for plan in &plan.external {
+                external.push(serve_external(&shared, plan)?);
+            }
         }
 
-        for (((service, prepared), secrets), publishers) in
-            services().zip(prepared).zip(secrets).zip(publishers)
-        {
+        for ((service, prepared), publishers) in services().zip(prepared).zip(publishers) {
             let (commands, inbox) = mpsc::unbounded_channel();
             let back = commands.downgrade();
-            let task = take_up(&shared, service, prepared, secrets, publishers, None, back)?;
+            let task = take_up(&shared, service, prepared, publishers, None, back)?;
             let handle = tokio::spawn(task.run(inbox));
             self.services.insert(service.name.clone(), Task { plan: service.clone(), commands, handle });
         }
@@ -404,18 +408,81 @@ impl LinuxHost {
 fn publish(shared: &Shared, service: &ServicePlan) -> Result<Vec<Publisher>, StartError> {
     let mut publishers = Vec::new();
     for publish in &service.publish {
-        let target = SocketAddrV4::new(service.address, publish.port);
-        let failed = |source| StartError::Publish { service: service.name.clone(), source };
-        let (publisher, host_port) = Publisher::bind(publish, &service.name, target).map_err(failed)?;
-        (shared.inbox)(Input::Published {
-            service: service.name.clone(),
-            host: publish.host,
-            host_port,
-            port: publish.port,
-        });
+        let publisher = bind_port(service, publish)?;
+        (shared.inbox)(published(&service.name, &publisher));
         publishers.push(publisher);
     }
     Ok(publishers)
+}
+
+fn bind_port(service: &ServicePlan, publish: &Publish) -> Result<Publisher, StartError> {
+    let target = SocketAddrV4::new(service.address, publish.port);
+    let bound = Publisher::bind(publish, &service.name, target, service.hold);
+    let failed = |source| StartError::Publish { service: service.name.clone(), source };
+    bound.map(|(publisher, _)| publisher).map_err(failed)
+}
+
+/// Tells that a port is published.
+fn published(service: &ServiceName, publisher: &Publisher) -> Input {
+    Input::Published {
+        service: service.clone(),
+        host: publisher.publish().host,
+        host_port: publisher.address().port(),
+        port: publisher.publish().port,
+    }
+}
+
+fn serve_external(shared: &Shared, plan: &ExternalPlan) -> Result<External, StartError> {
+    let served = shared.dial.tcp_socket().and_then(|socket| External::serve(plan, socket));
+    served.map_err(|source| StartError::External { name: plan.name.clone(), source })
+}
+
+/// Makes what is elsewhere what it is from now on; after an error it is as it was before.
+///
+/// A way that stays is not touched. One that leads elsewhere is closed with its connections and made anew.
+async fn change_external(shared: &Arc<Shared>, wanted: &[ExternalPlan]) -> Result<(), String> {
+    let mut external = shared.external.lock().await;
+    let before: Vec<ExternalPlan> = external.iter().map(|one| one.plan().clone()).collect();
+    let changed = exchange_external(shared, &mut external, wanted).await;
+    if changed.is_err()
+        && let Err(error) = exchange_external(shared, &mut external, &before).await
+    {
+        tracing::warn!(%error, "taking back a change of what is external");
+    }
+    changed
+}
+
+async fn exchange_external(
+    shared: &Arc<Shared>,
+    external: &mut Vec<External>,
+    wanted: &[ExternalPlan],
+) -> Result<(), String> {
+    let addressed = |all: &[ExternalPlan], not: &[ExternalPlan]| -> Vec<ExternalPlan> {
+        let has = |one: &&ExternalPlan| !not.iter().any(|other| other.address == one.address);
+        all.iter().filter(has).cloned().collect()
+    };
+    let before: Vec<ExternalPlan> = external.iter().map(|one| one.plan().clone()).collect();
+    let (come, go) = (addressed(wanted, &before), addressed(&before, wanted));
+    for one in std::mem::take(external) {
+        if wanted.contains(one.plan()) {
+            external.push(one);
+        } else {
+            one.close().await;
+        }
+    }
+    let in_router = Arc::clone(shared);
+    let addresses = tokio::task::spawn_blocking(move || {
+        let mut net = in_router.net.lock().unwrap_or_else(PoisonError::into_inner);
+        let net = net.as_mut().ok_or("the workspace has no network any more")?;
+        net.network.change_external(&net.sockets, &come, &go).map_err(|error| chain(&error))
+    });
+    addresses.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    for plan in wanted {
+        if !external.iter().any(|one| one.plan() == plan) {
+            external.push(serve_external(shared, plan).map_err(|error| chain(&error))?);
+        }
+    }
+    Ok(())
 }
 
 /// Makes a further service: its place, and who works there.
@@ -425,14 +492,14 @@ async fn come(
     io: Option<ExecIo>,
     commands: mpsc::WeakUnboundedSender<Command>,
 ) -> Result<Service, StartError> {
-    let secrets = secrets(shared, service)?;
+    secrets(shared, service)?;
     let publishers = publish(shared, service)?;
     let made = {
         let (shared, service) = (Arc::clone(shared), service.clone());
         tokio::task::spawn_blocking(move || place::make(&shared, &service)).await
     };
     let prepared = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    let taken = take_up(shared, service, prepared, secrets, publishers, io, commands);
+    let taken = take_up(shared, service, prepared, publishers, io, commands);
     if taken.is_err() {
         go(shared, service).await;
     }
@@ -451,12 +518,11 @@ fn take_up(
     shared: &Arc<Shared>,
     service: &ServicePlan,
     prepared: Prepared,
-    secrets: Secrets,
     mut publishers: Vec<Publisher>,
     io: Option<ExecIo>,
     commands: mpsc::WeakUnboundedSender<Command>,
 ) -> Result<Service, StartError> {
-    let Prepared { channel, pidfd, group, namespace: _ } = prepared;
+    let Prepared { channel, pidfd, group, namespace } = prepared;
     let failed = |failure| StartError::Service { service: service.name.clone(), failure };
     let launcher = pidfd.try_clone().stage("keeping the launcher").map_err(failed)?;
     let serve = |publisher: &mut Publisher| publisher.serve(Arc::clone(&shared.dial));
@@ -467,8 +533,8 @@ fn take_up(
                 service.clone(),
                 channel,
                 pidfd,
+                namespace,
                 group,
-                secrets,
                 publishers,
                 io,
                 commands,
@@ -489,9 +555,9 @@ struct Secrets {
 }
 
 fn secrets(shared: &Shared, service: &ServicePlan) -> Result<Secrets, StartError> {
-    let value = |name: &SecretName| {
-        shared.secrets.get(name).cloned().ok_or_else(|| StartError::SecretMissing(name.clone()))
-    };
+    let values = shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+    let value =
+        |name: &SecretName| values.get(name).cloned().ok_or_else(|| StartError::SecretMissing(name.clone()));
     let mut files = Vec::new();
     for (name, path) in &service.view.secret_files {
         files.push((path.clone(), value(name)?));
@@ -531,18 +597,27 @@ fn standing(groups: &Cgroups, rootless: bool) -> Standing {
 
 impl Host for LinuxHost {
     fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
-        done(Err(format!("{} cannot be changed while it is there", service.name)));
+        let gone = format!("there is no service `{}`", service.name);
+        let Some(task) = self.services.get(&service.name) else { return done(Err(gone)) };
+        if let Err(mpsc::error::SendError(Command::Update { done, .. })) =
+            task.commands.send(Command::Update { plan: Box::new(service), done })
+        {
+            done(Err(gone));
+        }
     }
 
     fn set_external(
         &mut self,
-        _external: Vec<ws_core::plan::ExternalPlan>,
+        external: Vec<ExternalPlan>,
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
     ) {
-        done(Err("what is external cannot be changed".to_owned()));
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move { done(change_external(&shared, &external).await) });
     }
 
-    fn set_secrets(&mut self, _secrets: BTreeMap<ws_model::SecretName, Vec<u8>>) {}
+    fn set_secrets(&mut self, secrets: BTreeMap<SecretName, Vec<u8>>) {
+        *self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner) = secrets;
+    }
 
     fn submit(&mut self, effect: Effect) {
         match effect {
@@ -559,11 +634,15 @@ impl Host for LinuxHost {
             Effect::StopProbe { service, generation, probe } => {
                 self.tell(&service, Command::StopProbe { generation, probe });
             }
-            Effect::StartBeside { .. }
-            | Effect::Switch { .. }
-            | Effect::Hold { .. }
-            | Effect::Release { .. }
-            | Effect::Fingerprint { .. }
+            Effect::StartBeside { service, generation } => {
+                self.tell(&service, Command::StartBeside { generation });
+            }
+            Effect::Switch { service, generation } => self.tell(&service, Command::Switch { generation }),
+            Effect::Hold { service } => self.tell(&service, Command::Hold),
+            Effect::Release { service } => self.tell(&service, Command::Release),
+            // The supervisor carries these out: with `add`, `remove` and `update`, whose answers are for it, and with
+            // the one who watches files.
+            Effect::Fingerprint { .. }
             | Effect::Place { .. }
             | Effect::Displace { .. }
             | Effect::Update { .. } => {}
@@ -658,21 +737,20 @@ impl Host for LinuxHost {
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
         // One that could not make its place is not there.
-        let there = self.services.iter().filter(|(_, task)| !task.commands.is_closed()).map(|(name, _)| name);
-        let services = self.shared.plan.services.keys().chain(there);
-        services.map(|name| (name.clone(), self.standing.clone())).collect()
+        let there = self.services.iter().filter(|(_, task)| !task.commands.is_closed());
+        there.map(|(name, _)| (name.clone(), self.standing.clone())).collect()
     }
 
     fn tear_down(&mut self, done: Box<dyn FnOnce(Vec<String>) + Send>) {
         if let Some(watch) = self.spawner_watch.take() {
             watch.abort();
         }
-        self.external.clear();
         // Without its sender a task kills its run and ends.
         let tasks = std::mem::take(&mut self.services).into_values().map(|task| task.handle);
         let tasks: Vec<_> = tasks.chain(std::mem::take(&mut self.leaving)).collect();
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
+            shared.external.lock().await.clear();
             for task in tasks {
                 let _ = task.await;
             }

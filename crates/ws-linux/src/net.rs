@@ -54,7 +54,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use ws_core::plan::{Plan, ServicePlan};
+use ws_core::plan::{ExternalPlan, Plan, ServicePlan};
 use ws_model::{ServiceName, Subnet};
 use ws_sys::netlink::{self, Socket};
 use ws_sys::nft::{self, InterfaceName, Transaction};
@@ -115,6 +115,7 @@ pub const SYSCTLS_ROUTER: &[(&str, &str)] = &[
 pub const SYSCTLS_SERVICE: &[(&str, &str)] = &[
     ("net/ipv4/ip_forward", "0"),
     ("net/ipv4/ip_unprivileged_port_start", "0"),
+    ("net/ipv4/tcp_migrate_req", "1"),
     ("net/ipv4/conf/all/rp_filter", "1"),
     ("net/ipv4/conf/default/rp_filter", "1"),
     ("net/ipv4/conf/all/accept_redirects", "0"),
@@ -148,10 +149,11 @@ pub const SYSCTLS_SERVICE: &[(&str, &str)] = &[
 ];
 
 /// Whether a machine may lack a setting without harm: it belongs to a part of the kernel (IPv6, the bridge's
-/// netfilter) that then is not there.
+/// netfilter) that then is not there, or is a second lock (connections of a listening socket that is closed go to the
+/// next one of its port, since Linux 5.14).
 #[must_use]
 pub fn sysctl_may_be_missing(path: &str) -> bool {
-    path.starts_with("net/ipv6/") || path.starts_with("net/bridge/")
+    path.starts_with("net/ipv6/") || path.starts_with("net/bridge/") || path == "net/ipv4/tcp_migrate_req"
 }
 
 /// A network namespace of the workspace.
@@ -292,6 +294,8 @@ struct Joined {
     known: bool,
     /// What is loaded in its namespace.
     links: BTreeSet<Flow>,
+    /// What its plan says, with whom each leads to: one who comes back has them again.
+    declared: BTreeSet<(ServiceName, Flow)>,
 }
 
 /// The network of a workspace. Dropping it changes nothing: the network lives as long as its namespaces.
@@ -342,6 +346,7 @@ pub fn set_up(
     let subnet = plan.subnet;
     let mut network = Network { subnet, gateway_mac, rules, bridges, members: BTreeMap::new(), in_router };
     network.connect(sockets, &members, wanted)?;
+    plan.services.values().for_each(|service| network.declare(service));
     Ok(network)
 }
 
@@ -368,7 +373,8 @@ impl Network {
         for member in members {
             let Member { name, index, address, mac, namespace: _ } = *member;
             let links = wanted.remove(name).unwrap_or_default();
-            self.members.insert(name.clone(), Joined { index, address, mac, known: true, links });
+            let declared = BTreeSet::new();
+            self.members.insert(name.clone(), Joined { index, address, mac, known: true, links, declared });
         }
         let bridges: BTreeSet<u32> = members.iter().map(|member| links::bridge_of(member.index)).collect();
         let further = bridges.difference(&self.bridges).copied().collect();
@@ -384,9 +390,20 @@ impl Network {
         links::wait_for_ports(sockets, members)
     }
 
+    fn declare(&mut self, service: &ServicePlan) {
+        if let Some(member) = self.members.get_mut(&service.name) {
+            member.declared = service
+                .links
+                .iter()
+                .zip(each_flow(service))
+                .map(|(link, flow)| (link.to.clone(), flow))
+                .collect();
+        }
+    }
+
     /// Connects a further service, with its links. Nothing of the others is touched: the router takes its part in
-    /// one transaction, before the interface exists. Links of others to it are granted by
-    /// [`Network::replace_links`].
+    /// one transaction, before the interface exists. Links of others to it are granted where their plans
+    /// have them already (it was there before); else by [`Network::update`] or [`Network::replace_links`].
     ///
     /// `namespace` is its network namespace, new and empty, with the settings [`SYSCTLS_SERVICE`]. Blocks, as
     /// [`set_up`].
@@ -412,11 +429,80 @@ impl Network {
         commit(&mut self.rules, NsRef::Router, rules)?;
         self.in_router.extend(further);
         let connected = self.connect(sockets, &[member], BTreeMap::from([(member.name.clone(), links)]));
+        let connected = connected.and_then(|()| self.grant_again(sockets, service));
         if connected.is_err() {
             // The error that matters is the one that is returned.
             let _ = self.remove(sockets, member.name);
+            return connected;
         }
-        connected
+        self.declare(service);
+        Ok(())
+    }
+
+    /// Grants the links of others to one who came back.
+    fn grant_again(&mut self, sockets: &dyn SocketSource, service: &ServicePlan) -> Result<(), NetError> {
+        let to_it = |(to, flow): &&(ServiceName, Flow)| *to == service.name && flow.to == service.address;
+        let again = |member: &Joined| -> BTreeSet<Flow> {
+            member.declared.iter().filter(to_it).map(|(_, flow)| *flow).collect()
+        };
+        let wanted: BTreeSet<Flow> =
+            self.members.values().flat_map(&again).filter(|flow| !self.in_router.contains(flow)).collect();
+        if !wanted.is_empty() {
+            let change = rules::change(rules::ROUTER_LINKS, &BTreeSet::new(), &wanted, Flow::router_key);
+            commit(&mut self.rules, NsRef::Router, change)?;
+            self.in_router.extend(wanted);
+        }
+        for (name, member) in &mut self.members {
+            let links = member.links.union(&again(member)).copied().collect();
+            member.replace_links(sockets, name, links)?;
+        }
+        Ok(())
+    }
+
+    /// Grants the links of a service as its plan says, and no others: as [`Network::replace_links`], for one. After an
+    /// error it is as it was before.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn update(&mut self, sockets: &dyn SocketSource, service: &ServicePlan) -> Result<(), NetError> {
+        let Some(member) = self.members.get_mut(&service.name) else {
+            return Err(NetError::Unknown(service.name.clone()));
+        };
+        let wanted = flows(service);
+        let address = member.address;
+        let before: BTreeSet<Flow> =
+            self.in_router.iter().copied().filter(|flow| flow.from == address).collect();
+        if before != wanted {
+            let change = rules::change(rules::ROUTER_LINKS, &before, &wanted, Flow::router_key);
+            commit(&mut self.rules, NsRef::Router, change)?;
+        }
+        if let Err(error) = member.replace_links(sockets, &service.name, wanted.clone()) {
+            let back = rules::change(rules::ROUTER_LINKS, &wanted, &before, Flow::router_key);
+            if let Err(error) = commit(&mut self.rules, NsRef::Router, back) {
+                // It has fewer rights than before, in one place or the other, or those of both.
+                tracing::warn!(service = %service.name, %error, "taking back a change of links");
+            }
+            return Err(error);
+        }
+        self.in_router.retain(|flow| flow.from != address);
+        self.in_router.extend(wanted);
+        self.declare(service);
+        Ok(())
+    }
+
+    /// Gives the router the addresses of what is elsewhere that it has not, and takes those away that it is not to
+    /// have. Links lead there as the plans of services say.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn change_external(
+        &mut self,
+        sockets: &dyn SocketSource,
+        come: &[ExternalPlan],
+        go: &[ExternalPlan],
+    ) -> Result<(), NetError> {
+        links::add_external(sockets, come)?;
+        links::remove_external(sockets, go)
     }
 
     /// Disconnects a service: its links and those of others to it go first, in one transaction of the router, then
@@ -484,6 +570,7 @@ impl Network {
             let wanted = wanted.remove(name).unwrap_or_default();
             result = result.and(member.replace_links(sockets, name, wanted));
         }
+        plan.services.values().for_each(|service| self.declare(service));
         result
     }
 }
@@ -514,12 +601,16 @@ fn wanted(plan: &Plan) -> BTreeMap<ServiceName, BTreeSet<Flow>> {
 
 /// The links of a service.
 fn flows(service: &ServicePlan) -> BTreeSet<Flow> {
+    each_flow(service).collect()
+}
+
+/// The same, in order.
+fn each_flow(service: &ServicePlan) -> impl Iterator<Item = Flow> {
     let from = service.address;
-    let flow = |link: &ws_core::plan::LinkRule| {
+    service.links.iter().map(move |link| {
         let (protocol, port) = (link.port.protocol.number(), link.port.port);
         Flow { from, to: link.address, protocol, port }
-    };
-    service.links.iter().map(flow).collect()
+    })
 }
 
 fn rules_socket(sockets: &dyn SocketSource, of: NsRef<'_>) -> Result<Socket, NetError> {

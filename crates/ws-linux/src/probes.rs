@@ -15,6 +15,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,13 +25,14 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use regex::bytes::Regex;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use ws_core::engine::ProbeRole;
 use ws_model::wire::ExecResult;
 use ws_model::{CommandLine, Probe, ProbeKind};
 
-use crate::publish::{Dial, connect, io_phrase};
+use crate::publish::{self, Dial, io_phrase};
 
 /// The pause after the first attempt that did not succeed; each further one is half as long again, up to
 /// [`Probe::start_interval`].
@@ -59,10 +61,22 @@ pub struct Means {
     pub address: Ipv4Addr,
     /// Opens sockets inside the workspace.
     pub dial: Arc<dyn Dial>,
+    /// What of its packets says that they are for this run and not for the one beside it, while it is to be said: the
+    /// type of service; 0: nothing.
+    pub tos: Arc<AtomicU8>,
     /// Runs commands inside the sandbox.
     pub exec: Arc<dyn ExecProbe>,
     /// Where the run's output shows that it is ready, for a `log` probe (see [`log_match`]).
     pub log: Option<LogMatched>,
+}
+
+impl Means {
+    /// Connects to a port of the run.
+    async fn connect(&self, port: u16) -> Result<TcpStream, String> {
+        let target = SocketAddrV4::new(self.address, port);
+        let tos = self.tos.load(Ordering::Relaxed);
+        publish::connect_as(&self.dial, target, tos).await.map_err(|error| io_phrase(&error))
+    }
 }
 
 impl fmt::Debug for Means {
@@ -219,8 +233,7 @@ async fn once(look: &Look, timeout: Duration, means: &Means) -> Result<String, S
 }
 
 async fn tcp(means: &Means, port: u16) -> Result<String, String> {
-    let target = SocketAddrV4::new(means.address, port);
-    connect(&means.dial, target).await.map_err(|error| io_phrase(&error))?;
+    means.connect(port).await?;
     Ok(format!("tcp :{port} accepts connections"))
 }
 
@@ -267,8 +280,7 @@ impl HttpLook {
     }
 
     async fn once(&self, means: &Means) -> Result<String, String> {
-        let target = SocketAddrV4::new(means.address, self.port);
-        let stream = connect(&means.dial, target).await.map_err(|error| io_phrase(&error))?;
+        let stream = means.connect(self.port).await?;
         let mut request =
             Request::get(&self.path).body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
         *request.headers_mut() = self.headers.clone();
@@ -510,7 +522,7 @@ mod tests {
     }
 
     pub(in crate::probes) fn means(exec: Arc<Script>, log: Option<LogMatched>) -> Means {
-        Means { address: Ipv4Addr::LOCALHOST, dial: Arc::new(HostDial), exec, log }
+        Means { address: Ipv4Addr::LOCALHOST, dial: Arc::new(HostDial), tos: Arc::default(), exec, log }
     }
 
     pub(in crate::probes) fn probe(kind: ProbeKind) -> Probe {

@@ -4,6 +4,18 @@
 //! The inside is reached through a socket that comes from the workspace's network namespace ([`Dial`]):
 //! nothing of the host's network is changed. While the service restarts, connections wait; when it is
 //! stopped for good, the port stays ours and refuses.
+//!
+//! # Who waits, and for how long
+//!
+//! A connection waits no longer than the service's `hold`, from its arrival on:
+//!
+//! - while the service is held or has no run and may get one ([`TargetState::Restarting`]),
+//! - while it runs and refuses, if it has accepted before: it has closed its listener and is about to end, whether or
+//!   not anybody has seen that yet. If it has never accepted, it may not listen yet; that is believed for as long as
+//!   `hold` from its start on, and then for a moment.
+//!
+//! Who is refused tries again, but few at a time ([`TRYING`]): each try is a request to the spawner, which the next run
+//! needs too.
 
 use std::fmt;
 use std::fs;
@@ -12,6 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream a
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
@@ -26,13 +39,15 @@ use ws_model::{Protocol, Publish, ServiceName};
 pub const MAX_WAITING: usize = 1024;
 /// The most connections of one port that are open; further ones stay in the kernel's queue.
 const MAX_OPEN: usize = 4096;
-/// How long a connection waits for its service.
-const WAITS_FOR: Duration = Duration::from_secs(10);
-/// How long a connection is tried again that a service refuses while it counts as running: it may not
-/// listen yet, or have ended a moment ago.
+/// How long it may take to be connected to a service that runs.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long a connection is tried again at least that a service refuses while it counts as running, where connections
+/// wait at all.
 const REFUSED_FOR: Duration = Duration::from_millis(500);
 /// The pause between such tries.
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+/// How many connections of one port that were refused try again at the same time; the others queue behind them.
+const TRYING: usize = 2;
 /// How long an open connection may go on when its service is down: what is under way is delivered.
 const LINGER: Duration = Duration::from_secs(1);
 /// The pause when no connection can be accepted, for lack of descriptors most likely.
@@ -57,9 +72,17 @@ pub trait Dial: Send + Sync {
 /// # Errors
 /// When no socket can be had or nothing accepts.
 pub async fn connect(dial: &Arc<dyn Dial>, target: SocketAddrV4) -> io::Result<TcpStream> {
+    connect_as(dial, target, 0).await
+}
+
+/// As [`connect`], with packets of this type of service (ip(7), `IP_TOS`).
+pub(crate) async fn connect_as(dial: &Arc<dyn Dial>, target: SocketAddrV4, tos: u8) -> io::Result<TcpStream> {
     let dial = Arc::clone(dial);
     // Asking for the socket is a round trip to another process.
     let socket = tokio::task::spawn_blocking(move || dial.tcp_socket()).await.map_err(io::Error::other)??;
+    if tos != 0 {
+        sockopt::set_ip_tos(&socket, tos)?;
+    }
     let stream = TcpSocket::from_std_stream(StdStream::from(socket)).connect(SocketAddr::V4(target)).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -158,15 +181,27 @@ impl fmt::Display for Holder {
     }
 }
 
+/// What connections find behind a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target {
+    address: SocketAddrV4,
+    state: TargetState,
+    /// How long they wait.
+    hold: Duration,
+    /// Counts how often it came up, and when it did the last time.
+    turn: u64,
+    since: Instant,
+}
+
 /// A published port. Dropping it closes the port and every connection.
 pub struct Publisher {
     service: ServiceName,
-    target: SocketAddrV4,
+    publish: Publish,
     address: SocketAddr,
     /// The socket until it is served.
     socket: Option<OwnedFd>,
     most_waiting: usize,
-    state: watch::Sender<TargetState>,
+    target: watch::Sender<Target>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -175,16 +210,15 @@ impl fmt::Debug for Publisher {
         f.debug_struct("Publisher")
             .field("service", &self.service)
             .field("address", &self.address)
-            .field("target", &self.target)
-            .field("state", &*self.state.borrow())
+            .field("target", &*self.target.borrow())
             .finish_non_exhaustive()
     }
 }
 
 impl Publisher {
     /// Listens on the host's side and gives the port, which was picked when none was asked for. `target` is
-    /// the service's address and port in the workspace. Connections queue in the kernel until
-    /// [`Publisher::serve`]; the state is `Restarting`. Needs no runtime.
+    /// the service's address and port in the workspace; `hold` how long connections wait for it. They queue in the
+    /// kernel until [`Publisher::serve`]; the state is `Restarting`. Needs no runtime.
     ///
     /// # Errors
     /// When the port is taken, or the address cannot be listened on.
@@ -192,6 +226,7 @@ impl Publisher {
         publish: &Publish,
         service: &ServiceName,
         target: SocketAddrV4,
+        hold: Duration,
     ) -> Result<(Self, u16), Error> {
         match publish.protocol {
             Protocol::Tcp => {}
@@ -219,13 +254,15 @@ impl Publisher {
             };
             Error::Bind { service, port, address, hint, source }
         })?;
+        let state = TargetState::Restarting;
+        let target = Target { address: target, state, hold, turn: 0, since: Instant::now() };
         let publisher = Self {
             service: service.clone(),
-            target,
+            publish: publish.clone(),
             address,
             socket: Some(socket),
             most_waiting: MAX_WAITING,
-            state: watch::Sender::new(TargetState::Restarting),
+            target: watch::Sender::new(target),
             task: None,
         };
         Ok((publisher, address.port()))
@@ -244,10 +281,11 @@ impl Publisher {
         let listener = register(&socket)?;
         let port = Port {
             service: self.service.clone(),
-            target: self.target,
             dial,
-            state: self.state.subscribe(),
+            target: self.target.subscribe(),
             waiting: Arc::new(Semaphore::new(self.most_waiting)),
+            trying: Arc::new(Semaphore::new(TRYING)),
+            accepted: Arc::new(AtomicU64::new(0)),
         };
         self.task = Some(tokio::spawn(accept(socket, listener, port)));
         Ok(())
@@ -255,7 +293,40 @@ impl Publisher {
 
     /// Says whether the service can be reached from now on.
     pub fn set_target_state(&self, state: TargetState) {
-        self.state.send_if_modified(|now| std::mem::replace(now, state) != state);
+        self.target.send_if_modified(|target| {
+            if state == TargetState::Up && target.state != TargetState::Up {
+                target.turn += 1;
+                target.since = Instant::now();
+            }
+            std::mem::replace(&mut target.state, state) != state
+        });
+    }
+
+    /// Says how long connections wait from now on.
+    pub fn set_hold(&self, hold: Duration) {
+        self.target.send_if_modified(|target| std::mem::replace(&mut target.hold, hold) != hold);
+    }
+
+    /// What it publishes.
+    #[must_use]
+    pub fn publish(&self) -> &Publish {
+        &self.publish
+    }
+
+    /// Leads further connections to another port of the service; those that are open stay. Only the service's port
+    /// may be another one.
+    pub fn lead_to(&mut self, publish: Publish) {
+        self.target.send_modify(|target| target.address.set_port(publish.port));
+        self.publish = publish;
+    }
+
+    /// Closes the port and every connection; afterwards another one can have it.
+    pub async fn close(mut self) {
+        if let Some(mut task) = self.task.take() {
+            task.abort();
+            // That it was aborted is what is wanted.
+            let _ = (&mut task).await;
+        }
     }
 
     /// The host's address and port.
@@ -307,10 +378,14 @@ fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
 #[derive(Clone)]
 struct Port {
     service: ServiceName,
-    target: SocketAddrV4,
     dial: Arc<dyn Dial>,
-    state: watch::Receiver<TargetState>,
+    target: watch::Receiver<Target>,
+    /// Places of those that wait.
     waiting: Arc<Semaphore>,
+    /// Places of those of them that try.
+    trying: Arc<Semaphore>,
+    /// The last turn in which the service has accepted a connection.
+    accepted: Arc<AtomicU64>,
 }
 
 /// Accepts until the publisher is gone. `socket` is bound, and listens at first.
@@ -318,7 +393,7 @@ async fn accept(socket: OwnedFd, listener: TcpListener, mut port: Port) {
     let mut connections = JoinSet::new();
     let mut listener = Some(listener);
     loop {
-        let down = *port.state.borrow_and_update() == TargetState::Down;
+        let down = port.target.borrow_and_update().state == TargetState::Down;
         if down && listener.is_some() {
             // A registration never forgets that its socket was shut down: each turn has its own.
             listener = None;
@@ -328,7 +403,7 @@ async fn accept(socket: OwnedFd, listener: TcpListener, mut port: Port) {
         }
         let full = connections.len() >= MAX_OPEN;
         let accepted = tokio::select! {
-            changed = port.state.changed() => {
+            changed = port.target.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -386,7 +461,7 @@ fn listen_again(socket: &OwnedFd, service: &ServiceName) -> Option<TcpListener> 
 /// One connection from beginning to end.
 async fn serve_one(client: TcpStream, mut port: Port) {
     match reach(&mut port).await {
-        Ok(service) => relay(client, service, &mut port.state).await,
+        Ok(service) => relay(client, service, &mut port.target).await,
         Err(error) => {
             tracing::debug!(service = %port.service, %error, "a connection found no service");
             reset(&client);
@@ -396,59 +471,85 @@ async fn serve_one(client: TcpStream, mut port: Port) {
 
 /// Connects to the service, waiting while it restarts.
 async fn reach(port: &mut Port) -> io::Result<TcpStream> {
-    let deadline = Instant::now() + WAITS_FOR;
-    let mut refused_until = None;
+    let arrived = Instant::now();
     // A place among those that wait, taken when there is something to wait for.
     let mut place = None;
     loop {
-        let state = *port.state.borrow_and_update();
-        match state {
+        let target = *port.target.borrow_and_update();
+        // One beyond all time is none.
+        let until = |from: Instant| from.checked_add(target.hold);
+        let (until, _trying) = match target.state {
             TargetState::Down => return Err(io::ErrorKind::ConnectionRefused.into()),
+            TargetState::Restarting => (until(arrived), None),
             TargetState::Up => {
+                // The first try is free; it is what nearly all need.
+                let mut trying = None;
+                if place.is_some() {
+                    trying = tokio::select! {
+                        permit = Arc::clone(&port.trying).acquire_owned() => permit.ok(),
+                        changed = port.target.changed() => {
+                            changed.map_err(io::Error::other)?;
+                            continue;
+                        }
+                    };
+                }
+                let connecting = tokio::time::timeout(CONNECT_WITHIN, connect(&port.dial, target.address));
                 let tried = tokio::select! {
-                    tried = tokio::time::timeout_at(deadline, connect(&port.dial, port.target)) => tried,
+                    tried = connecting => tried,
                     // A service that is gone answers nothing: what its state becomes decides.
-                    changed = port.state.changed() => {
+                    changed = port.target.changed() => {
                         changed.map_err(io::Error::other)?;
                         continue;
                     }
                 };
                 let error = match tried {
-                    Ok(Ok(stream)) => return Ok(stream),
+                    Ok(Ok(stream)) => {
+                        port.accepted.fetch_max(target.turn, Ordering::Relaxed);
+                        return Ok(stream);
+                    }
                     Ok(Err(error)) => error,
                     Err(_elapsed) => return Err(io::ErrorKind::TimedOut.into()),
                 };
-                let until = *refused_until.get_or_insert_with(|| Instant::now() + REFUSED_FOR);
-                if error.kind() != io::ErrorKind::ConnectionRefused || Instant::now() >= until {
+                // Reset: its listener was closed between the kernel's word and its own.
+                let gone = [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset];
+                if !gone.contains(&error.kind()) {
                     return Err(error);
                 }
+                let at_least = arrived + REFUSED_FOR.min(target.hold);
+                let known = port.accepted.load(Ordering::Relaxed) >= target.turn;
+                let from = if known { arrived } else { target.since.min(arrived) };
+                (until(from).map(|until| until.max(at_least)), trying)
             }
-            TargetState::Restarting => refused_until = None,
+        };
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         if place.is_none() {
             let taken = Arc::clone(&port.waiting).try_acquire_owned();
             place = Some(taken.map_err(|_| io::Error::other("too many connections wait"))?);
         }
-        let wake = match state {
-            TargetState::Up => deadline.min(Instant::now() + REFUSED_PAUSE),
-            TargetState::Restarting | TargetState::Down => deadline,
+        let wake = match target.state {
+            TargetState::Up => Some(Instant::now() + REFUSED_PAUSE),
+            TargetState::Restarting | TargetState::Down => until,
+        };
+        let woken = async {
+            match wake {
+                Some(wake) => tokio::time::sleep_until(wake).await,
+                None => std::future::pending().await,
+            }
         };
         tokio::select! {
-            changed = port.state.changed() => changed.map_err(io::Error::other)?,
-            () = tokio::time::sleep_until(wake) => {
-                if Instant::now() >= deadline {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-            }
+            changed = port.target.changed() => changed.map_err(io::Error::other)?,
+            () = woken => {}
         }
     }
 }
 
 /// Copies both ways until both sides are done, or the service is down.
-async fn relay(mut client: TcpStream, mut service: TcpStream, state: &mut watch::Receiver<TargetState>) {
+async fn relay(mut client: TcpStream, mut service: TcpStream, target: &mut watch::Receiver<Target>) {
     let cut = tokio::select! {
         () = copy_both(&mut client, &mut service) => false,
-        () = left_behind(state) => true,
+        () = left_behind(target) => true,
     };
     if cut {
         reset(&client);
@@ -468,12 +569,13 @@ pub(crate) async fn copy_both(client: &mut TcpStream, service: &mut TcpStream) {
 }
 
 /// Waits until the service is down and what was under way has had its time.
-async fn left_behind(state: &mut watch::Receiver<TargetState>) {
+async fn left_behind(target: &mut watch::Receiver<Target>) {
     loop {
-        if state.wait_for(|state| *state == TargetState::Down).await.is_err() {
+        if target.wait_for(|target| target.state == TargetState::Down).await.is_err() {
             return;
         }
-        match tokio::time::timeout(LINGER, state.wait_for(|state| *state != TargetState::Down)).await {
+        let back = target.wait_for(|target| target.state != TargetState::Down);
+        match tokio::time::timeout(LINGER, back).await {
             Ok(Ok(_back)) => {}
             Ok(Err(_)) | Err(_) => return,
         }
@@ -557,6 +659,9 @@ pub(crate) mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
+    /// Longer than a test.
+    const HOLD: Duration = Duration::from_secs(3600);
+
     /// Sockets of the host itself: the tests' services listen on its loopback.
     #[derive(Debug)]
     pub(crate) struct HostDial;
@@ -585,7 +690,7 @@ pub(crate) mod tests {
 
     fn publisher_of(service: &TcpListener) -> (Publisher, SocketAddr) {
         let SocketAddr::V4(target) = service.local_addr().unwrap() else { panic!("not IPv4") };
-        let (mut publisher, port) = Publisher::bind(&any_port(), &web(), target).unwrap();
+        let (mut publisher, port) = Publisher::bind(&any_port(), &web(), target, HOLD).unwrap();
         publisher.serve(Arc::new(HostDial)).unwrap();
         assert_eq!(publisher.address(), SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let address = publisher.address();
@@ -668,22 +773,128 @@ pub(crate) mod tests {
         assert_eq!(byte, *b"x");
     }
 
+    /// Whether it is over with a reset, and after how long.
+    async fn is_reset(mut client: TcpStream) -> Duration {
+        let began = Instant::now();
+        let error = soon(client.read(&mut [0])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        began.elapsed()
+    }
+
+    async fn waits_on(client: &mut TcpStream) {
+        let read = tokio::time::timeout(Duration::from_millis(60), client.read(&mut [0])).await;
+        assert!(read.is_err(), "{read:?}");
+    }
+
     #[tokio::test]
-    async fn a_service_that_does_not_listen_yet_is_tried_again_for_a_moment() {
+    async fn a_service_that_does_not_listen_yet_is_waited_for() {
         let reserved = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let target = reserved.local_addr().unwrap();
         let (publisher, address) = publisher_of(&reserved);
         drop(reserved);
         publisher.set_target_state(TargetState::Up);
-        let mut refused = TcpStream::connect(address).await.unwrap();
-        let began = Instant::now();
-        let error = soon(refused.read(&mut [0])).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        assert!(began.elapsed() >= REFUSED_FOR / 2, "{:?}", began.elapsed());
+        let mut early = TcpStream::connect(address).await.unwrap();
+        waits_on(&mut early).await;
+        let service = TcpListener::bind(target).await.unwrap();
+        let (_inside, _) = soon(service.accept()).await.unwrap();
+        waits_on(&mut early).await;
 
-        let _client = TcpStream::connect(address).await.unwrap();
+        // Nor one that has closed its listener, which nobody has seen yet.
+        drop(service);
+        let mut late = TcpStream::connect(address).await.unwrap();
+        waits_on(&mut late).await;
+        publisher.set_target_state(TargetState::Restarting);
+        waits_on(&mut late).await;
+        publisher.set_target_state(TargetState::Up);
         let service = TcpListener::bind(target).await.unwrap();
         soon(service.accept()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_longer_than_hold() {
+        let reserved = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let target = reserved.local_addr().unwrap();
+        let (publisher, address) = publisher_of(&reserved);
+        drop(reserved);
+        let hold = Duration::from_millis(800);
+        publisher.set_hold(hold);
+        let took = is_reset(TcpStream::connect(address).await.unwrap()).await;
+        assert!(took >= hold / 2, "{took:?}");
+        publisher.set_target_state(TargetState::Up);
+        let took = is_reset(TcpStream::connect(address).await.unwrap()).await;
+        assert!(took >= hold / 2, "{took:?}");
+        // One that never listens is believed to be about to for no longer than that: then for a moment each time.
+        let took = is_reset(TcpStream::connect(address).await.unwrap()).await;
+        assert!(took >= REFUSED_FOR / 2, "{took:?}");
+
+        let service = TcpListener::bind(target).await.unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        soon(service.accept()).await.unwrap();
+        drop(service);
+        let took = is_reset(TcpStream::connect(address).await.unwrap()).await;
+        assert!(took >= hold / 2, "{took:?}");
+
+        // Without it nobody waits at all.
+        publisher.set_hold(Duration::ZERO);
+        let took = is_reset(TcpStream::connect(address).await.unwrap()).await;
+        assert!(took < REFUSED_FOR, "{took:?}");
+        publisher.set_target_state(TargetState::Restarting);
+        is_reset(TcpStream::connect(address).await.unwrap()).await;
+        publisher.set_hold(Duration::MAX);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        waits_on(&mut client).await;
+    }
+
+    #[tokio::test]
+    async fn many_that_were_refused_get_through_and_ask_for_few_sockets() {
+        #[derive(Debug, Default)]
+        struct Counting(AtomicUsize);
+        impl Dial for Counting {
+            fn tcp_socket(&self) -> io::Result<OwnedFd> {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                HostDial.tcp_socket()
+            }
+        }
+        let reserved = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let SocketAddr::V4(target) = reserved.local_addr().unwrap() else { panic!("not IPv4") };
+        drop(reserved);
+        let dial = Arc::new(Counting::default());
+        let (mut publisher, _) = Publisher::bind(&any_port(), &web(), target, HOLD).unwrap();
+        publisher.serve(Arc::clone(&dial) as _).unwrap();
+        publisher.set_target_state(TargetState::Up);
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            clients.push(TcpStream::connect(publisher.address()).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let tries = dial.0.load(Ordering::Relaxed);
+        // The first of each, and those that take turns: at most as many as there are pauses.
+        assert!((200..200 + 2 * TRYING * 100).contains(&tries), "{tries}");
+        let service = TcpListener::bind(target).await.unwrap();
+        for _ in 0..200 {
+            soon(service.accept()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn it_can_lead_elsewhere_and_be_closed_for_another() {
+        let (first, mut publisher, address) = published().await;
+        let second = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        publisher.set_target_state(TargetState::Up);
+        let mut open = TcpStream::connect(address).await.unwrap();
+        let (mut inside, _) = soon(first.accept()).await.unwrap();
+        publisher.lead_to(Publish { port: second.local_addr().unwrap().port(), ..any_port() });
+        let _client = TcpStream::connect(address).await.unwrap();
+        soon(second.accept()).await.unwrap();
+        inside.write_all(b"x").await.unwrap();
+        assert_eq!(soon(open.read_u8()).await.unwrap(), b'x');
+        for _ in 0..20 {
+            publisher.close().await;
+            let wanted = Publish { host_port: Some(address.port()), ..any_port() };
+            let SocketAddr::V4(target) = second.local_addr().unwrap() else { panic!("not IPv4") };
+            publisher = Publisher::bind(&wanted, &web(), target, HOLD).unwrap().0;
+            publisher.serve(Arc::new(HostDial)).unwrap();
+        }
     }
 
     #[tokio::test]
@@ -731,7 +942,7 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn no_more_than_a_bounded_number_waits() {
         let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-        let (mut publisher, _) = Publisher::bind(&any_port(), &web(), target).unwrap();
+        let (mut publisher, _) = Publisher::bind(&any_port(), &web(), target, HOLD).unwrap();
         publisher.most_waiting = 8;
         publisher.serve(Arc::new(HostDial)).unwrap();
         let mut waiting = JoinSet::new();
@@ -780,7 +991,7 @@ pub(crate) mod tests {
         let address = taken.local_addr().unwrap();
         let publish = Publish { host_port: Some(address.port()), ..any_port() };
         let target = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 8080);
-        let error = Publisher::bind(&publish, &web(), target).unwrap_err();
+        let error = Publisher::bind(&publish, &web(), target, HOLD).unwrap_err();
         let Error::InUse { holder: Holder::Process { pid, name }, .. } = &error else { panic!("{error:?}") };
         assert_eq!(*pid, std::process::id());
         let own = fs::read_to_string("/proc/self/comm").unwrap();
@@ -794,10 +1005,10 @@ pub(crate) mod tests {
     fn an_address_of_another_machine_and_udp_are_refused_in_words() {
         let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
         let elsewhere = Publish { host: Ipv4Addr::new(192, 0, 2, 1).into(), ..any_port() };
-        let error = Publisher::bind(&elsewhere, &web(), target).unwrap_err();
+        let error = Publisher::bind(&elsewhere, &web(), target, HOLD).unwrap_err();
         assert!(error.to_string().contains("this machine has no such address"), "{error}");
         let udp = Publish { protocol: Protocol::Udp, ..any_port() };
-        let error = Publisher::bind(&udp, &web(), target).unwrap_err();
+        let error = Publisher::bind(&udp, &web(), target, HOLD).unwrap_err();
         assert!(error.to_string().contains("only tcp"), "{error}");
     }
 

@@ -63,6 +63,7 @@ const TESTS: &[Test] = &[
     ),
     ("services_on_different_bridges_reach_each_other", services_on_different_bridges_reach_each_other),
     ("services_join_and_leave_and_nobody_else_notices", services_join_and_leave_and_nobody_else_notices),
+    ("links_of_one_service_change_alone_and_come_back", links_of_one_service_change_alone_and_come_back),
     ("a_service_that_cannot_join_leaves_nothing", a_service_that_cannot_join_leaves_nothing),
     ("what_is_elsewhere_is_reached_along_links_only", what_is_elsewhere_is_reached_along_links_only),
     ("the_rules_are_as_nft_lists_them", the_rules_are_as_nft_lists_them),
@@ -646,7 +647,74 @@ fn services_join_and_leave_and_nobody_else_notices(world: &mut World) {
         let after = router_state(world);
         assert!(after == before, "before:\n{before}\nafter:\n{after}");
         echo(&mut client, &mut server);
+        // Nobody has a link to it any more: else it would be there again when it comes back.
+        world.network.replace_links(&world.factory, &standard()).unwrap();
     }
+}
+
+fn links_of_one_service_change_alone_and_come_back(world: &mut World) {
+    let late = service("late");
+    let changed = with_late(4);
+    world.plan = changed.clone();
+    let namespace = world.factory.add(&late).unwrap();
+    world.network.add(&world.factory, &changed.services[&late], namespace.as_fd()).unwrap();
+    let inside = world.listen("late", 90);
+    let listener = world.listen("api", 80);
+    let mut client = world.connect("web", "api", 80).unwrap();
+    let mut server = listener.accept().unwrap().0;
+    assert!(world.connect("other", "late", 90).is_err());
+
+    // Of one service, and of no other.
+    let mut other = changed.services[&service("other")].clone();
+    world.network.update(&world.factory, &other).unwrap();
+    let granted = router_state(world);
+    world.network.update(&world.factory, &other).unwrap();
+    assert!(router_state(world) == granted, "again is nothing");
+    let mut open = world.connect("other", "late", 90).unwrap();
+    echo(&mut open, &mut inside.accept().unwrap().0);
+    echo(&mut client, &mut server);
+
+    // It goes and comes back: what others declare is there again.
+    drop((inside, open));
+    world.network.remove(&world.factory, &late).unwrap();
+    assert!(world.connect("other", "late", 90).is_err());
+    drop(namespace);
+    world.factory.remove(&late).unwrap();
+    let namespace = world.factory.add(&late).unwrap();
+    world.network.add(&world.factory, &changed.services[&late], namespace.as_fd()).unwrap();
+    assert!(router_state(world) == granted);
+    let inside = world.listen("late", 90);
+    let mut open = world.connect("other", "late", 90).unwrap();
+    let mut end = inside.accept().unwrap().0;
+    echo(&mut open, &mut end);
+
+    // A link that goes ends what is open over it; the others stay.
+    other.links.retain(|link| link.port.port != 90);
+    world.network.update(&world.factory, &other).unwrap();
+    let cut = (0..100).find_map(|_| {
+        open.write_all(b"x").err().or_else(|| {
+            std::thread::sleep(Duration::from_millis(10));
+            None
+        })
+    });
+    assert!(cut.is_some(), "it is still open");
+    assert!(world.connect("other", "late", 90).is_err());
+    world.connect("other", "api", 80).unwrap();
+    echo(&mut client, &mut server);
+
+    // Under another name nobody comes back.
+    world.network.update(&world.factory, &changed.services[&service("other")]).unwrap();
+    drop((inside, end));
+    world.network.remove(&world.factory, &late).unwrap();
+    drop(namespace);
+    world.factory.remove(&late).unwrap();
+    let stranger = service("stranger");
+    let namespace = world.factory.add(&stranger).unwrap();
+    let same = ServicePlan { name: stranger.clone(), ..changed.services[&late].clone() };
+    world.network.add(&world.factory, &same, namespace.as_fd()).unwrap();
+    assert!(world.connect("other", "late", 90).is_err(), "at the address of one who had a link");
+    let unknown = world.network.update(&world.factory, &changed.services[&late]).unwrap_err();
+    assert!(matches!(&unknown, NetError::Unknown(name) if *name == late), "{unknown:?}");
 }
 
 fn a_service_that_cannot_join_leaves_nothing(world: &mut World) {

@@ -144,7 +144,13 @@ mod tests {
             program(choice).iter().map(|op| (op.code, op.jt, op.jf, op.k)).collect()
         };
         assert_eq!(codes(Choice::Second), [(0x06, 0, 0, 1)]);
-        let first = [(0x30, 0, 0, 0xfff0_0001), (0x54, 0, 0, 0xfc), (0x15, 0, 1, 0xdc), (0x06, 0, 0, 1), (0x06, 0, 0, 0)];
+        let first = [
+            (0x30, 0, 0, 0xfff0_0001),
+            (0x54, 0, 0, 0xfc),
+            (0x15, 0, 1, 0xdc),
+            (0x06, 0, 0, 1),
+            (0x06, 0, 0, 0),
+        ];
         assert_eq!(codes(Choice::FirstBut { tos: TOS }), first);
         assert_eq!(codes(Choice::FirstBut { tos: TOS | 3 }), first);
     }

@@ -490,7 +490,10 @@ pub fn above_passed(fd: BorrowedFd<'_>, count: usize) -> io::Result<OwnedFd> {
 }
 
 fn first_not_passed(count: usize) -> io::Result<RawFd> {
-    count.checked_add(3).and_then(|end| RawFd::try_from(end).ok()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    count
+        .checked_add(3)
+        .and_then(|end| RawFd::try_from(end).ok())
+        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Makes the terminal at descriptor 0 the controlling one of this session (ioctl_tty(2), `TIOCSCTTY`).

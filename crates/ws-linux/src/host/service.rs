@@ -1,29 +1,44 @@
-//! One service on the host: its launcher, its present run, its probes and hooks, its published ports.
+//! One service on the host: its launcher, its runs, their probes and hooks, its published ports.
 //!
-//! A task owns all of it. Commands come in order; what the run's init says and how it ends become inputs of the
+//! A task owns all of it. Commands come in order; what a run's init says and how it ends become inputs of the
 //! engine. Every wait has a deadline or ends with the process that is waited for.
+//!
+//! There is one run, or none; two while one takes the place of the other ([`Effect::StartBeside`] to the end of the old
+//! one). Everything that is asked of a run names it by its number; what is asked of the service (`ws exec`, a terminal)
+//! goes to the one that has the connections.
+//!
+//! # Who may connect while there is no run
+//!
+//! Follows from three facts ([`Service::settle`]): whether connections are held ([`Effect::Hold`]), whether there is a
+//! run, and whether one has ended just now and nobody has said yet what follows. The engine hears of an end from us, so
+//! between the two there is a moment in which only we know of it; nobody is refused in it.
+//!
+//! [`Effect::StartBeside`]: ws_core::engine::Effect::StartBeside
+//! [`Effect::Hold`]: ws_core::engine::Effect::Hold
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use ws_core::engine::{Generation, Hook, Input, Notified, ProbeRole, Step};
 use ws_core::host::{ExecIo, ExecSpec, TerminalDone};
 use ws_core::plan::ServicePlan;
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{CommandLine, ExitReason, HookCommand, Probe, ProbeKind, ServiceKind};
+use ws_model::{CommandLine, ExitReason, HookCommand, Probe, ProbeKind, Publish, ServiceKind};
 use ws_sys::aio::Readable;
 use ws_sys::process;
 use ws_sys::scm::{self, Channel};
 
+use super::listening::{Listening, PROBE_TOS, Source};
 use super::mounts::{self, Listing};
 use super::notices::Listener;
-use super::{Secrets, Shared};
+use super::{Secrets, Shared, bind_port, published, secrets};
 use crate::cgroups::ServiceGroup;
 use crate::probes::{self, BoxFuture, ExecProbe, LogMatched, LogMatcher, Means, Prober};
 use crate::publish::{Publisher, TargetState};
@@ -42,16 +57,43 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long the output of a run may take to arrive after its last process has ended.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long after the end of its run a service counts as one that may be started again, unless it is said what follows.
+/// The engine says so at once; this is for a machine that is busy with something else.
+const SETTLES_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the handshakes may take that had begun when connections were given to another run. They are among
+/// processes of one machine.
+const HANDSHAKES_WITHIN: Duration = Duration::from_millis(10);
+
+/// How long the old run may take to accept what waits for it, until the new one gets that too.
+const ACCEPTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often it is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 /// How many mounts go with one message to a launcher.
 const MOUNTS_PER_MESSAGE: usize = 200;
 
 type ExecDone = Box<dyn FnOnce(ExecResult) + Send>;
+type UpdateDone = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// What the host asks of a service's task.
 pub(super) enum Command {
     Start {
         generation: Generation,
         step: Step,
+    },
+    StartBeside {
+        generation: Generation,
+    },
+    Switch {
+        generation: Generation,
+    },
+    Hold,
+    Release,
+    Update {
+        plan: Box<ServicePlan>,
+        done: UpdateDone,
     },
     Signal {
         generation: Generation,
@@ -102,16 +144,28 @@ pub(super) struct Service {
     plan: ServicePlan,
     launcher: Readable,
     launcher_ended: Readable,
+    /// Its network namespace.
+    namespace: OwnedFd,
     group: Option<Arc<ServiceGroup>>,
+    /// As they were at the last start.
     secrets: Secrets,
     publishers: Vec<Publisher>,
+    /// The listening sockets that get new connections. None while it is stopped.
+    listening: Option<Arc<Listening>>,
+    /// Whether connections are to wait.
+    held: bool,
+    /// Until when it may be started again though nobody has said so; before the first start without an end.
+    unsettled: Unsettled,
     /// The streams of its one run, where they are somebody's own; until that has started.
     io: Option<ExecIo>,
     /// Whether they ever were.
     given: bool,
     slots: Vec<(Slot, Option<(u64, u64)>)>,
     listing: Option<Listing>,
-    run: Option<Run>,
+    /// In the order of their starts.
+    runs: Vec<Run>,
+    /// The run that has the connections.
+    current: Option<Generation>,
     /// When the last run had ended: the beginning of what a restart costs.
     ended_at: Option<Instant>,
     /// The way back to this task, for what runs beside it. Weak: the host alone keeps the task alive.
@@ -120,10 +174,27 @@ pub(super) struct Service {
     broken: Option<Failure>,
 }
 
+/// What is known of what follows while there is no run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsettled {
+    /// It was never started.
+    New,
+    /// Its run has ended just now.
+    Until(Instant),
+    /// Nothing does.
+    Settled,
+}
+
 /// A run.
 struct Run {
     generation: Generation,
     step: Step,
+    /// Another run has its place: it is to end.
+    superseded: bool,
+    /// The listening sockets that go with it: those of a run beside another, and of one that is superseded.
+    listening: Option<Arc<Listening>>,
+    /// What its probes say of themselves: see [`Means::tos`].
+    tos: Arc<AtomicU8>,
     init: Readable,
     control: Readable,
     main: Option<OwnedFd>,
@@ -159,10 +230,37 @@ impl Drop for HookTask {
 /// What a task waits for.
 enum News {
     Command(Option<Command>),
+    Of(Generation, RunNews),
+    LauncherEnded,
+    Settled,
+}
+
+/// What happens to a run.
+enum RunNews {
     Said(io::Result<scm::Message>),
     Ended,
-    LauncherEnded,
     TooLate,
+}
+
+impl Run {
+    async fn next(&mut self) -> RunNews {
+        let deadline = at(self.deadline);
+        tokio::select! {
+            // What init said before it ended comes before its end.
+            biased;
+            message = self.control.read_with(scm::try_recv_on), if !self.silent => RunNews::Said(message),
+            _ = self.init.readable() => RunNews::Ended,
+            () = deadline => RunNews::TooLate,
+        }
+    }
+}
+
+/// Waits until then; for ever without one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Service {
@@ -175,26 +273,31 @@ impl Service {
         plan: ServicePlan,
         launcher: Channel,
         launcher_ended: OwnedFd,
+        namespace: OwnedFd,
         group: Option<Arc<ServiceGroup>>,
-        secrets: Secrets,
         publishers: Vec<Publisher>,
         io: Option<ExecIo>,
         commands: mpsc::WeakUnboundedSender<Command>,
     ) -> io::Result<Self> {
-        let slots = layout::slots(&plan.view, &shared.plan.root, &shared.volumes);
+        let slots = layout::slots(&plan.view, &shared.root, &shared.volumes);
         Ok(Self {
             shared,
             plan,
             launcher: Readable::new(launcher.into_fd())?,
             launcher_ended: Readable::new(launcher_ended)?,
+            namespace,
             group,
-            secrets,
+            secrets: Secrets::default(),
             publishers,
+            listening: None,
+            held: false,
+            unsettled: Unsettled::New,
             given: io.is_some(),
             io,
             slots: slots.into_iter().map(|slot| (slot, None)).collect(),
             listing: None,
-            run: None,
+            runs: Vec::new(),
+            current: None,
             ended_at: None,
             commands,
             broken: None,
@@ -207,25 +310,32 @@ impl Service {
             match self.next(&mut commands).await {
                 News::Command(Some(command)) => self.obey(command).await,
                 News::Command(None) => break,
-                News::Said(message) => self.heard(message),
-                News::Ended => self.ended().await,
+                News::Of(generation, RunNews::Said(message)) => self.heard(generation, message),
+                News::Of(generation, RunNews::Ended) => self.ended(generation).await,
                 News::LauncherEnded => self.launcher_died(),
-                News::TooLate => {
+                News::Of(generation, RunNews::TooLate) => {
                     let within = self.start_within().as_secs();
-                    self.fail_run(Failure::because("starting", format!("it took longer than {within} s")));
-                    self.kill_run();
+                    let failure = Failure::because("starting", format!("it took longer than {within} s"));
+                    self.fail_run(generation, failure);
+                    self.kill_run(generation);
+                }
+                News::Settled => {
+                    self.unsettled = Unsettled::Settled;
+                    self.settle();
                 }
             }
         }
-        if self.run.is_some() {
-            self.kill_run();
-            while self.run.is_some() {
-                let Some(run) = &mut self.run else { break };
-                if run.init.readable().await.is_err() {
-                    break;
-                }
-                self.ended().await;
+        self.runs.iter().for_each(|run| self.kill(run));
+        while let Some(run) = self.runs.first_mut() {
+            let generation = run.generation;
+            if run.init.readable().await.is_err() {
+                break;
             }
+            self.ended(generation).await;
+        }
+        for publisher in self.publishers {
+            // Whoever publishes the same port next must find it free.
+            publisher.close().await;
         }
         let _ = process::pidfd_signal(self.launcher_ended.as_fd(), nix::libc::SIGKILL);
         let _ = self.launcher_ended.readable().await;
@@ -233,36 +343,60 @@ impl Service {
     }
 
     async fn next(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) -> News {
-        let Some(run) = &mut self.run else {
-            return tokio::select! {
-                command = commands.recv() => News::Command(command),
-                _ = self.launcher_ended.readable(), if self.broken.is_none() => News::LauncherEnded,
-            };
-        };
-        let deadline = run.deadline;
-        let deadline = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
+        let runs = self.runs.iter_mut().map(|run| Box::pin(async { (run.generation, run.next().await) }));
+        let runs: Vec<_> = runs.collect();
+        let of_runs = async {
+            match runs.is_empty() {
+                true => std::future::pending().await,
+                false => select_all(runs).await.0,
             }
         };
+        let settled = match self.unsettled {
+            Unsettled::Until(moment) => Some(moment),
+            Unsettled::New | Unsettled::Settled => None,
+        };
         tokio::select! {
-            // What init said before it ended comes before its end.
             biased;
-            message = run.control.read_with(scm::try_recv_on), if !run.silent => News::Said(message),
-            _ = run.init.readable() => News::Ended,
+            (generation, news) = of_runs => News::Of(generation, news),
             _ = self.launcher_ended.readable(), if self.broken.is_none() => News::LauncherEnded,
-            () = deadline => News::TooLate,
             command = commands.recv() => News::Command(command),
+            () = at(settled) => News::Settled,
         }
     }
 
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Start { generation, step } => {
-                if let Err(failure) = self.start(generation, step).await {
+                if let Err(failure) = self.start(generation, step, false).await {
+                    if self.runs.is_empty() {
+                        self.unsettled = Unsettled::Until(Instant::now() + SETTLES_WITHIN);
+                        self.settle();
+                    }
                     self.tell_start_failed(generation, &failure);
                 }
+                if self.runs.len() > 1 {
+                    self.share_limits();
+                }
+            }
+            Command::StartBeside { generation } => {
+                if let Err(failure) = self.start(generation, Step::Main, true).await {
+                    self.tell_start_failed(generation, &failure);
+                }
+                self.share_limits();
+            }
+            Command::Switch { generation } => self.switch(generation),
+            Command::Hold => {
+                self.held = true;
+                self.settle();
+            }
+            Command::Release => {
+                self.held = false;
+                self.unsettled = Unsettled::Settled;
+                self.settle();
+            }
+            Command::Update { plan, done } => {
+                let result = self.update(*plan).await;
+                done(result);
             }
             Command::Signal { generation, signal } => {
                 if let Some(main) = self.run_of(generation).and_then(|run| run.main.as_ref())
@@ -272,22 +406,26 @@ impl Service {
                 }
             }
             Command::Kill { generation } => {
-                if self.run_of(generation).is_some() {
-                    self.kill_run();
-                }
+                self.kill_run(generation);
             }
             Command::StartProbe { generation, probe } => self.start_probe(generation, probe),
             Command::StopProbe { generation, probe } => {
-                if let Some(run) = self.run.as_mut().filter(|run| run.generation == generation) {
+                if let Some(run) = self.run_of_mut(generation) {
                     run.probers.remove(&probe);
                 }
             }
             Command::RunHook { generation, hook } => self.run_hook(generation, hook),
-            Command::Exec { id, spec, io, done } => self.exec(id, spec, &io, done),
+            Command::Exec { id, spec, io, done } => self.exec(self.of_the_service(), id, spec, &io, done),
             Command::ExecIn { generation, id, argv, io, done } => {
                 if self.run_of(generation).is_some() {
-                    let service = self.plan.name.clone();
-                    self.exec(id, ExecSpec { service, argv, env: vec![], cwd: None, tty: false }, &io, done);
+                    let spec = ExecSpec {
+                        service: self.plan.name.clone(),
+                        argv,
+                        env: vec![],
+                        cwd: None,
+                        tty: false,
+                    };
+                    self.exec(Some(generation), id, spec, &io, done);
                 } else {
                     done(ExecResult::NotStarted {
                         error: format!("that run of {} is over", self.plan.name),
@@ -297,7 +435,7 @@ impl Service {
             }
             Command::Terminal { done } => self.make_terminal(done),
             Command::KillExec { id } => {
-                if let Some(run) = self.run.as_ref().filter(|run| run.execs.contains_key(&id)) {
+                if let Some(run) = self.runs.iter().find(|run| run.execs.contains_key(&id)) {
                     // When init is gone, so is what it was to kill.
                     let _ = protocol::send(run.control.as_fd(), &ToInit::Kill { id }, &[]);
                 }
@@ -306,7 +444,18 @@ impl Service {
     }
 
     fn run_of(&self, generation: Generation) -> Option<&Run> {
-        self.run.as_ref().filter(|run| run.generation == generation)
+        self.runs.iter().find(|run| run.generation == generation)
+    }
+
+    fn run_of_mut(&mut self, generation: Generation) -> Option<&mut Run> {
+        self.runs.iter_mut().find(|run| run.generation == generation)
+    }
+
+    /// The run that what is asked of the service goes to: the one that has the connections, else one that works.
+    fn of_the_service(&self) -> Option<Generation> {
+        let works = |run: &&Run| run.main.is_some() && run.step == Step::Main;
+        let current = self.current.and_then(|generation| self.run_of(generation)).filter(works);
+        current.or_else(|| self.runs.iter().rev().find(works)).map(|run| run.generation)
     }
 
     fn tell(&self, input: Input) {
@@ -340,17 +489,34 @@ impl Service {
         }
     }
 
-    async fn start(&mut self, generation: Generation, step: Step) -> Result<(), Failure> {
+    /// `beside`: another run goes on, and keeps the connections.
+    async fn start(&mut self, generation: Generation, step: Step, beside: bool) -> Result<(), Failure> {
         if let Some(failure) = &self.broken {
             return Err(failure.clone());
         }
-        if self.run.is_some() {
+        let present = self.runs.iter().filter(|run| !run.superseded).count();
+        if present > usize::from(beside) {
             return Err(Failure::because("starting", "the run before it has not ended"));
         }
+        if !beside {
+            // Before anything that takes a moment, and whether or not it succeeds: what follows is said now.
+            self.unsettled = Unsettled::Settled;
+        }
+        self.secrets =
+            secrets(&self.shared, &self.plan).map_err(|error| Failure::because("starting", chain(&error)))?;
         self.refresh_mounts().await?;
         if let Some(group) = &self.group {
-            group.enter(step).map_err(|error| Failure::because("setting limits", chain(&error)))?;
+            let entered = match beside {
+                true => group.share(2),
+                false => group.enter(step),
+            };
+            entered.map_err(|error| Failure::because("setting limits", chain(&error)))?;
         }
+        let listening = match step {
+            Step::Main => self.listen_for(beside)?,
+            Step::Build => None,
+        };
+        let passed = listening.as_ref().map_or(Ok(Vec::new()), |listening| listening.ready())?;
         let cgroup = match &self.group {
             Some(group) => {
                 group.dir_fd().map_err(|error| Failure::because("opening the cgroup", chain(&error)))?
@@ -407,6 +573,7 @@ impl Service {
             Streams::Terminal => {}
         }
         fds.extend(cgroup);
+        fds.extend(passed);
         let on_terminal = spec.streams == Streams::Terminal;
         let answer = Self::ask(&self.launcher, &ToLauncher::Start(Box::new(spec)), &fds).await?;
         drop(fds);
@@ -443,9 +610,19 @@ impl Service {
                 }
             })
         });
-        self.run = Some(Run {
+        let (of_it, tos) = match beside {
+            true => (listening, PROBE_TOS),
+            false => {
+                self.current = Some(generation);
+                (None, 0)
+            }
+        };
+        self.runs.push(Run {
             generation,
             step,
+            superseded: false,
+            listening: of_it,
+            tos: Arc::new(AtomicU8::new(tos)),
             init,
             control: ours,
             main: None,
@@ -465,8 +642,233 @@ impl Service {
             silent: false,
             oom_guard,
         });
-        self.publish(TargetState::Restarting);
+        self.settle();
         Ok(())
+    }
+
+    /// The listening sockets of a run that is about to start. Those that are held already, unless it is to run beside
+    /// another one.
+    fn listen_for(&mut self, beside: bool) -> Result<Option<Arc<Listening>>, Failure> {
+        let source = Source { spawner: &self.shared.spawner, namespace: self.namespace.as_fd() };
+        if self.plan.listen.is_empty() && !beside {
+            self.listening = None;
+            return Ok(None);
+        }
+        if beside {
+            // One that was taken over from is in the way of the next: it has had its time.
+            for run in self.runs.iter_mut().filter(|run| run.superseded) {
+                if let Some(old) = run.listening.take() {
+                    old.shut();
+                }
+            }
+            let beside = Listening::beside(source, &self.plan.listen, self.listening.as_deref())?;
+            // What was beside another until now is the one that goes on.
+            self.runs.iter().for_each(|run| run.tos.store(0, Ordering::Relaxed));
+            return Ok(Some(Arc::new(beside)));
+        }
+        let kept = self.listening.as_deref();
+        let same = kept.is_some_and(|kept| kept.is_of(&self.plan.listen));
+        if !same {
+            let opened = Listening::open(source, &self.plan.listen, kept)?;
+            self.listening = Some(Arc::new(opened));
+        }
+        Ok(self.listening.clone())
+    }
+
+    /// Gives all new connections to a run that was started beside another.
+    fn switch(&mut self, generation: Generation) {
+        let told = Input::Switched { service: self.plan.name.clone(), generation };
+        if self.current == Some(generation) {
+            return self.tell(told);
+        }
+        // One that has ended is told by its end.
+        let Some(run) = self.run_of_mut(generation) else { return };
+        let new = run.listening.take();
+        if let Some(new) = &new
+            && let Err(error) = new.take_over()
+        {
+            // It has its sockets all the same, and gets everything when the old ones are closed.
+            tracing::warn!(service = %self.plan.name, %error, "giving connections to the new run");
+        }
+        let old = std::mem::replace(&mut self.listening, new);
+        let waiting = old.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        for run in &mut self.runs {
+            // Probes of the old one would find the new one.
+            run.tos.store(0, Ordering::Relaxed);
+            run.superseded |= run.generation != generation;
+        }
+        self.current = Some(generation);
+        // Without a run that accepts what waits, the sockets go now, and the others get it.
+        if let Some(run) = self.runs.iter_mut().find(|run| run.superseded) {
+            run.listening = old;
+        }
+        self.settle();
+        let inbox = Arc::clone(&self.shared.inbox);
+        tokio::spawn(async move {
+            accepted(waiting).await;
+            inbox(told);
+        });
+    }
+
+    /// Sets the limits to the number of runs that there are.
+    fn share_limits(&self) {
+        let Some(group) = &self.group else { return };
+        if self.runs.iter().any(|run| run.step == Step::Build) {
+            return;
+        }
+        let runs = u64::try_from(self.runs.len()).unwrap_or(u64::MAX).max(1);
+        if let Err(error) = group.share(runs) {
+            tracing::warn!(service = %self.plan.name, error = %chain(&error), "setting limits");
+        }
+    }
+
+    /// Makes of what is known now who may connect, and who waits.
+    fn settle(&mut self) {
+        let works = |run: &Run| run.main.is_some() && run.step == Step::Main;
+        let unsettled = match self.unsettled {
+            Unsettled::New | Unsettled::Until(_) => true,
+            Unsettled::Settled => false,
+        };
+        let target = if self.held {
+            TargetState::Restarting
+        } else if self.runs.iter().any(works) {
+            TargetState::Up
+        } else if unsettled || !self.runs.is_empty() {
+            TargetState::Restarting
+        } else {
+            TargetState::Down
+        };
+        if target == TargetState::Down {
+            self.listening = None;
+        }
+        for publisher in &self.publishers {
+            // Where we listen, they wait in the kernel.
+            let queued = self.listening.as_ref().is_some_and(|of| of.has(publisher.publish().port));
+            publisher.set_target_state(if queued { TargetState::Up } else { target });
+        }
+    }
+
+    /// Carries out that the plan is another; after an error everything is as it was.
+    async fn update(&mut self, plan: ServicePlan) -> Result<(), String> {
+        let place = |plan: &ServicePlan| (plan.index, plan.address, plan.mac);
+        if place(&plan) != place(&self.plan) {
+            return Err(format!("{} would be in another place, which needs a new one", plan.name));
+        }
+        // What can be refused comes first, in the order of how likely it is.
+        let mut change = PortChange::default();
+        let bound = self.change_ports(&plan, &mut change);
+        let done = match bound {
+            Ok(()) => self.change_place(&plan).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            for (at, publish) in change.led.into_iter().rev() {
+                if let Some(publisher) = self.publishers.get_mut(at) {
+                    publisher.lead_to(publish);
+                }
+            }
+            for publisher in change.new {
+                publisher.close().await;
+            }
+            return Err(error);
+        }
+        for publisher in change.new.iter().chain(&self.publishers) {
+            publisher.set_hold(plan.hold);
+        }
+        for (at, _) in change.led {
+            if let Some(publisher) = self.publishers.get(at) {
+                self.tell(published(&self.plan.name, publisher));
+            }
+        }
+        let all = std::mem::take(&mut self.publishers).into_iter().enumerate();
+        for (at, publisher) in all {
+            if change.gone.contains(&at) {
+                publisher.close().await;
+            } else {
+                self.publishers.push(publisher);
+            }
+        }
+        for publisher in change.new {
+            self.tell(published(&self.plan.name, &publisher));
+            self.publishers.push(publisher);
+        }
+        self.plan = plan;
+        self.settle();
+        Ok(())
+    }
+
+    /// Binds the published ports that come.
+    fn change_ports(&mut self, plan: &ServicePlan, change: &mut PortChange) -> Result<(), String> {
+        let mut free: Vec<usize> = (0..self.publishers.len()).collect();
+        let mut come = Vec::new();
+        for wanted in &plan.publish {
+            match free.iter().position(|at| self.publishers[*at].publish() == wanted) {
+                Some(same) => drop(free.remove(same)),
+                None => come.push(wanted),
+            }
+        }
+        for wanted in come {
+            // The same port of the host for another one of the service: it is never without a listener.
+            let same_host = |at: &usize| {
+                let now = self.publishers[*at].publish();
+                now.host == wanted.host
+                    && now.host_port.is_some()
+                    && now.host_port == wanted.host_port
+                    && now.protocol == wanted.protocol
+            };
+            if let Some(taken) = free.iter().position(same_host) {
+                let at = free.remove(taken);
+                change.led.push((at, self.publishers[at].publish().clone()));
+                self.publishers[at].lead_to(wanted.clone());
+                continue;
+            }
+            let mut publisher = bind_port(plan, wanted).map_err(|error| chain(&error))?;
+            let served = publisher.serve(Arc::clone(&self.shared.dial));
+            change.new.push(publisher);
+            served.map_err(|error| format!("registering a published port: {error}"))?;
+        }
+        change.gone = free;
+        Ok(())
+    }
+
+    /// Changes limits, links and files.
+    async fn change_place(&mut self, plan: &ServicePlan) -> Result<(), String> {
+        if let Some(group) = &self.group {
+            group.change(&plan.limits).map_err(|error| chain(&error))?;
+        }
+        let other_links = plan.links != self.plan.links;
+        let mut done = Ok(());
+        if other_links {
+            done = change_links(&self.shared, plan).await;
+        }
+        if done.is_ok() {
+            done = self.change_files(plan).await;
+            if done.is_err()
+                && other_links
+                && let Err(error) = change_links(&self.shared, &self.plan).await
+            {
+                tracing::warn!(service = %self.plan.name, %error, "taking back a change of links");
+            }
+        }
+        if done.is_err()
+            && let Some(group) = &self.group
+            && let Err(error) = group.change(&self.plan.limits)
+        {
+            tracing::warn!(service = %self.plan.name, error = %chain(&error), "taking back a change of limits");
+        }
+        done
+    }
+
+    /// Replaces the files of the template that are others, for the runs that there are as well.
+    async fn change_files(&mut self, plan: &ServicePlan) -> Result<(), String> {
+        let old = &self.plan.view.files;
+        let other = plan.view.files.iter().filter(|file| !old.contains(file));
+        let files: Vec<_> = other.map(|(path, contents)| (path.clone(), contents.to_string())).collect();
+        if files.is_empty() {
+            return Ok(());
+        }
+        let asked = Self::ask(&self.launcher, &ToLauncher::Files(files), &[]).await;
+        asked.map(drop).map_err(|failure| failure.to_string())
     }
 
     /// How long the start of a run may take.
@@ -507,12 +909,6 @@ impl Service {
         let Some(uid) = self.shared.host_uid(&self.plan) else { return };
         if let Err(error) = rustix::fs::fchown(terminal, Some(rustix::fs::Uid::from_raw(uid)), None) {
             tracing::debug!(service = %self.plan.name, %error, "handing over the terminal");
-        }
-    }
-
-    fn publish(&self, target: TargetState) {
-        for publisher in &self.publishers {
-            publisher.set_target_state(target);
         }
     }
 
@@ -572,9 +968,9 @@ impl Service {
         Ok(())
     }
 
-    /// Init said something.
-    fn heard(&mut self, message: io::Result<scm::Message>) {
-        let Some(run) = &mut self.run else { return };
+    /// The init of a run said something.
+    fn heard(&mut self, generation: Generation, message: io::Result<scm::Message>) {
+        let Some(run) = self.runs.iter_mut().find(|run| run.generation == generation) else { return };
         let (news, fds) = match message.and_then(protocol::decode::<FromInit>) {
             Ok(news) => news,
             // Its end is closed: it ends, which its pidfd tells.
@@ -589,8 +985,8 @@ impl Service {
                 // The level was told before the start; less than it is no start.
                 let failure =
                     Failure::because("restricting by Landlock", "the kernel enforces less than it said");
-                self.fail_run(failure);
-                self.kill_run();
+                self.fail_run(generation, failure);
+                self.kill_run(generation);
             }
             FromInit::Executed { landlock: _ } => {
                 run.deadline = None;
@@ -598,14 +994,11 @@ impl Service {
                 run.main = fds.next();
                 let notices = fds.next();
                 let pid = run.main.as_ref().and_then(|main| process::pid_of(main.as_fd()).ok().flatten());
-                let generation = run.generation;
                 if let Some(ended) = self.ended_at {
                     let since_end_us = u64::try_from(ended.elapsed().as_micros()).unwrap_or(u64::MAX);
                     tracing::debug!(service = %self.plan.name, generation, since_end_us, "executed again");
                 }
-                if run.step == Step::Main {
-                    self.publish(TargetState::Up);
-                }
+                self.settle();
                 self.tell(Input::Executed { service: self.plan.name.clone(), generation, pid });
                 // Not before that: nothing of a run is told before its start.
                 if let Some(socket) = notices {
@@ -614,9 +1007,9 @@ impl Service {
             }
             FromInit::Exited(end) => run.exit = Some(reason(end)),
             FromInit::Terminal { id: None } => {
-                if let Err(failure) = self.read_terminal(fds) {
-                    self.fail_run(failure);
-                    self.kill_run();
+                if let Err(failure) = self.read_terminal(generation, fds) {
+                    self.fail_run(generation, failure);
+                    self.kill_run(generation);
                 }
             }
             FromInit::Terminal { id: Some(id) } => {
@@ -644,13 +1037,13 @@ impl Service {
         }
     }
 
-    /// Begins to hear what the present run says of itself.
+    /// Begins to hear what a run says of itself.
     fn listen(&mut self, socket: OwnedFd, generation: Generation) {
         let (service, inbox) = (self.plan.name.clone(), Arc::clone(&self.shared.inbox));
         let tell = move |news: Notified| {
             inbox(Input::Notified { service: service.clone(), generation, news });
         };
-        match (Listener::start(socket, tell), &mut self.run) {
+        match (Listener::start(socket, tell), self.run_of_mut(generation)) {
             (Ok(listener), Some(run)) => run.notices = Some(listener),
             (Ok(_), None) => {}
             (Err(error), _) => {
@@ -659,30 +1052,35 @@ impl Service {
         }
     }
 
-    /// The terminal of the present run is there: what is written to it is its standard output.
-    fn read_terminal(&mut self, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    /// The terminal of a run is there: what is written to it is its standard output.
+    fn read_terminal(&mut self, generation: Generation, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let (ours, theirs) =
             both(fds).ok_or_else(|| Failure::because("starting", "init gave no terminal"))?;
         let outputs = self.outputs_of_hooks(Step::Main, &theirs, &theirs)?;
         drop(theirs);
-        let Some(run) = &mut self.run else { return Ok(()) };
-        run.outputs = outputs;
         let sink = Arc::clone(&self.shared.logs);
+        let Some(run) = self.runs.iter_mut().find(|run| run.generation == generation) else { return Ok(()) };
+        run.outputs = outputs;
         let matchers = std::mem::take(&mut run.matchers);
         let pump = Pump::start_terminal(self.plan.name.clone(), LogStream::Stdout, ours, sink, matchers);
         run.pumps.push(pump.stage("reading the terminal")?);
         Ok(())
     }
 
-    fn fail_run(&mut self, failure: Failure) {
-        if let Some(run) = &mut self.run {
+    fn fail_run(&mut self, generation: Generation, failure: Failure) {
+        if let Some(run) = self.run_of_mut(generation) {
             run.failure.get_or_insert(failure);
             run.deadline = None;
         }
     }
 
-    fn kill_run(&mut self) {
-        let Some(run) = &self.run else { return };
+    fn kill_run(&self, generation: Generation) {
+        if let Some(run) = self.run_of(generation) {
+            self.kill(run);
+        }
+    }
+
+    fn kill(&self, run: &Run) {
         // With process 1 the kernel kills the whole pid namespace. Not by `cgroup.kill` as well: since Linux 6.14 (and
         // where that was carried back) a cgroup counts its kills, and who is cloned into it (`CLONE_INTO_CGROUP`)
         // from a cgroup with another count is taken for one that a kill has missed, and killed at birth. No further
@@ -696,19 +1094,28 @@ impl Service {
         }
     }
 
-    /// Init has ended, and with it everything of the run.
-    async fn ended(&mut self) {
+    /// The init of a run has ended, and with it everything of the run.
+    async fn ended(&mut self, generation: Generation) {
         // What it said last is still in the socket.
-        while let Some(message) = self.run.as_ref().map(|run| scm::try_recv_on(run.control.as_fd())) {
+        while let Some(message) = self.run_of(generation).map(|run| scm::try_recv_on(run.control.as_fd())) {
             match message {
-                Ok(message) if !message.bytes.is_empty() => self.heard(Ok(message)),
+                Ok(message) if !message.bytes.is_empty() => self.heard(generation, Ok(message)),
                 _ => break,
             }
         }
-        let Some(run) = self.run.take() else { return };
+        let Some(at) = self.runs.iter().position(|run| run.generation == generation) else { return };
+        let run = self.runs.remove(at);
         self.ended_at = Some(Instant::now());
         let _ = process::reap_pidfd(run.init.as_fd());
-        self.publish(TargetState::Restarting);
+        if self.runs.is_empty() {
+            // Nobody else knows yet, so nobody can have said what follows.
+            self.unsettled = Unsettled::Until(Instant::now() + SETTLES_WITHIN);
+        } else {
+            self.share_limits();
+        }
+        // What waits in its sockets, if they are not those of the service, the kernel gives to the others.
+        drop(run.listening);
+        self.settle();
         drop((run.probers, run.hooks, run.notices, run.matched, run.matchers));
         // Ours would keep the output from ending.
         drop(run.outputs);
@@ -728,8 +1135,11 @@ impl Service {
         if let Some(guard) = run.oom_guard {
             guard.abort();
         }
+        if let Unsettled::Until(moment) = &mut self.unsettled {
+            *moment = Instant::now() + SETTLES_WITHIN;
+        }
         let oom = self.group.as_ref().is_some_and(|group| group.oom_killed());
-        let (service, generation) = (self.plan.name.clone(), run.generation);
+        let service = self.plan.name.clone();
         if run.main.is_some() {
             let exit = run.exit.unwrap_or(ExitReason::Signal(nix::libc::SIGKILL));
             self.tell(Input::Exited { service, generation, exit, oom });
@@ -752,15 +1162,16 @@ impl Service {
             "its launcher has ended; `ws down` and `ws up` make a new one",
         );
         self.broken = Some(failure.clone());
-        self.fail_run(failure);
-        self.kill_run();
+        for run in &mut self.runs {
+            run.failure.get_or_insert(failure.clone());
+            run.deadline = None;
+        }
+        self.runs.iter().for_each(|run| self.kill(run));
     }
 
     fn start_probe(&mut self, generation: Generation, role: ProbeRole) {
         let Some(probe) = self.probe(role).cloned() else { return };
-        if self.run_of(generation).is_none_or(|run| run.main.is_none()) {
-            return;
-        }
+        let Some(run) = self.run_of(generation).filter(|run| run.main.is_some()) else { return };
         let inbox = Arc::clone(&self.shared.inbox);
         let service = self.plan.name.clone();
         let report = move |result: Result<String, String>| {
@@ -770,10 +1181,11 @@ impl Service {
             address: self.plan.address,
             dial: Arc::clone(&self.shared.dial),
             exec: Arc::new(ExecInside { generation, commands: self.commands.clone() }),
-            log: self.run.as_ref().and_then(|run| run.matched.get(&role).cloned()),
+            tos: Arc::clone(&run.tos),
+            log: run.matched.get(&role).cloned(),
         };
         let prober = Prober::start(&probe, role, means, report);
-        if let Some(run) = &mut self.run {
+        if let Some(run) = self.run_of_mut(generation) {
             run.probers.insert(role, prober);
         }
     }
@@ -786,7 +1198,8 @@ impl Service {
             // What it may take at most; the engine knows when the grace is really over.
             Hook::Stop => self.plan.stop.command.iter().map(|command| self.stop_command(command)).collect(),
         };
-        let Some(run) = self.run.as_mut().filter(|run| run.generation == generation && run.main.is_some())
+        let runs = self.runs.iter_mut();
+        let Some(run) = runs.into_iter().find(|run| run.generation == generation && run.main.is_some())
         else {
             return;
         };
@@ -811,8 +1224,9 @@ impl Service {
 
     /// Asks init for a terminal.
     fn make_terminal(&mut self, done: TerminalDone) {
-        let Some(run) = self.run.as_mut().filter(|run| run.main.is_some()) else {
-            return done(Err(format!("{} does not run", self.plan.name)));
+        let name = self.plan.name.clone();
+        let Some(run) = self.of_the_service().and_then(|generation| self.run_of_mut(generation)) else {
+            return done(Err(format!("{name} does not run")));
         };
         let id = next_exec_id();
         match protocol::send(run.control.as_fd(), &ToInit::Terminal { id }, &[]) {
@@ -823,13 +1237,15 @@ impl Service {
         }
     }
 
-    /// Asks init to execute a further program in the run.
-    fn exec(&mut self, id: u64, spec: ExecSpec, io: &ExecIo, done: ExecDone) {
+    /// Asks init to execute a further program in a run.
+    fn exec(&mut self, of: Option<Generation>, id: u64, spec: ExecSpec, io: &ExecIo, done: ExecDone) {
         let not_started = |error: String| ExecResult::NotStarted { error, not_found: false };
         if spec.tty {
             self.hand_over_terminal(&io.stdin);
         }
-        let Some(run) = self.run.as_mut().filter(|run| run.main.is_some() && run.step == Step::Main) else {
+        let works =
+            |run: &&mut Run| Some(run.generation) == of && run.main.is_some() && run.step == Step::Main;
+        let Some(run) = self.runs.iter_mut().find(works) else {
             done(not_started(format!("{} does not run", self.plan.name)));
             return;
         };
@@ -859,6 +1275,45 @@ impl Service {
             Err(error) => done(not_started(format!("asking init: {error}"))),
         }
     }
+}
+
+/// What an update does to the published ports, until it is certain.
+#[derive(Debug, Default)]
+struct PortChange {
+    /// Those that come.
+    new: Vec<Publisher>,
+    /// Which of the present ones go.
+    gone: Vec<usize>,
+    /// Which of them lead elsewhere now, with what they were before.
+    led: Vec<(usize, Publish)>,
+}
+
+/// Waits until no connection waits in listening sockets any more that were taken over from, and the handshakes that had
+/// begun have had their time; or until they are closed. Bounded: what nobody accepts then is for the other run.
+async fn accepted(sockets: Weak<Listening>) {
+    if sockets.strong_count() == 0 {
+        return;
+    }
+    let deadline = Instant::now() + ACCEPTS_WITHIN;
+    tokio::time::sleep(HANDSHAKES_WITHIN).await;
+    while Instant::now() < deadline {
+        match sockets.upgrade() {
+            Some(sockets) if sockets.waiting() > 0 => {}
+            Some(_) | None => return,
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Grants the links of a plan. Who they lead to may come later, or come back: that is seen to where it comes.
+async fn change_links(shared: &Arc<Shared>, plan: &ServicePlan) -> Result<(), String> {
+    let (shared, plan) = (Arc::clone(shared), plan.clone());
+    let changed = tokio::task::spawn_blocking(move || {
+        let mut net = shared.net.lock().unwrap_or_else(PoisonError::into_inner);
+        let net = net.as_mut().ok_or("the workspace has no network any more")?;
+        net.network.update(&net.sockets, &plan).map_err(|error| chain(&error))
+    });
+    changed.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Numbers execs, so that one can be named before init has heard of it.

@@ -153,7 +153,7 @@ impl<'a> Steps<'a> {
 
     /// As [`run`](Self::run), and what is not there any more is taken away already.
     fn run_taking_away(mut self, socket: &mut Socket) -> Result<(), NetError> {
-        let absent = |errno| [libc::ENODEV, libc::ENOENT, libc::ESRCH].contains(&errno);
+        let absent = |errno| [libc::ENODEV, libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL].contains(&errno);
         match socket.run(&mut self.batch) {
             Err(netlink::Error::Refused(refusals)) if refusals.iter().all(|one| absent(one.errno)) => Ok(()),
             done => done.map_err(|source| self.error(source, |errno| !absent(errno))),
@@ -240,6 +240,21 @@ pub(super) fn add_external(sockets: &dyn SocketSource, external: &[ExternalPlan]
         steps.add(&one.name, "set the address", |b| route::add_address(b, LOOPBACK, one.address));
     }
     steps.run(&mut socket)
+}
+
+/// Takes such addresses away again.
+pub(super) fn remove_external(sockets: &dyn SocketSource, external: &[ExternalPlan]) -> Result<(), NetError> {
+    if external.is_empty() {
+        return Ok(());
+    }
+    let fd = route_socket(sockets, NsRef::Router)?;
+    let mut socket =
+        Socket::new(fd).map_err(|source| NetError::BadSocket { of: NsRef::Router.to_string(), source })?;
+    let mut steps = Steps::default();
+    for one in external {
+        steps.add(&one.name, "take away the address", |b| route::delete_address(b, LOOPBACK, one.address));
+    }
+    steps.run_taking_away(&mut socket)
 }
 
 /// Sets up what a service's namespace has: address, neighbour and routes, in one send.

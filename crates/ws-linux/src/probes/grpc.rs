@@ -5,7 +5,6 @@
 
 use std::error::Error as _;
 use std::io;
-use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use prost::Message;
 use tokio::task::JoinSet;
 
 use super::{Means, shorten};
-use crate::publish::{connect, io_phrase};
+use crate::publish::io_phrase;
 
 /// The most of an answer that is read: the message is two bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -87,8 +86,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executo
 
 /// Asks once; the error is a phrase.
 pub(super) async fn check(means: &Means, port: u16, service: &str, timeout: Duration) -> Result<(), String> {
-    let target = SocketAddrV4::new(means.address, port);
-    let stream = connect(&means.dial, target).await.map_err(|error| io_phrase(&error))?;
+    let stream = means.connect(port).await?;
     let message = HealthCheckRequest { service: service.to_owned() };
     let request = Request::post(format!("http://localhost:{port}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")

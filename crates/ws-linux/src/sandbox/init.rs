@@ -55,9 +55,15 @@ const NAMESPACE_LIMITS: [(&str, u64); 8] = [
 /// The size of a terminal that nobody looks at, in columns and rows.
 const TERMINAL_SIZE: (u16, u16) = (80, 24);
 
-/// Init's process. `streams` are those of [`RunSpec::streams`].
-pub(super) fn run(control: &Channel, streams: Vec<OwnedFd>, spec: &RunSpec, filter: &Filter) -> ! {
-    match start(control, streams, spec, filter) {
+/// Init's process. `streams` are those of [`RunSpec::streams`], `listen` those of [`RunSpec::listen`].
+pub(super) fn run(
+    control: &Channel,
+    streams: Vec<OwnedFd>,
+    listen: Vec<OwnedFd>,
+    spec: &RunSpec,
+    filter: &Filter,
+) -> ! {
+    match start(control, streams, listen, spec, filter) {
         Ok(running) => supervise(control, &running),
         Err(failure) => {
             let _ = protocol::send(control.as_fd(), &FromInit::Failed(failure), &[]);
@@ -77,11 +83,12 @@ struct Running {
 fn start(
     control: &Channel,
     streams: Vec<OwnedFd>,
+    listen: Vec<OwnedFd>,
     spec: &RunSpec,
     filter: &Filter,
 ) -> Result<Running, Failure> {
     let mut keep = vec![control.as_fd()];
-    keep.extend(streams.iter().map(AsFd::as_fd));
+    keep.extend(streams.iter().chain(&listen).map(AsFd::as_fd));
     process::close_all_but(&keep).stage("closing inherited files")?;
     process::hide_arguments("ws-init").stage("hiding the command line")?;
     nix::unistd::sethostname(&spec.hostname).map_err(io::Error::from).stage("setting the host name")?;
@@ -111,9 +118,12 @@ fn start(
     if let Some(socket) = &notify {
         forget_notices(socket);
     }
-    let main = execute_main(&spec.exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty, control)?;
-    // The end of the output is when the service and its children have closed it, and not later.
-    drop((null, stdin, stdout, stderr));
+    let passed = Passed { sockets: &listen, names: &spec.listen };
+    let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let main = execute_main(&spec.exec, stdio, tty, passed, control)?;
+    // The end of the output is when the service and its children have closed it, and not later. No further program
+    // gets the listening sockets.
+    drop((null, stdin, stdout, stderr, listen));
     let pidfd = process::pidfd_of_child(main).stage("opening the service's process")?;
     let landlock = match landlock {
         Enforced::Nothing => 0,
@@ -445,14 +455,47 @@ impl Starting {
     }
 }
 
+/// Listening sockets that a program gets, in this order from descriptor 3 on (sd_listen_fds(3)). They block, as those
+/// of systemd do.
+#[derive(Debug, Clone, Copy)]
+struct Passed<'a> {
+    sockets: &'a [OwnedFd],
+    names: &'a [String],
+}
+
+impl Passed<'_> {
+    const NONE: Passed<'static> = Passed { sockets: &[], names: &[] };
+
+    /// What it says of itself in the environment of this process.
+    fn variables(self) -> Vec<(String, String)> {
+        if self.sockets.is_empty() {
+            return Vec::new();
+        }
+        let variable = |key: &str, value: String| (key.to_owned(), value);
+        vec![
+            variable("LISTEN_FDS", self.sockets.len().to_string()),
+            variable("LISTEN_PID", std::process::id().to_string()),
+            variable("LISTEN_FDNAMES", self.names.join(":")),
+        ]
+    }
+}
+
 /// Forks a process that executes a program. Does not wait for it: what runs here already can stop it on its way
 /// with a signal.
-fn begin(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool) -> Result<Starting, Failure> {
+fn begin(
+    spec: &ExecSpec,
+    stdio: [BorrowedFd<'_>; 3],
+    tty: bool,
+    passed: Passed<'_>,
+) -> Result<Starting, Failure> {
     let name = spec.argv.first().cloned().unwrap_or_default();
-    let (report, mut errors) = io::pipe().stage("making a pipe")?;
+    let (report, errors) = io::pipe().stage("making a pipe")?;
+    // Out of the way of what is passed.
+    let errors = process::above_passed(errors.as_fd(), passed.sockets.len()).stage("making a pipe")?;
+    let mut errors = io::PipeWriter::from(errors);
     match process::fork_single_threaded().stage("making a process")? {
         None => {
-            let failure = become_program(spec, stdio, tty, errors.as_fd());
+            let failure = become_program(spec, stdio, tty, passed, errors.as_fd());
             let text = serde_json::to_vec(&failure).unwrap_or_default();
             let _ = errors.write_all(&text);
             process::exit_now(127);
@@ -472,7 +515,7 @@ fn run_before(
     let deadline = Instant::now().checked_add(hook.timeout);
     let name = format!("pre_start `{}`", one_line(&hook.exec.argv));
     let not_run = |failure: Failure| Failure { stage: name.clone(), ..failure };
-    let mut starting = Some(begin(&hook.exec, stdio, false).map_err(not_run)?);
+    let mut starting = Some(begin(&hook.exec, stdio, false, Passed::NONE).map_err(not_run)?);
     let pid = starting.as_ref().map_or(0, |starting| starting.pid);
     loop {
         let mut watched = vec![control.as_fd(), children];
@@ -525,9 +568,10 @@ fn execute_main(
     spec: &ExecSpec,
     stdio: [BorrowedFd<'_>; 3],
     tty: bool,
+    passed: Passed<'_>,
     control: &Channel,
 ) -> Result<i32, Failure> {
-    let mut starting = begin(spec, stdio, tty)?;
+    let mut starting = begin(spec, stdio, tty, passed)?;
     loop {
         let ready = process::poll_readable(&[starting.report.as_fd(), control.as_fd()])
             .stage("waiting for the program")?;
@@ -543,13 +587,20 @@ fn execute_main(
 }
 
 /// The rest of the way to the program, in its own process. Returns only on failure.
-fn become_program(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool, keep: BorrowedFd<'_>) -> Failure {
+fn become_program(
+    spec: &ExecSpec,
+    stdio: [BorrowedFd<'_>; 3],
+    tty: bool,
+    passed: Passed<'_>,
+    keep: BorrowedFd<'_>,
+) -> Failure {
     let prepare = || -> Result<(), Failure> {
         process::reset_signals().stage("resetting signals")?;
         rustix::process::setsid().map_err(io::Error::from).stage("starting a session")?;
         let [stdin, stdout, stderr] = stdio;
         process::set_stdio(stdin, stdout, stderr).stage("setting standard input and output")?;
-        process::close_all_but(&[keep]).stage("closing files")?;
+        let sockets: Vec<_> = passed.sockets.iter().map(AsFd::as_fd).collect();
+        process::pass_descriptors(&sockets, keep).stage("closing files")?;
         if let Some(limits) = files::PROGRAMS.get() {
             files::limit(*limits).stage("setting the limit of open files")?;
         }
@@ -572,8 +623,10 @@ fn become_program(spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3], tty: bool, keep: 
     let stage = format!("executing {name}");
     let c_string = |text: &str| CString::new(text).map_err(io::Error::from);
     let argv: io::Result<Vec<CString>> = spec.argv.iter().map(|arg| c_string(arg)).collect();
+    let variables = passed.variables();
+    let own = spec.env.iter().filter(|(key, _)| !variables.iter().any(|(known, _)| known == key));
     let env: io::Result<Vec<CString>> =
-        spec.env.iter().map(|(key, value)| c_string(&format!("{key}={value}"))).collect();
+        own.chain(&variables).map(|(key, value)| c_string(&format!("{key}={value}"))).collect();
     let (argv, env) = match (argv, env) {
         (Ok(argv), Ok(env)) => (argv, env),
         (Err(error), _) | (_, Err(error)) => return Failure::not_executed(stage, &error),
@@ -703,7 +756,9 @@ fn tell_started(control: &Channel, id: u64, outcome: Result<(), Failure>) -> boo
 
 fn begin_further(exec: &ExecSpec, tty: bool, fds: &[OwnedFd]) -> Result<Starting, Failure> {
     match fds {
-        [stdin, stdout, stderr] => begin(exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty),
+        [stdin, stdout, stderr] => {
+            begin(exec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], tty, Passed::NONE)
+        }
         _ => Err(Failure::because("executing", "its standard streams are missing")),
     }
 }

@@ -11,6 +11,9 @@
 //! | `/s/N` | the mount in slot N |
 //! | `/g` | where a run puts its private tmpfs before it goes into pieces |
 //! | `/proc` | the host's procfs, which a run needs to see to mount its own |
+//!
+//! The template's mount is read-only there and in every run. A second one of the same tmpfs, attached nowhere, is the
+//! launcher's own: through it files are replaced in the runs that go on.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,6 +45,7 @@ const SKELETON_INODES: u64 = 16 * 1024;
 /// The launcher's process.
 pub(super) fn run(channel: &Channel, filter: &Filter) -> ! {
     let mut ready = start(channel);
+    let mut template = None;
     loop {
         let Ok((request, fds)) = protocol::receive::<ToLauncher>(channel) else {
             // The supervisor is gone.
@@ -49,7 +53,7 @@ pub(super) fn run(channel: &Channel, filter: &Filter) -> ! {
         };
         // A launcher that could not start says so to whoever asks it for anything.
         let done = match &mut ready {
-            Ok(()) => serve(request, fds, channel, filter),
+            Ok(()) => serve(request, fds, &mut template, channel, filter),
             Err(failure) => Err(failure.clone()),
         };
         let sent = match &done {
@@ -86,18 +90,24 @@ fn skeleton() -> io::Result<OwnedFd> {
 fn serve(
     request: ToLauncher,
     fds: Vec<OwnedFd>,
+    writable: &mut Option<OwnedFd>,
     channel: &Channel,
     filter: &Filter,
 ) -> Result<Option<OwnedFd>, Failure> {
     match request {
         ToLauncher::Prepare(template) => {
             write_sysctls(&template.sysctls)?;
-            build_template(&template, &fds)?;
+            *writable = Some(build_template(&template, &fds)?);
             open_own_net().stage("opening the service's network namespace").map(Some)
         }
         ToLauncher::Source { slot, directory } => put_source(slot, directory, &fds).map(|()| None),
         ToLauncher::Repo { first, last, entries } => put_repo(first, last, &entries, &fds).map(|()| None),
         ToLauncher::Start(spec) => start_run(&spec, fds, channel, filter).map(Some),
+        ToLauncher::Files(files) => {
+            let unbuilt = || Failure::because("replacing files of the sandbox", "it has no root yet");
+            let tree = writable.as_ref().ok_or_else(unbuilt)?;
+            files.iter().try_for_each(|(path, contents)| replace_file(tree, path, contents)).map(|()| None)
+        }
     }
 }
 
@@ -120,7 +130,29 @@ pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-fn build_template(template: &Template, fds: &[OwnedFd]) -> Result<(), Failure> {
+/// Puts a file of the template in the place of another, or in a place that is free.
+fn replace_file(tree: &OwnedFd, path: &Path, contents: &str) -> Result<(), Failure> {
+    use rustix::fs::{AtFlags, OFlags, openat, renameat, unlinkat};
+    let stage = || format!("replacing {}", path.display());
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".ws-new");
+    let write = || -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mut file = std::fs::File::from(openat(tree, &beside, flags, Mode::from_raw_mode(0o644))?);
+        io::Write::write_all(&mut file, contents.as_bytes())?;
+        Ok(renameat(tree, &beside, tree, path)?)
+    };
+    write()
+        .inspect_err(|_| {
+            // What went wrong first is what is told.
+            let _ = unlinkat(tree, &beside, AtFlags::empty());
+        })
+        .stage(stage())
+}
+
+/// Gives a mount of the template's tmpfs that can be written.
+fn build_template(template: &Template, fds: &[OwnedFd]) -> Result<OwnedFd, Failure> {
     let root = Path::new(TEMPLATE);
     let tree = skeleton().stage("making the root of the sandbox")?;
     mount::attach(tree.as_fd(), root).stage("mounting the root of the sandbox")?;
@@ -147,11 +179,14 @@ fn build_template(template: &Template, fds: &[OwnedFd]) -> Result<(), Failure> {
     if template.mounts.len() != fds.len() {
         return Err(Failure::because("building the sandbox", "a mount is missing"));
     }
+    let writable = mount::clone_path(root).stage("keeping the root of the sandbox")?;
     for (path, tree) in template.mounts.iter().zip(fds) {
         mount::attach(tree.as_fd(), &below(root, path)).stage(format!("mounting {}", path.display()))?;
     }
     let read_only = Attributes { read_only: true, ..Attributes::default() };
-    mount::set_attributes(tree.as_fd(), read_only, false).stage("making the root of the sandbox read-only")
+    mount::set_attributes(tree.as_fd(), read_only, false)
+        .stage("making the root of the sandbox read-only")
+        .map(|()| writable)
 }
 
 fn put_source(slot: usize, directory: bool, fds: &[OwnedFd]) -> Result<(), Failure> {
@@ -220,6 +255,10 @@ fn start_run(
         streams.push(next("a standard stream")?);
     }
     let cgroup = if spec.cgroup { Some(next("its cgroup")?) } else { None };
+    let mut listen = Vec::new();
+    for _ in &spec.listen {
+        listen.push(next("a listening socket")?);
+    }
     let options = CloneOptions {
         namespaces: Namespaces {
             mount: true,
@@ -237,7 +276,7 @@ fn start_run(
         Forked::Child => {
             // The launcher's own channel is closed with everything else that init does not keep.
             let _ = channel;
-            init::run(&control, streams, spec, filter)
+            init::run(&control, streams, listen, spec, filter)
         }
     }
 }

@@ -279,5 +279,9 @@ pub fn run_spec(service: &ServicePlan, run: &Run, context: RunContext<'_>) -> Ru
         exec: ExecSpec { argv: run.argv.clone(), env, cwd: run.cwd.clone() },
         streams,
         cgroup: context.cgroup,
+        listen: match context.main {
+            true => service.listen.iter().map(|listen| listen.name.clone()).collect(),
+            false => Vec::new(),
+        },
     }
 }

@@ -164,9 +164,11 @@ pub enum ToLauncher {
         /// The entries.
         entries: Vec<RepoEntry>,
     },
-    /// Start a run; its channel comes along, then its [`Streams`], then its cgroup where there is one. Answered
-    /// with the pidfd of init.
+    /// Start a run; its channel comes along, then its [`Streams`], then its cgroup where there is one, then its
+    /// listening sockets. Answered with the pidfd of init.
     Start(Box<RunSpec>),
+    /// Put other contents into files of the template, for runs that go on as well: each is replaced as a whole.
+    Files(Vec<(PathBuf, String)>),
 }
 
 /// An entry of the project root, or of a directory below it that is shown entry by entry.
@@ -246,6 +248,8 @@ pub struct RunSpec {
     pub streams: Streams,
     /// Whether a cgroup descriptor comes along.
     pub cgroup: bool,
+    /// The names of the listening sockets that come along, for the main program (`LISTEN_FDNAMES`, sd_listen_fds(3)).
+    pub listen: Vec<String>,
 }
 
 /// A program to execute before the main one.

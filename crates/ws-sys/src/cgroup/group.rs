@@ -111,6 +111,18 @@ impl Group {
         Usage { memory_bytes, cpu_usec }
     }
 
+    /// The memory that the kernel cannot take back from the group (there is no swap): `None` where it is not counted.
+    #[must_use]
+    pub fn memory_kept(&self) -> Option<u64> {
+        let (dir, own) = match self.backends.get(&Controller::Memory)? {
+            Backend::V1(dir) => (dir, "rss"),
+            Backend::V2(dir) => (dir, "anon"),
+        };
+        let text = files::read(dir, "memory.stat").ok()?;
+        // Where shared memory is not counted apart, it is part of the cache.
+        Some(files::keyed(&text, own)? + files::keyed(&text, "shmem").unwrap_or(0))
+    }
+
     /// How many processes and threads are in the group; `None` where they are not counted.
     ///
     /// # Errors
