@@ -42,5 +42,6 @@ fuzz_target!(|bytes: &[u8]| {
             Sources { text: text.as_str().into(), dot_env: None, files: Default::default(), ..sources };
         let reread = parse(&again).workspace.expect("what `ws config` prints can be read");
         assert_eq!(reread.services, workspace.services);
+        assert_eq!((reread.builds, reread.watching), (workspace.builds, workspace.watching));
     }
 });

@@ -227,7 +227,9 @@ fn build(key: &str) -> Option<&'static str> {
         "use" | "uses" => {
             "to use one of `builds`, write `build: NAME`, or `build: { name: NAME, uses: [out/api] }`"
         }
-        "links" | "ports" | "secrets" => "leave it out: builds have no network and no secrets",
+        "links" | "ports" | "secrets" | "expose" | "listen" => {
+            "leave it out: builds have no network and no secrets"
+        }
         "depends_on" | "needs" | "requires" => {
             "write `after: [NAME]` for other builds that must be done before"
         }
