@@ -92,7 +92,7 @@ const ROUNDS: usize = 20;
 /// With sockets that were passed to it, it accepts nothing more on SIGTERM and leaves what waits there. Without, it
 /// answers who waits, closes its listener, and lives on for a moment; and it does not listen at once.
 const SERVER: &str = r#"
-import os, select, signal, socket, sys, time
+import os, select, signal, socket, sys, threading, time
 version = open("version").read().strip()
 if version == "BAD": sys.exit(3)
 wake, woken = os.pipe()
@@ -113,6 +113,9 @@ else:
     sockets = [socket.create_server(("0.0.0.0", 8000), backlog=1000)]
 def answer(listener):
     client, _ = listener.accept()
+    client.setblocking(True)
+    threading.Thread(target=converse, args=(client,)).start()
+def converse(client):
     try:
         client.recv(1000)
         client.sendall(b"HTTP/1.0 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(version), version.encode()))
@@ -753,7 +756,9 @@ async fn an_overlap_that_fails_changes_nothing(stage: &mut Stage) {
     let old = stage.now("web");
     stage.version(3000);
     let new = beside(stage).await;
+    stage.ready("web", new).await;
     switch(stage, new).await;
+    stage.host.submit(Effect::Signal { service: name("web"), generation: old, signal: libc::SIGSTOP });
     stage.version(3001);
     let newer = beside(stage).await;
     stage.ready("web", newer).await;
