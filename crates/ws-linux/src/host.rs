@@ -599,10 +599,10 @@ impl Host for LinuxHost {
     fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
         let gone = format!("there is no service `{}`", service.name);
         let Some(task) = self.services.get(&service.name) else { return done(Err(gone)) };
-        if let Err(mpsc::error::SendError(Command::Update { done, .. })) =
-            task.commands.send(Command::Update { plan: Box::new(service), done })
-        {
-            done(Err(gone));
+        let name = service.name.clone();
+        let sent = task.commands.send(Command::Update { plan: Box::new(service), done });
+        if let Err(mpsc::error::SendError(command)) = sent {
+            command.refuse(&name);
         }
     }
 
@@ -656,7 +656,11 @@ impl Host for LinuxHost {
         let id = service::next_exec_id();
         match self.services.get(&spec.service) {
             Some(task) => {
-                let _ = task.commands.send(Command::Exec { id, spec, io, done });
+                let service = spec.service.clone();
+                let sent = task.commands.send(Command::Exec { id, spec, io, done });
+                if let Err(mpsc::error::SendError(command)) = sent {
+                    command.refuse(&service);
+                }
             }
             None => done(ExecResult::NotStarted {
                 error: "there is no such service".to_owned(),
@@ -669,7 +673,9 @@ impl Host for LinuxHost {
     fn terminal(&mut self, service: &ServiceName, done: TerminalDone) {
         match self.services.get(service) {
             Some(task) => {
-                let _ = task.commands.send(Command::Terminal { done });
+                if let Err(mpsc::error::SendError(command)) = task.commands.send(Command::Terminal { done }) {
+                    command.refuse(service);
+                }
             }
             None => done(Err("there is no such service".to_owned())),
         }
@@ -693,7 +699,7 @@ impl Host for LinuxHost {
             done(Err(format!("there is a service `{}` already", service.name)));
             return;
         }
-        let (commands, inbox) = mpsc::unbounded_channel();
+        let (commands, mut inbox) = mpsc::unbounded_channel();
         let back = commands.downgrade();
         let (shared, plan) = (Arc::clone(&self.shared), service.clone());
         let handle = tokio::spawn(async move {
@@ -705,6 +711,10 @@ impl Host for LinuxHost {
                 }
                 Err(error) => {
                     // Closed before it is told: then there may be another one of that name.
+                    inbox.close();
+                    while let Ok(command) = inbox.try_recv() {
+                        command.refuse(&plan.name);
+                    }
                     drop(inbox);
                     done(Err(chain(&error)));
                 }

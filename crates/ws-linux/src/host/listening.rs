@@ -15,6 +15,9 @@
 //! (`net.ipv4.tcp_migrate_req`). When it is closed, the second becomes the first and only one, and is that whatever the
 //! program says.
 //!
+//! A probe that runs a command inside has no such mark: where it connects to such a port it finds the run that has the
+//! connections, so one for an overlap should be `http`, `tcp`, `grpc`, or a word of the program's own.
+//!
 //! So in a group there are never more than two. A run that was taken over from and does not end is in the way of the
 //! next overlap: its sockets are closed for it then ([`Listening::shut`]).
 

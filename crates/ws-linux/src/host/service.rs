@@ -30,7 +30,7 @@ use ws_core::engine::{Generation, Hook, Input, Notified, ProbeRole, Step};
 use ws_core::host::{ExecIo, ExecSpec, TerminalDone};
 use ws_core::plan::ServicePlan;
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{CommandLine, ExitReason, HookCommand, Probe, ProbeKind, Publish, ServiceKind};
+use ws_model::{CommandLine, ExitReason, HookCommand, Probe, ProbeKind, Publish, ServiceKind, ServiceName};
 use ws_sys::aio::Readable;
 use ws_sys::process;
 use ws_sys::scm::{self, Channel};
@@ -136,6 +136,32 @@ pub(super) enum Command {
     Terminal {
         done: TerminalDone,
     },
+}
+
+impl Command {
+    /// Answers it where there is no such service (any more).
+    pub(super) fn refuse(self, service: &ServiceName) {
+        let gone = format!("there is no service `{service}`");
+        match self {
+            Self::Update { done, .. } => done(Err(gone)),
+            Self::Exec { done, .. } | Self::ExecIn { done, .. } => {
+                done(ExecResult::NotStarted { error: gone, not_found: false });
+            }
+            Self::Terminal { done } => done(Err(gone)),
+            // What is not answered, or by the end of a run, of which there is none.
+            Self::Start { .. }
+            | Self::StartBeside { .. }
+            | Self::Switch { .. }
+            | Self::Hold
+            | Self::Release
+            | Self::Signal { .. }
+            | Self::Kill { .. }
+            | Self::StartProbe { .. }
+            | Self::StopProbe { .. }
+            | Self::RunHook { .. }
+            | Self::KillExec { .. } => {}
+        }
+    }
 }
 
 /// A service's task.
