@@ -723,9 +723,9 @@ impl Service {
             run.tos.store(0, Ordering::Relaxed);
             run.superseded |= run.generation != generation;
         }
-        self.current = Some(generation);
+        let before = self.current.replace(generation);
         // Without a run that accepts what waits, the sockets go now, and the others get it.
-        if let Some(run) = self.runs.iter_mut().find(|run| run.superseded) {
+        if let Some(run) = self.runs.iter_mut().find(|run| Some(run.generation) == before) {
             run.listening = old;
         }
         self.settle();
