@@ -85,7 +85,7 @@ fn scenario(directory: &Path) {
 const LONG: Duration = Duration::from_secs(60);
 
 /// How often a run takes the place of another, in each way.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 8;
 
 /// Answers with what the file `version` said when it was started; `BAD` is a program that ends at once.
 ///
@@ -704,7 +704,7 @@ async fn an_overlap_that_fails_changes_nothing(stage: &mut Stage) {
     let version = ask(address).await.unwrap();
     let load = Load::start(address);
     let old = stage.now("web");
-    for _ in 0..3 {
+    for _ in 0..2 {
         std::fs::write(stage.root.join("version"), "BAD").unwrap();
         let new = beside(stage).await;
         stage.ended("web", new, ExitReason::Code(3)).await;
@@ -728,7 +728,7 @@ async fn an_overlap_that_fails_changes_nothing(stage: &mut Stage) {
     load.stop("overlaps that fail").await;
 
     // The old one dies with connections that it has not accepted: the other gets them.
-    for round in 0..4 {
+    for round in 0..2 {
         let old = if round == 0 { old } else { stage.generations["web"] };
         stage.version(2000 + round);
         let new = beside(stage).await;
