@@ -3337,12 +3337,12 @@ fn what_goes_stops_in_reverse_order_and_leaves_nothing() {
          zed executed  -> zed=ready READY
          zed updated   -> -?api -?db TERM web api=stopping db=stopping web=stopping
          why api       -> api: stopping: is not in the workspace any more, after web | web: stopping: is not in the workspace any more
-         web exited 0  -> TERM api displace web web=stopped
+         web exited 0  -> displace web TERM api web=stopped
          web displaced ->
          up            -> READY
          up db         -> READY
          restart api   ->
-         api exited 0  -> TERM db displace api api=stopped
+         api exited 0  -> displace api TERM db api=stopped
          db exited 0   -> displace db db=stopped
          is-changing   -> true
          db displaced  ->
@@ -3367,7 +3367,7 @@ fn nobody_waits_for_what_is_gone() {
          no exited 1  -> no=failed c=failed FAILED [no failed: exited with 1]
          adopt two    -> update api update c api=waiting c=waiting
          api updated  -> +api api=starting
-         c updated    -> +c KILL db displace no c=starting db=stopping
+         c updated    -> KILL db displace no +c db=stopping c=starting
          no displaced ->
          db startfail killed -> displace db db=stopped
          db displaced ->
@@ -3461,7 +3461,7 @@ fn what_was_added_survives_another_plan() {
         Stage { engine: Engine::new(first), later, plans, now: Duration::ZERO },
         "add x-run-1      ->
          up x-run-1       -> +db db=starting x-run-1=waiting
-         adopt two        -> +x-run-1 update other x-run-1! x-run-1=starting
+         adopt two        -> update other +x-run-1 x-run-1! x-run-1=starting
          other updated    -> KILL db db=stopping
          db startfail killed -> displace db db=stopped
          db displaced     ->
@@ -3873,7 +3873,7 @@ fn the_new_run_dies_while_the_old_one_goes() {
         &format!(
             "{gone}
              web~2 exited 0 -> web=stopping
-             web~1 exited 1 -> web=exited
+             web~1 exited 1 -> web=exited web!
              status web     -> exited restarts=1 exited with 0 because exit"
         ),
     );
@@ -3882,10 +3882,10 @@ fn the_new_run_dies_while_the_old_one_goes() {
         &format!(
             "{gone}
              web~2 exited 0 -> web=stopping
-             up             ->
+             up             -> hold web
              web~1 exited 0 -> +web web=starting
              web~3 executed -> ?web web=running
-             web ok         -> web=ready READY"
+             web ok         -> release web web=ready READY"
         ),
     );
 }
@@ -3910,7 +3910,7 @@ fn stop_and_down_end_both_runs() {
          down                  -> -?web TERM web web=stopping
          web~2 exited 0        ->
          is-down               -> false
-         after 11s             -> KILL web~1
+         after 11s             -> KILL web~1 web=stopping
          web~1 killed 9        -> web=stopped
          is-down               -> true",
     );

@@ -7,14 +7,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ws_core::engine::{Effect, Generation, Hook, Input, Notified, ProbeRole, Step, Tick};
-use ws_model::{Condition, ExitReason, ServiceKind, ServiceName};
+use ws_core::engine::{Effect, FileChange, Generation, Hook, Input, Notified, Outputs, ProbeRole, Tick};
+use ws_core::files::{Digest, Moment};
+use ws_core::plan::ServicePlan;
+use ws_model::{Condition, ExitReason, ServiceKind, ServiceName, Trigger, WatchAction};
 
 use crate::dice::Dice;
+use crate::plan;
 use crate::scenario::{Habits, Happening, Scenario, Span, Unit};
 
 /// From one attempt of a probe that succeeded to the next, once all is calm: nothing new is to be expected.
 const CALM_PACE: Duration = Duration::from_secs(30);
+
+/// How long hooks and a first attempt of a probe take at most, once all is calm.
+const CALM_FIRST: Duration = Duration::from_millis(400);
 
 /// When a kill that goes unanswered for too long is answered, where it is.
 const TOO_LATE: Span = Span::millis(10_500, 40_000);
@@ -22,13 +28,15 @@ const TOO_LATE: Span = Span::millis(10_500, 40_000);
 /// How many things a talkative program says.
 const WORDS: u64 = 4;
 
-/// What the host has of a service: one at most.
+/// What the host has of a service: one at most, or two where one begins beside the other.
 #[derive(Debug, Clone)]
 pub struct Run {
     /// Which run it is.
     pub generation: Generation,
-    /// Which program.
-    pub step: Step,
+    /// Which command it has.
+    pub version: u32,
+    /// What it sees.
+    pub view: u32,
     /// Whether its program was executed.
     pub executed: bool,
     /// Whether it is to be killed.
@@ -67,8 +75,25 @@ enum Coming {
     Talks {
         number: u64,
     },
+    /// Connections have gone over.
+    Switched,
     /// Told although the run is over: it was on its way.
     Stale(Input),
+    /// The place is made, or it is not.
+    Placed(Result<(), String>),
+    /// The place is gone, and what ran there.
+    Displaced,
+    /// It has another plan, or not.
+    Updated(Result<Box<Unit>, String>),
+}
+
+/// What a build is made of, and what was made: numbers for contents.
+#[derive(Debug, Clone, Copy, Default)]
+struct Files {
+    inputs: u64,
+    /// What there was when it was looked at last.
+    seen: (u64, u32),
+    made: Option<(u64, u32)>,
 }
 
 /// The host.
@@ -76,10 +101,14 @@ enum Coming {
 pub struct SimHost {
     dice: Dice,
     stale: u8,
+    /// Those that have a place.
     units: BTreeMap<ServiceName, Unit>,
-    /// Services that are to end by themselves.
+    /// All that any plan has, with what the engine calls it.
+    known: Vec<(ServicePlan, Unit)>,
+    /// Services that are to end by themselves, in whatever plan.
     completes: BTreeSet<ServiceName>,
-    runs: BTreeMap<ServiceName, Run>,
+    files: BTreeMap<ServiceName, Files>,
+    runs: BTreeMap<(ServiceName, Generation), Run>,
     forced: BTreeMap<(ServiceName, ProbeRole), bool>,
     calm: bool,
     future: BTreeMap<(Tick, u64), (ServiceName, Generation, Coming)>,
@@ -90,11 +119,15 @@ impl SimHost {
     /// The host of a scenario, on which nothing runs yet.
     #[must_use]
     pub fn new(scenario: &Scenario) -> Self {
-        let waits = scenario.services.iter().flat_map(|unit| &unit.waits);
+        let all = || scenario.services.iter().chain(scenario.plans.iter().flatten());
+        let waits = all().flat_map(|unit| &unit.waits);
+        let known = |unit: &Unit| (plan::service(unit, scenario.number(&unit.name)), unit.clone());
         Self {
             dice: Dice::new(scenario.seed),
             stale: scenario.stale,
             units: scenario.services.iter().map(|unit| (unit.name.clone(), unit.clone())).collect(),
+            known: all().map(known).collect(),
+            files: BTreeMap::new(),
             completes: waits
                 .filter(|wait| wait.condition == Condition::Completed)
                 .map(|wait| wait.on.clone())
@@ -109,8 +142,19 @@ impl SimHost {
 
     /// What runs.
     #[must_use]
-    pub fn runs(&self) -> &BTreeMap<ServiceName, Run> {
+    pub fn runs(&self) -> &BTreeMap<(ServiceName, Generation), Run> {
         &self.runs
+    }
+
+    /// What runs of a service: the older one first.
+    pub fn runs_of(&self, service: &ServiceName) -> impl Iterator<Item = &Run> {
+        self.runs.iter().filter(move |((name, _), _)| name == service).map(|(_, run)| run)
+    }
+
+    /// Everything that has a place.
+    #[must_use]
+    pub fn places(&self) -> &BTreeMap<ServiceName, Unit> {
+        &self.units
     }
 
     /// One more service.
@@ -121,7 +165,7 @@ impl SimHost {
     /// One service less; what runs of it is gone.
     pub fn remove(&mut self, service: &ServiceName) {
         self.units.remove(service);
-        self.runs.remove(service);
+        self.runs.retain(|(name, _), _| name != service);
     }
 
     /// Everything that runs is gone at once.
@@ -150,7 +194,9 @@ impl SimHost {
     /// Begins an effect.
     pub fn submit(&mut self, effect: &Effect, now: Tick) {
         match effect {
-            Effect::Start { service, generation, step } => self.start(service, *generation, *step, now),
+            Effect::Start { service, generation, .. } | Effect::StartBeside { service, generation } => {
+                self.start(service, *generation, now);
+            }
             Effect::Signal { service, generation, signal } => {
                 let Some(run) = self.live(service, *generation).filter(|run| run.executed) else { return };
                 run.asked_to_stop = true;
@@ -194,14 +240,33 @@ impl SimHost {
                     run.probes.remove(probe);
                 }
             }
-            Effect::StartBeside { .. }
-            | Effect::Switch { .. }
-            | Effect::Hold { .. }
-            | Effect::Release { .. }
-            | Effect::Fingerprint { .. }
-            | Effect::Place { .. }
-            | Effect::Displace { .. }
-            | Effect::Update { .. } => {}
+            Effect::Hold { .. } | Effect::Release { .. } => {}
+            Effect::Switch { service, generation } => {
+                let took = self.dice_of("switch", service, *generation).time(self.habits(service).place);
+                self.later(service, *generation, now + took, Coming::Switched);
+            }
+            Effect::Fingerprint { service, generation, moment } => {
+                let input = self.look(service, *generation, *moment);
+                let took = self.dice_of("look", service, *generation).time(self.habits(service).place);
+                self.later(service, *generation, now + took, Coming::Stale(input));
+            }
+            Effect::Place { service } => {
+                let unit =
+                    self.known.iter().find(|(plan, _)| *plan == **service).map(|(_, unit)| unit.clone());
+                let Some(unit) = unit else { return };
+                let name = unit.name.clone();
+                self.units.insert(name.clone(), unit);
+                let result = self.answers("place", &name, |habits| habits.place_fails);
+                self.answer(&name, now, Coming::Placed(result));
+            }
+            Effect::Displace { service } => self.answer(service, now, Coming::Displaced),
+            Effect::Update { service } => {
+                let unit =
+                    self.known.iter().find(|(plan, _)| *plan == **service).map(|(_, unit)| unit.clone());
+                let Some(unit) = unit else { return };
+                let result = self.answers("update", &service.name, |habits| habits.update_fails);
+                self.answer(&service.name, now, Coming::Updated(result.map(|()| Box::new(unit))));
+            }
             Effect::RunHook { service, generation, hook } => {
                 let Some(run) = self.live(service, *generation) else { return };
                 run.hooks.insert(*hook);
@@ -214,7 +279,7 @@ impl SimHost {
     pub fn happen(&mut self, happening: &Happening, now: Tick) -> Option<Input> {
         match happening {
             Happening::Exit(service, exit, oom) => {
-                let run = self.runs.get(service).filter(|run| run.executed)?;
+                let run = self.runs_of(service).find(|run| run.executed)?;
                 let (generation, exit, oom) = (run.generation, *exit, *oom);
                 self.comes(service.clone(), generation, Coming::Ends { exit, oom }, now)
             }
@@ -223,9 +288,20 @@ impl SimHost {
                 None
             }
             Happening::Notify(service, news) => {
-                let run = self.runs.get(service).filter(|run| run.executed)?;
+                let run = self.runs_of(service).find(|run| run.executed)?;
                 let (service, generation, news) = (service.clone(), run.generation, news.clone());
                 Some(Input::Notified { service, generation, news })
+            }
+            Happening::Changed(service) => {
+                let unit = self.units.get(service)?;
+                let action = match unit.kind {
+                    ServiceKind::Build => WatchAction::Rebuild,
+                    ServiceKind::Service | ServiceKind::Task => WatchAction::Restart,
+                };
+                self.files.entry(service.clone()).or_default().inputs += 1;
+                let trigger = Trigger { files: vec![format!("{service}.rs")], more: 0 };
+                let change = FileChange { service: service.clone(), action, trigger };
+                Some(Input::FilesChanged { changes: vec![change] })
             }
             Happening::HostLost => Some(Input::HostLost { error: "the host lost its namespaces".to_owned() }),
             Happening::Calm => {
@@ -238,7 +314,9 @@ impl SimHost {
             | Happening::Kill(_)
             | Happening::Down { .. }
             | Happening::Run(_)
+            | Happening::Adopt(_)
             | Happening::Settled
+            | Happening::Fresh
             | Happening::End => None,
         }
     }
@@ -248,7 +326,7 @@ impl SimHost {
         self.calm = true;
         self.forced.clear();
         let runs: Vec<(ServiceName, Generation, bool)> =
-            self.runs.iter().map(|(name, run)| (name.clone(), run.generation, run.killed)).collect();
+            self.runs.iter().map(|((name, _), run)| (name.clone(), run.generation, run.killed)).collect();
         for (service, generation, killed) in runs {
             if killed {
                 let coming = Coming::Ends { exit: ExitReason::Signal(9), oom: false };
@@ -261,7 +339,7 @@ impl SimHost {
     }
 
     fn live(&mut self, service: &ServiceName, generation: Generation) -> Option<&mut Run> {
-        self.runs.get_mut(service).filter(|run| run.generation == generation)
+        self.runs.get_mut(&(service.clone(), generation))
     }
 
     /// How a service is treated now.
@@ -270,8 +348,11 @@ impl SimHost {
         if !self.calm {
             return habits;
         }
-        let Habits { start, life, stops, kill, pace, hook, .. } = habits;
-        Habits { start, life, stops, kill, pace, hook, ..Habits::default() }
+        let Habits { start, life, stops, kill, mut pace, mut hook, place, .. } = habits;
+        // Within every timeout and every time to become ready that scenarios have.
+        pace.to = pace.to.min(CALM_FIRST);
+        hook.to = hook.to.min(CALM_FIRST);
+        Habits { start, life, stops, kill, pace, hook, place, ..Habits::default() }
     }
 
     fn dice_of(&self, what: &str, service: &ServiceName, number: u64) -> Dice {
@@ -289,17 +370,71 @@ impl SimHost {
         self.future.insert((at, self.serial), (service.clone(), generation, coming));
     }
 
-    fn start(&mut self, service: &ServiceName, generation: Generation, step: Step, now: Tick) {
+    /// Whether something about a place goes well.
+    fn answers(
+        &self,
+        what: &str,
+        service: &ServiceName,
+        fails: impl Fn(&Habits) -> u8,
+    ) -> Result<(), String> {
+        let share = fails(&self.habits(service));
+        let fails = self.dice_of(what, service, self.serial).percent(share);
+        if fails { Err("no space left on device".to_owned()) } else { Ok(()) }
+    }
+
+    /// Answers about a place come in the order in which they were asked for.
+    fn answer(&mut self, service: &ServiceName, now: Tick, coming: Coming) {
+        let took = self.dice_of("answer", service, self.serial).time(self.habits(service).place);
+        self.later(service, 0, now + took, coming);
+    }
+
+    /// Looks at the files of a build.
+    fn look(&mut self, service: &ServiceName, generation: Generation, moment: Moment) -> Input {
+        let version = self.units.get(service).map_or(0, |unit| unit.version);
+        let files = self.files.entry(service.clone()).or_default();
+        let service = service.clone();
+        match moment {
+            Moment::Before => {
+                files.seen = (files.inputs, version);
+                let made = files.made.filter(|made| *made == files.seen);
+                let result = Ok(made.map(|made| self.outputs(&service, made)));
+                Input::Checked { service, generation, result }
+            }
+            Moment::After => {
+                let made = files.seen;
+                files.made = Some(made);
+                let result = Ok(self.outputs(&service, made));
+                Input::Recorded { service, generation, result }
+            }
+        }
+    }
+
+    /// What each service uses of what a build made: some of it is the same for several inputs.
+    fn outputs(&self, build: &ServiceName, (inputs, version): (u64, u32)) -> Outputs {
+        let users = self.units.values().filter(|unit| unit.uses.contains(build));
+        let digest = |unit: &Unit| {
+            let share = 1 + self.dice_of("uses", &unit.name, 0).below(3);
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&(inputs / share).to_be_bytes());
+            digest[8..12].copy_from_slice(&version.to_be_bytes());
+            Digest(digest)
+        };
+        users.map(|unit| (unit.name.clone(), digest(unit))).collect()
+    }
+
+    fn start(&mut self, service: &ServiceName, generation: Generation, now: Tick) {
+        let (version, view) = self.units.get(service).map_or((0, 0), |unit| (unit.version, unit.view));
         let run = Run {
             generation,
-            step,
+            version,
+            view,
             executed: false,
             killed: false,
             probes: BTreeSet::new(),
             hooks: BTreeSet::new(),
             asked_to_stop: false,
         };
-        self.runs.insert(service.clone(), run);
+        self.runs.insert((service.clone(), generation), run);
         let habits = self.habits(service);
         let mut dice = self.dice_of("start", service, generation);
         let at = now + dice.time(habits.start);
@@ -349,11 +484,9 @@ impl SimHost {
     fn lives(&mut self, service: &ServiceName, generation: Generation, now: Tick) {
         let Some(unit) = self.units.get(service).cloned() else { return };
         let habits = self.habits(service);
-        let Some(step) = self.live(service, generation).map(|run| run.step) else { return };
         let mut dice = self.dice_of("life", service, generation);
         let life = dice.time(habits.life);
-        let completes =
-            step == Step::Build || unit.kind == ServiceKind::Task || self.completes.contains(service);
+        let completes = unit.kind != ServiceKind::Service || self.completes.contains(service);
         let dies = dice.percent(habits.dies);
         if completes || dies {
             let badly = dice.percent(habits.ends_badly);
@@ -368,7 +501,7 @@ impl SimHost {
             };
             self.later(service, generation, now + life, Coming::Ends { exit, oom });
         }
-        if step == Step::Build {
+        if unit.kind == ServiceKind::Build {
             return;
         }
         if self.notifies(service) && !dice.percent(habits.probe_fails) {
@@ -392,8 +525,32 @@ impl SimHost {
         coming: Coming,
         now: Tick,
     ) -> Option<Input> {
-        if let Coming::Stale(input) = coming {
-            return Some(input);
+        match coming {
+            Coming::Stale(input) => return Some(input),
+            Coming::Placed(result) => {
+                if result.is_err() {
+                    self.units.remove(&service);
+                }
+                return Some(Input::Placed { service, result });
+            }
+            Coming::Displaced => {
+                self.remove(&service);
+                return Some(Input::Displaced { service, errors: Vec::new() });
+            }
+            Coming::Updated(result) => {
+                let result = result.map(|unit| {
+                    self.units.insert(service.clone(), *unit);
+                });
+                return Some(Input::Updated { service, result });
+            }
+            Coming::Switched => return Some(Input::Switched { service, generation }),
+            Coming::Executed
+            | Coming::StartFailed { .. }
+            | Coming::Ends { .. }
+            | Coming::Attempt { .. }
+            | Coming::HookEnds { .. }
+            | Coming::Says { .. }
+            | Coming::Talks { .. } => {}
         }
         self.live(&service, generation)?;
         match coming {
@@ -403,8 +560,20 @@ impl SimHost {
                 Some(Input::Executed { service, generation, pid: None })
             }
             Coming::StartFailed { error, hopeless } => {
-                if self.live(&service, generation)?.executed {
-                    return None;
+                let run = self.live(&service, generation)?;
+                let killed = run.killed;
+                if run.executed {
+                    if !killed {
+                        return None;
+                    }
+                    // The kill met it later than the execution.
+                    self.over(&service, generation, now);
+                    return Some(Input::Exited {
+                        service,
+                        generation,
+                        exit: ExitReason::Signal(9),
+                        oom: false,
+                    });
                 }
                 self.over(&service, generation, now);
                 Some(Input::StartFailed { service, generation, error: error.to_owned(), hopeless })
@@ -474,13 +643,17 @@ impl SimHost {
                 };
                 Some(Input::Notified { service, generation, news })
             }
-            Coming::Stale(_) => None,
+            Coming::Stale(_)
+            | Coming::Switched
+            | Coming::Placed(_)
+            | Coming::Displaced
+            | Coming::Updated(_) => None,
         }
     }
 
     /// A run is over; something of it may still be on its way.
     fn over(&mut self, service: &ServiceName, generation: Generation, now: Tick) {
-        let run = self.runs.remove(service);
+        let run = self.runs.remove(&(service.clone(), generation));
         let mut dice = self.dice_of("stale", service, generation);
         if self.calm || !dice.percent(self.stale) {
             return;

@@ -9,13 +9,13 @@ use std::fmt;
 use std::time::Duration;
 
 use ws_core::engine::{
-    Effect, Engine, EngineStatus, Generation, Hook, Input, Notified, Outcome, ProbeRole, Step, Tick,
+    Effect, Engine, EngineStatus, Generation, Hook, Input, Notified, Outcome, ProbeRole, Tick,
 };
 use ws_model::{
     Cause, Condition, EventKind, ExitReason, Phase, Reason, RestartPolicy, ServiceKind, ServiceName,
 };
 
-use crate::scenario::{Scenario, Unit};
+use crate::scenario::{Scenario, Unit, UnitProbe};
 
 /// How long the host may take to answer a kill before its run counts as lost.
 const KILL_ANSWER: Duration = Duration::from_secs(10);
@@ -69,6 +69,18 @@ pub enum Invariant {
     Deadline,
     /// The same scenario gives the same transcript.
     Same,
+    /// Nothing is done at a place that is not there, and nothing is used by two.
+    Place,
+    /// Each plan that is adopted is carried out to its end.
+    Adopts,
+    /// After any plans, all is as after a first `up` of the last one.
+    Fresh,
+    /// A second run begins only beside one that is ready, and that one stays ready.
+    Overlap,
+    /// Connections wait only while a run is replaced.
+    Hold,
+    /// A build that fails leaves alone whoever runs.
+    Builds,
     /// Nothing panics.
     Panic,
 }
@@ -97,6 +109,12 @@ impl Invariant {
             Self::Telling => "telling",
             Self::Deadline => "deadline",
             Self::Same => "same",
+            Self::Place => "place",
+            Self::Adopts => "adopts",
+            Self::Fresh => "fresh",
+            Self::Overlap => "overlap",
+            Self::Hold => "hold",
+            Self::Builds => "builds",
             Self::Panic => "panic",
         }
     }
@@ -133,7 +151,6 @@ fn broken(invariant: Invariant, text: impl Into<String>) -> Checked {
 #[derive(Debug)]
 struct SeenRun {
     generation: Generation,
-    step: Step,
     executed_at: Option<Tick>,
     probes: BTreeSet<ProbeRole>,
     /// Hooks that were begun, and how they ended.
@@ -155,8 +172,27 @@ struct SeenRun {
     stop_begun: Option<Tick>,
     signalled: bool,
     killed_at: Option<Tick>,
+    /// When a probe became another one.
+    probed_anew: Tick,
+    /// Whether it said that it is ready, last.
+    said: bool,
+    /// Its grace period, from when it was asked to stop.
+    grace: Option<Duration>,
+    /// Whether it was asked to get the connections.
+    switching: bool,
+    /// Whether it is what is left of a run before the one that has ended.
+    leftover: bool,
     /// The runs to which it is bound.
     with: BTreeMap<ServiceName, Generation>,
+}
+
+/// The place of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SeenPlace {
+    There,
+    Asked,
+    Leaving,
+    None,
 }
 
 /// A service, as it was told.
@@ -168,7 +204,17 @@ struct Seen {
     told: Phase,
     cause: Reason,
     generation: Generation,
+    /// The run in charge.
     run: Option<SeenRun>,
+    /// Another one that comes, or goes.
+    beside: Option<SeenRun>,
+    /// What the plan that is carried out makes of it.
+    next: Option<Unit>,
+    leaving: bool,
+    place: SeenPlace,
+    /// Whether the host was told of its next plan and has not answered.
+    updating: bool,
+    held: bool,
     /// Its last run ended with success.
     completed: bool,
     /// How its last run ended; a failed start has no exit.
@@ -223,16 +269,68 @@ impl Oracle {
 
     fn take_in(&mut self, unit: &Unit) {
         self.services.insert(unit.name.clone(), Seen::new(unit));
-        if unit.kind == ServiceKind::Task {
-            self.completes.insert(unit.name.clone());
+        self.note_what_completes();
+    }
+
+    fn note_what_completes(&mut self) {
+        self.completes.clear();
+        for unit in self.services.values().map(|seen| &seen.unit) {
+            if unit.kind != ServiceKind::Service {
+                self.completes.insert(unit.name.clone());
+            }
+            let completed = unit.waits.iter().filter(|wait| wait.condition == Condition::Completed);
+            self.completes.extend(completed.map(|wait| wait.on.clone()));
         }
-        let completed = unit.waits.iter().filter(|wait| wait.condition == Condition::Completed);
-        self.completes.extend(completed.map(|wait| wait.on.clone()));
+    }
+
+    /// Another plan is adopted.
+    pub fn adopt(&mut self, units: &[Unit]) {
+        if self.going_down {
+            return;
+        }
+        self.forget_streaks();
+        let gone: Vec<ServiceName> = (self.services.iter())
+            .filter(|(_, seen)| !seen.added && units.iter().all(|unit| unit.name != seen.unit.name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some(seen) = self.services.get_mut(&name) {
+                seen.leaving = true;
+                if seen.place == SeenPlace::None {
+                    self.services.remove(&name);
+                }
+            }
+            for goal in &mut self.goals {
+                goal.remove(&name);
+            }
+        }
+        for unit in units {
+            match self.services.get_mut(&unit.name) {
+                None => {
+                    let seen = Seen { place: SeenPlace::None, ..Seen::new(unit) };
+                    self.services.insert(unit.name.clone(), seen);
+                }
+                Some(seen) if seen.place == SeenPlace::None => seen.unit = unit.clone(),
+                Some(seen) => seen.next = (seen.unit != *unit).then(|| unit.clone()),
+            }
+        }
+        self.note_what_completes();
+    }
+
+    /// Whether a service is there and stays.
+    #[must_use]
+    pub fn is_there(&self, service: &ServiceName) -> bool {
+        self.services.get(service).is_some_and(|seen| !seen.leaving)
     }
 
     /// One service less.
     pub fn remove(&mut self, service: &ServiceName) {
         self.services.remove(service);
+        for seen in self.services.values_mut() {
+            for run in [&mut seen.run, &mut seen.beside].into_iter().flatten() {
+                run.with.remove(service);
+            }
+        }
         // Who asked for it with others is told what became of the others.
         for goal in &mut self.goals {
             goal.remove(service);
@@ -270,6 +368,12 @@ impl Oracle {
             self.done(effect, now)?;
         }
         self.obeyed(input, was_going_down)?;
+        self.leaves_alone(input, outcome)?;
+        for (name, seen) in &self.services {
+            if seen.held && seen.told == Phase::Ready {
+                return broken(Invariant::Hold, format!("{name} is ready and connections wait"));
+            }
+        }
         self.in_time(now)?;
         if !outcome.events.is_empty() || matches!(input, Input::Probed { .. } | Input::Notified { .. }) {
             self.agrees(&engine.status(), now)?;
@@ -322,23 +426,29 @@ impl Oracle {
                 }
             }
             Input::StartFailed { service, generation, error: _, hopeless } => {
-                if self.run(service, *generation).is_some()
-                    && let Some(seen) = self.services.get_mut(service)
-                {
-                    seen.run = None;
-                    seen.hopeless = *hopeless;
-                    seen.last_exit = None;
+                if let Some(seen) = self.services.get_mut(service) {
+                    seen.beside.take_if(|run| run.generation == *generation);
+                    if seen.run.take_if(|run| run.generation == *generation).is_some() {
+                        seen.hopeless = *hopeless;
+                        seen.last_exit = None;
+                        seen.next_in_charge();
+                    }
                 }
             }
             Input::Exited { service, generation, exit, oom } => {
-                if let Some(step) = self.run(service, *generation).map(|run| run.step)
-                    && let Some(seen) = self.services.get_mut(service)
-                {
-                    seen.run = None;
-                    seen.hopeless = false;
-                    seen.last_exit = Some(*exit);
-                    seen.failing |= *oom;
-                    seen.completed = step == Step::Main && seen.is_success(*exit) && !*oom;
+                if let Some(seen) = self.services.get_mut(service) {
+                    seen.beside.take_if(|run| run.generation == *generation);
+                    if let Some(run) = seen.run.take_if(|run| run.generation == *generation) {
+                        // What was left of a run before says nothing of how this one ended.
+                        if !run.leftover {
+                            seen.hopeless = false;
+                            seen.last_exit = Some(*exit);
+                            seen.failing |= *oom;
+                            seen.completed = seen.is_success(*exit) && !*oom;
+                            seen.failing |= seen.beside.is_some() && !seen.completed;
+                        }
+                        seen.next_in_charge();
+                    }
                 }
             }
             Input::Probed { service, generation, probe, result } => {
@@ -362,23 +472,76 @@ impl Oracle {
                     }
                 }
             }
+            Input::FilesChanged { .. } => self.forget_streaks(),
+            Input::Placed { service, result } => {
+                if let Some(seen) = self.services.get_mut(service) {
+                    seen.place = if result.is_ok() { SeenPlace::There } else { SeenPlace::None };
+                    seen.forget_streak();
+                }
+            }
+            Input::Displaced { service, errors: _ } => self.displaced(service),
+            Input::Updated { service, result } => {
+                if let Some(seen) = self.services.get_mut(service) {
+                    seen.updating = false;
+                    let next = seen.next.take();
+                    if let Some(next) = next.filter(|_| result.is_ok()) {
+                        seen.forget_streak();
+                        seen.is_another(next, now);
+                    }
+                }
+                self.note_what_completes();
+            }
+            Input::Switched { service, generation } => {
+                if let Some(seen) = self.services.get_mut(service)
+                    && let Some(beside) = &mut seen.beside
+                    && beside.generation == *generation
+                    && beside.switching
+                    && beside.killed_at.is_none()
+                {
+                    std::mem::swap(&mut seen.run, &mut seen.beside);
+                    for run in [&mut seen.run, &mut seen.beside].into_iter().flatten() {
+                        run.switching = false;
+                    }
+                    seen.forget_streak();
+                }
+            }
             Input::Add { .. }
             | Input::Remove { .. }
             | Input::Published { .. }
-            | Input::FilesChanged { .. }
             | Input::Checked { .. }
             | Input::Recorded { .. }
             | Input::Adopt { .. }
-            | Input::Placed { .. }
-            | Input::Displaced { .. }
-            | Input::Updated { .. }
-            | Input::Switched { .. }
             | Input::Tick => {}
         }
     }
 
+    /// A place is gone, and whatever was there.
+    fn displaced(&mut self, service: &ServiceName) {
+        let Some(seen) = self.services.get_mut(service) else { return };
+        seen.place = SeenPlace::None;
+        (seen.run, seen.beside) = (None, None);
+        seen.forget_streak();
+        if seen.leaving {
+            self.remove(service);
+        } else if let Some(next) = seen.next.take() {
+            seen.unit = next;
+        }
+        self.note_what_completes();
+    }
+
+    /// The runs to which one is bound that starts now.
+    fn works_with(&self, unit: &Unit) -> BTreeMap<ServiceName, Generation> {
+        let bound = unit.waits.iter().filter(|wait| wait.restart).filter_map(|wait| {
+            let run = self.services.get(&wait.on)?.run.as_ref()?;
+            let works = run.executed_at.is_some() && run.killed_at.is_none();
+            works.then(|| (wait.on.clone(), run.generation))
+        });
+        bound.collect()
+    }
+
     fn run(&mut self, service: &ServiceName, generation: Generation) -> Option<&mut SeenRun> {
-        self.services.get_mut(service)?.run.as_mut().filter(|run| run.generation == generation)
+        let seen = self.services.get_mut(service)?;
+        [&mut seen.run, &mut seen.beside].into_iter().flatten().find(|run| run.generation == generation)
     }
 
     /// Somebody changed their mind: what a policy counted may be counted anew.
@@ -407,6 +570,7 @@ impl Oracle {
     /// The same where something is to start: without a name only the services of the plan are meant.
     fn wanted(&self, services: &[ServiceName]) -> Vec<ServiceName> {
         let mut wanted = self.chosen(services);
+        wanted.retain(|name| self.services.get(name).is_some_and(|seen| !seen.leaving));
         if services.is_empty() {
             wanted.retain(|name| self.services.get(name).is_some_and(|seen| !seen.added));
         }
@@ -418,7 +582,7 @@ impl Oracle {
         let mut found = BTreeSet::new();
         let mut todo = self.wanted(services);
         while let Some(name) = todo.pop() {
-            let Some(seen) = self.services.get(&name) else { continue };
+            let Some(seen) = self.services.get(&name).filter(|seen| !seen.leaving) else { continue };
             if found.insert(name) {
                 let required = seen.unit.waits.iter().filter(|wait| wait.required);
                 todo.extend(required.map(|wait| wait.on.clone()));
@@ -511,10 +675,11 @@ impl Oracle {
 
     fn done(&mut self, effect: &Effect, now: Tick) -> Checked {
         match effect {
-            Effect::Start { service, generation, step } => self.started(service, *generation, *step, now),
+            Effect::Start { service, generation, step: _ } => self.started(service, *generation, now),
+            Effect::StartBeside { service, generation } => self.started_beside(service, *generation),
             Effect::Signal { service, generation, .. } => {
                 let (seen, run) = self.effect_on(service, *generation, effect)?;
-                if run.signalled || run.executed_at.is_none() || run.step == Step::Build {
+                if run.signalled || run.executed_at.is_none() {
                     return broken(Invariant::Effects, format!("{service} is signalled as {run:?}"));
                 }
                 let hooks = [(Hook::PreStop, seen.pre_stop.is_some()), (Hook::Stop, seen.stop_command)];
@@ -529,16 +694,17 @@ impl Oracle {
                     return Ok(());
                 }
                 run.stop_begun = Some(now);
-                self.reversed(service)
+                run.grace = Some(seen.grace);
+                self.reversed(service, *generation)
             }
             Effect::Kill { service, generation } => {
                 let impatient = self.services.get(service).is_some_and(|seen| seen.impatient);
                 let (unit, run) = self.effect_on(service, *generation, effect)?;
                 if let Some(begun) = run.stop_begun
                     && !impatient
-                    && now < begun + unit.grace
+                    && now < begun + run.grace.unwrap_or(unit.grace)
                 {
-                    let left = begun + unit.grace - now;
+                    let left = begun + run.grace.unwrap_or(unit.grace) - now;
                     return broken(
                         Invariant::Grace,
                         format!("{service} is killed {left:?} before its grace is over"),
@@ -549,7 +715,7 @@ impl Oracle {
             }
             Effect::StartProbe { service, generation, probe } => {
                 let (unit, run) = self.effect_on(service, *generation, effect)?;
-                if run.executed_at.is_none() || run.step == Step::Build || unit.probe(*probe).is_none() {
+                if run.executed_at.is_none() || unit.probe(*probe).is_none() {
                     return broken(Invariant::Effects, format!("{service} is probed ({probe:?}) as {run:?}"));
                 }
                 if *probe != ProbeRole::Startup && unit.startup.is_some() && run.startup_at.is_none() {
@@ -561,7 +727,8 @@ impl Oracle {
                         format!("{service} is probed ({probe:?}) before its `post_start` has succeeded");
                     return broken(Invariant::Turns, text);
                 }
-                if *probe == ProbeRole::Live && unit.ready.is_some() && !run.was_ready {
+                let was_ready = run.was_ready || run.ready == Some(true);
+                if *probe == ProbeRole::Live && unit.ready.is_some() && !was_ready {
                     let text = format!("{service} is asked whether it lives before it was ready");
                     return broken(Invariant::Turns, text);
                 }
@@ -580,14 +747,60 @@ impl Oracle {
                     format!("{service} is not probed ({probe:?}), and is not any more"),
                 )
             }
-            Effect::StartBeside { .. }
-            | Effect::Switch { .. }
-            | Effect::Hold { .. }
-            | Effect::Release { .. }
-            | Effect::Fingerprint { .. }
-            | Effect::Place { .. }
-            | Effect::Displace { .. }
-            | Effect::Update { .. } => Ok(()),
+            Effect::Switch { service, generation } => {
+                let (_, run) = self.effect_on(service, *generation, effect)?;
+                run.switching = true;
+                let Some(seen) = self.services.get_mut(service) else { return Ok(()) };
+                let Some(beside) = seen.beside.as_mut().filter(|run| run.generation == *generation) else {
+                    return Ok(());
+                };
+                beside.was_ready = true;
+                beside.watchdog_at.get_or_insert(now);
+                seen.run_may_be_ready(seen.beside.as_ref())
+            }
+            Effect::Hold { service } | Effect::Release { service } => {
+                let hold = matches!(effect, Effect::Hold { .. });
+                let Some(seen) = self.services.get_mut(service) else {
+                    return broken(Invariant::Hold, format!("{effect:?} for one that is not there"));
+                };
+                if std::mem::replace(&mut seen.held, hold) == hold {
+                    return broken(Invariant::Hold, format!("{effect:?} twice"));
+                }
+                Ok(())
+            }
+            Effect::Fingerprint { service, .. } => match self.services.get(service) {
+                Some(seen) if seen.place == SeenPlace::There && seen.run.is_none() => Ok(()),
+                Some(_) | None => broken(Invariant::Effects, format!("{effect:?} at the wrong time")),
+            },
+            Effect::Place { service } => self.places(&service.name),
+            Effect::Displace { service } => {
+                let Some(seen) = self.services.get_mut(service) else {
+                    return broken(Invariant::Place, format!("{service} is displaced and is not there"));
+                };
+                let left = [&seen.run, &seen.beside].into_iter().flatten().find(|run| !run.is_lost(now));
+                if let Some(run) = left {
+                    return broken(Invariant::Place, format!("{service} is displaced and has {run:?}"));
+                }
+                if seen.place != SeenPlace::There || (!seen.leaving && seen.next.is_none()) {
+                    return broken(Invariant::Place, format!("{service} is displaced: {seen:?}"));
+                }
+                if seen.held {
+                    return broken(Invariant::Hold, format!("{service} is displaced and connections wait"));
+                }
+                seen.place = SeenPlace::Leaving;
+                Ok(())
+            }
+            Effect::Update { service } => {
+                let name = &service.name;
+                let Some(seen) = self.services.get_mut(name) else {
+                    return broken(Invariant::Place, format!("{name} is updated and is not there"));
+                };
+                if seen.place != SeenPlace::There || seen.next.is_none() || seen.updating {
+                    return broken(Invariant::Place, format!("{name} is updated: {seen:?}"));
+                }
+                seen.updating = true;
+                Ok(())
+            }
             Effect::RunHook { service, generation, hook } => {
                 let (unit, run) = self.effect_on(service, *generation, effect)?;
                 let has = match hook {
@@ -595,7 +808,7 @@ impl Oracle {
                     Hook::PreStop => unit.pre_stop.is_some(),
                     Hook::Stop => unit.stop_command,
                 };
-                if !has || run.executed_at.is_none() || run.step == Step::Build {
+                if !has || run.executed_at.is_none() {
                     return broken(Invariant::Effects, format!("{service} runs its {hook:?} as {run:?}"));
                 }
                 if run.hooks.insert(*hook, None).is_some() {
@@ -616,9 +829,36 @@ impl Oracle {
                     return Ok(());
                 }
                 run.stop_begun = Some(now);
-                self.reversed(service)
+                run.grace = Some(unit.grace);
+                self.reversed(service, *generation)
             }
         }
+    }
+
+    /// A place is to be made: there is none, and what it needs is used by nobody else.
+    fn places(&mut self, service: &ServiceName) -> Checked {
+        let Some(seen) = self.services.get(service) else {
+            return broken(Invariant::Place, format!("{service} gets a place and is not there"));
+        };
+        if seen.place != SeenPlace::None || seen.leaving {
+            return broken(Invariant::Place, format!("{service} gets a second place"));
+        }
+        let has_it = |other: &&Seen| {
+            let is_there = matches!(other.place, SeenPlace::There | SeenPlace::Leaving);
+            // Two that want the same are wrong in the plan.
+            let keeps = !other.leaving && other.next.as_ref().unwrap_or(&other.unit).port == other.unit.port;
+            is_there && !keeps && other.unit.port == seen.unit.port && other.unit.name != *service
+        };
+        if seen.unit.port.is_some()
+            && let Some(other) = self.services.values().find(has_it)
+        {
+            let text = format!("{service} gets its place while {} still has its port", other.unit.name);
+            return broken(Invariant::Place, text);
+        }
+        if let Some(seen) = self.services.get_mut(service) {
+            seen.place = SeenPlace::Asked;
+        }
+        Ok(())
     }
 
     /// The run that an effect is for, with its service.
@@ -632,21 +872,67 @@ impl Oracle {
         let Some(seen) = self.services.get_mut(service) else {
             return Err(none(format!("{effect:?} for a service that is not there")));
         };
-        let Some(run) = &mut seen.run else {
+        let mut runs = [&mut seen.run, &mut seen.beside].into_iter().flatten();
+        let Some(run) = runs.find(|run| run.generation == generation) else {
             return Err(none(format!("{effect:?} for a run that is over")));
         };
-        if run.generation != generation || run.killed_at.is_some() {
+        if run.killed_at.is_some() {
             return Err(none(format!("{effect:?} for {run:?}")));
         }
         Ok((seen.unit.clone(), run))
     }
 
-    fn started(&mut self, service: &ServiceName, generation: Generation, step: Step, now: Tick) -> Checked {
+    /// A run begins beside another one: only of a service that asks for that, is ready, and has no third one.
+    fn started_beside(&mut self, service: &ServiceName, generation: Generation) -> Checked {
+        self.may_start(service, generation)?;
+        let with = self.services.get(service).map(|seen| self.works_with(&seen.unit)).unwrap_or_default();
+        let Some(seen) = self.services.get_mut(service) else { return Ok(()) };
+        let works =
+            seen.run.as_ref().is_some_and(|run| run.executed_at.is_some() && run.stop_begun.is_none());
+        if !seen.unit.overlap || !works || !matches!(seen.told, Phase::Ready | Phase::Unhealthy) {
+            let text = format!("{service} is {} and a run begins beside {:?}", seen.told, seen.run);
+            return broken(Invariant::Overlap, text);
+        }
+        if let Some(run) = &seen.beside {
+            let text = format!("{service} starts beside two: {}", run.generation);
+            return broken(Invariant::OneRun, text);
+        }
+        seen.beside = Some(SeenRun { with, ..SeenRun::new(generation) });
+        seen.generation = generation;
+        Ok(())
+    }
+
+    fn started(&mut self, service: &ServiceName, generation: Generation, now: Tick) -> Checked {
+        self.may_start(service, generation)?;
+        let Some(seen) = self.services.get(service) else { return Ok(()) };
+        if let Some(run) = seen.run.as_ref().or(seen.beside.as_ref()) {
+            return broken(Invariant::OneRun, format!("{service} starts beside its run {}", run.generation));
+        }
+        if let Some(early) = seen.not_before.and_then(|at| at.checked_sub(now + ROUNDING)) {
+            return broken(Invariant::Policy, format!("{service} starts {early:?} before its pause is over"));
+        }
+        let run = SeenRun { with: self.works_with(&seen.unit), ..SeenRun::new(generation) };
+        if let Some(seen) = self.services.get_mut(service) {
+            seen.run = Some(run);
+            seen.generation = generation;
+            seen.completed = false;
+            seen.failing = false;
+            seen.not_before = None;
+            seen.impatient = false;
+        }
+        Ok(())
+    }
+
+    /// What holds for each start: it has a place and the right plan, and what it waits for is there.
+    fn may_start(&self, service: &ServiceName, generation: Generation) -> Checked {
         let Some(seen) = self.services.get(service) else {
             return broken(Invariant::Effects, format!("{service} starts and is not there"));
         };
-        if let Some(run) = &seen.run {
-            return broken(Invariant::OneRun, format!("{service} starts beside its run {}", run.generation));
+        if seen.place != SeenPlace::There {
+            return broken(Invariant::Place, format!("{service} starts and its place is {:?}", seen.place));
+        }
+        if seen.leaving || seen.next.is_some() {
+            return broken(Invariant::Place, format!("{service} starts and is to be another"));
         }
         if generation <= seen.generation {
             return broken(Invariant::OneRun, format!("{service} starts with the old number {generation}"));
@@ -654,18 +940,12 @@ impl Oracle {
         if self.going_down {
             return broken(Invariant::Obeys, format!("{service} starts after `down`"));
         }
-        if let Some(early) = seen.not_before.and_then(|at| at.checked_sub(now + ROUNDING)) {
-            return broken(Invariant::Policy, format!("{service} starts {early:?} before its pause is over"));
-        }
         for wait in &seen.unit.waits {
-            if step == Step::Build && wait.condition != Condition::Completed {
-                continue;
-            }
-            let Some(on) = self.services.get(&wait.on) else { continue };
+            let Some(on) = self.services.get(&wait.on).filter(|on| !on.leaving) else { continue };
             let runs = on.run.as_ref().is_some_and(|run| {
                 let hook =
                     on.unit.post_start.is_none() || run.hooks.get(&Hook::PostStart) == Some(&Some(true));
-                run.executed_at.is_some() && run.step == Step::Main && hook
+                run.executed_at.is_some() && hook
             });
             let completed = on.completed && on.told == Phase::Exited;
             let there = match wait.condition {
@@ -680,44 +960,16 @@ impl Oracle {
                 return broken(Invariant::Order, text);
             }
         }
-        let bound = seen.unit.waits.iter().filter(|wait| wait.restart).filter_map(|wait| {
-            let run = self.services.get(&wait.on)?.run.as_ref()?;
-            let works = run.executed_at.is_some() && run.step == Step::Main && run.killed_at.is_none();
-            works.then(|| (wait.on.clone(), run.generation))
-        });
-        let run = SeenRun {
-            generation,
-            step,
-            executed_at: None,
-            probes: BTreeSet::new(),
-            hooks: BTreeMap::new(),
-            post_start_at: None,
-            startup_at: None,
-            ready: None,
-            ready_misses: 0,
-            live_misses: 0,
-            was_ready: false,
-            watchdog_at: None,
-            gave_up: false,
-            patience: Duration::ZERO,
-            stop_begun: None,
-            signalled: false,
-            killed_at: None,
-            with: bound.collect(),
-        };
-        if let Some(seen) = self.services.get_mut(service) {
-            seen.run = Some(run);
-            seen.generation = generation;
-            seen.completed = false;
-            seen.failing = false;
-            seen.not_before = None;
-            seen.impatient = false;
-        }
         Ok(())
     }
 
     /// Whoever waits on a service and is being stopped as well is gone before that one is asked to stop.
-    fn reversed(&self, service: &ServiceName) -> Checked {
+    fn reversed(&self, service: &ServiceName, generation: Generation) -> Checked {
+        // Nobody works with the old run that goes while another one is in charge.
+        let beside = self.services.get(service).and_then(|seen| seen.beside.as_ref());
+        if beside.is_some_and(|run| run.generation == generation) {
+            return Ok(());
+        }
         let on_request = |cause: Reason| match cause {
             Reason::Requested
             | Reason::Shutdown
@@ -753,7 +1005,7 @@ impl Oracle {
                 && other.run.as_ref().is_some_and(|run| run.killed_at.is_none());
             // When everything goes down there is no other reason.
             let left = seen.cause == Reason::Shutdown
-                && other.run.as_ref().is_some_and(|run| run.killed_at.is_none() && run.step == Step::Main);
+                && other.run.as_ref().is_some_and(|run| run.killed_at.is_none());
             if waits && (stopping || left) {
                 return broken(
                     Invariant::Reverse,
@@ -770,7 +1022,8 @@ impl Oracle {
         let dead = |names: Vec<ServiceName>| -> Checked {
             for name in names {
                 let Some(seen) = self.services.get(&name) else { continue };
-                if let Some(run) = seen.run.as_ref().filter(|run| run.killed_at.is_none()) {
+                let runs = [&seen.run, &seen.beside].into_iter().flatten();
+                if let Some(run) = runs.into_iter().find(|run| run.killed_at.is_none()) {
                     return broken(Invariant::Obeys, format!("{name} is not killed and has {run:?}"));
                 }
             }
@@ -806,6 +1059,9 @@ impl Oracle {
             Input::Restart { services } if !was_going_down => {
                 for name in if services.is_empty() { Vec::new() } else { self.chosen(services) } {
                     let Some(seen) = self.services.get(&name) else { continue };
+                    if seen.leaving || (seen.unit.overlap && seen.told != Phase::Stopped) {
+                        continue;
+                    }
                     if matches!(seen.told, Phase::Running | Phase::Ready | Phase::Unhealthy | Phase::Stopped)
                     {
                         let told = seen.told;
@@ -853,6 +1109,51 @@ impl Oracle {
         }
     }
 
+    /// What a build made starts services again; that it failed does not.
+    fn leaves_alone(&self, input: &Input, outcome: &Outcome) -> Checked {
+        let made = match input {
+            Input::Checked { result: Ok(Some(_)), .. } | Input::Recorded { result: Ok(_), .. } => true,
+            Input::Add { .. }
+            | Input::Remove { .. }
+            | Input::Up { .. }
+            | Input::Stop { .. }
+            | Input::Restart { .. }
+            | Input::Kill { .. }
+            | Input::Down { .. }
+            | Input::Executed { .. }
+            | Input::StartFailed { .. }
+            | Input::Exited { .. }
+            | Input::Probed { .. }
+            | Input::Notified { .. }
+            | Input::HookEnded { .. }
+            | Input::Published { .. }
+            | Input::HostLost { .. }
+            | Input::FilesChanged { .. }
+            | Input::Checked { .. }
+            | Input::Recorded { .. }
+            | Input::Adopt { .. }
+            | Input::Placed { .. }
+            | Input::Displaced { .. }
+            | Input::Updated { .. }
+            | Input::Switched { .. }
+            | Input::Tick => false,
+        };
+        let stops = |(service, event): &&(Option<ServiceName>, EventKind)| {
+            let EventKind::Phase { phase: Phase::Stopping, cause, .. } = event else { return false };
+            let runs = service.as_ref().and_then(|name| self.services.get(name));
+            // What was begun before is told once more when it must be killed.
+            cause.reason == Reason::Rebuilt
+                && runs.and_then(|seen| seen.run.as_ref()).is_some_and(|run| run.stop_begun.is_none())
+        };
+        match outcome.events.iter().find(stops) {
+            Some((service, _)) if !made => broken(
+                Invariant::Builds,
+                format!("{service:?} is stopped for what was built, and nothing was: {input:?}"),
+            ),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn in_time(&self, now: Tick) -> Checked {
         self.services.iter().try_for_each(|(name, seen)| seen.in_time(name, now, self.late))
     }
@@ -865,9 +1166,9 @@ impl Oracle {
                 let text = format!("{name} is {} and was told to be {}", status.phase, seen.told);
                 return broken(Invariant::Telling, text);
             }
-            if let Some(run) = &seen.run
-                && status.phase.is_settled_down()
-                && !run.is_lost(now)
+            let mut runs = [&seen.run, &seen.beside].into_iter().flatten();
+            if status.phase.is_settled_down()
+                && let Some(run) = runs.find(|run| !run.is_lost(now))
             {
                 return broken(Invariant::Dead, format!("{name} is {} and has {run:?}", status.phase));
             }
@@ -884,7 +1185,8 @@ impl Oracle {
         if why.first().is_none_or(|link| link.service != *service || link.cause.text.is_empty()) {
             return broken(Invariant::Telling, format!("nobody knows why {service} is {}", seen.told));
         }
-        let follows = seen.told == Phase::Waiting
+        let of_others = seen.cause == Reason::Dependency && seen.unit.kind != ServiceKind::Build;
+        let follows = (seen.told == Phase::Waiting && of_others)
             || (seen.told == Phase::Failed && seen.cause == Reason::DependencyFailed);
         if follows && why.len() < 2 {
             return broken(Invariant::Telling, format!("{service} is {} for nothing: {why:?}", seen.told));
@@ -920,12 +1222,24 @@ impl Oracle {
                 return broken(Invariant::Rest, format!("{name} is still {} ({reason})", seen.told));
             }
             self.is_blocked_rightly(name, seen)?;
-            let Some(run) = seen.run.as_ref().filter(|run| run.executed_at.is_some()) else { continue };
+            if seen.beside.is_some() {
+                return broken(Invariant::Rest, format!("{name} still has two runs"));
+            }
+            if seen.held {
+                return broken(Invariant::Hold, format!("{name} is {} and connections wait", seen.told));
+            }
+            if seen.leaving || seen.next.is_some() || seen.updating {
+                return broken(Invariant::Adopts, format!("{name} is still to be another"));
+            }
+            if matches!(seen.place, SeenPlace::Asked | SeenPlace::Leaving) {
+                return broken(Invariant::Adopts, format!("the place of {name} is {:?}", seen.place));
+            }
+            let works = |run: &&SeenRun| run.executed_at.is_some() && run.killed_at.is_none();
+            let Some(run) = seen.run.as_ref().filter(works) else { continue };
             for (on, with) in &run.with {
                 let present = self.services.get(on).and_then(|on| on.run.as_ref());
                 if let Some(present) = present.filter(|run| run.executed_at.is_some())
                     && present.generation != *with
-                    && present.step == Step::Main
                     && present.killed_at.is_none()
                 {
                     let text = format!(
@@ -968,7 +1282,8 @@ impl Oracle {
             return broken(Invariant::Leak, format!("`down` did not end: {}", phases.join(", ")));
         }
         for (name, seen) in &self.services {
-            if let Some(run) = seen.run.as_ref().filter(|run| !run.is_lost(now)) {
+            let mut runs = [&seen.run, &seen.beside].into_iter().flatten();
+            if let Some(run) = runs.find(|run| !run.is_lost(now)) {
                 return broken(Invariant::Leak, format!("{name} is left over: {run:?}"));
             }
         }
@@ -980,6 +1295,33 @@ impl Oracle {
 }
 
 impl SeenRun {
+    fn new(generation: Generation) -> Self {
+        Self {
+            generation,
+            executed_at: None,
+            probes: BTreeSet::new(),
+            hooks: BTreeMap::new(),
+            post_start_at: None,
+            startup_at: None,
+            ready: None,
+            ready_misses: 0,
+            live_misses: 0,
+            was_ready: false,
+            watchdog_at: None,
+            gave_up: false,
+            patience: Duration::ZERO,
+            stop_begun: None,
+            signalled: false,
+            killed_at: None,
+            probed_anew: Duration::ZERO,
+            said: false,
+            grace: None,
+            switching: false,
+            leftover: false,
+            with: BTreeMap::new(),
+        }
+    }
+
     fn is_lost(&self, now: Tick) -> bool {
         self.killed_at.is_some_and(|at| at + KILL_ANSWER <= now)
     }
@@ -1006,6 +1348,7 @@ impl SeenRun {
         let notifies = |role: ProbeRole| unit.probe(role).is_some_and(|probe| probe.notify);
         match news {
             Notified::Ready => {
+                self.said = true;
                 if notifies(ProbeRole::Startup) {
                     self.startup_at.get_or_insert(now);
                 }
@@ -1014,6 +1357,7 @@ impl SeenRun {
                 }
             }
             Notified::Reloading => {
+                self.said = false;
                 if notifies(ProbeRole::Ready) {
                     self.ready = Some(false);
                 }
@@ -1035,6 +1379,12 @@ impl Seen {
             cause: Reason::Requested,
             generation: 0,
             run: None,
+            beside: None,
+            next: None,
+            leaving: false,
+            place: SeenPlace::There,
+            updating: false,
+            held: false,
             completed: false,
             last_exit: None,
             failing: false,
@@ -1045,6 +1395,47 @@ impl Seen {
             exact: true,
             not_before: None,
             impatient: false,
+        }
+    }
+
+    /// The run in charge is over: the other one is, whether it comes or goes.
+    fn next_in_charge(&mut self) {
+        self.run = self.beside.take();
+        if let Some(run) = &mut self.run {
+            run.leftover = run.stop_begun.is_some() || run.killed_at.is_some();
+        }
+    }
+
+    /// Its plan is another from now on.
+    fn is_another(&mut self, next: Unit, now: Tick) {
+        let old = std::mem::replace(&mut self.unit, next);
+        let told_ready = self.told == Phase::Ready;
+        for (run, in_charge) in [(&mut self.run, true), (&mut self.beside, false)] {
+            let Some(run) = run else { continue };
+            let bound = |on: &ServiceName| self.unit.waits.iter().any(|wait| wait.restart && wait.on == *on);
+            run.with.retain(|on, _| bound(on));
+            let hooked = old.post_start.is_none() || run.hooks.get(&Hook::PostStart) == Some(&Some(true));
+            let notifies = |probe: &Option<UnitProbe>| probe.as_ref().is_some_and(|probe| probe.notify);
+            if old.startup != self.unit.startup {
+                run.probed_anew = now;
+                let passed = hooked && run.executed_at.is_some() && old.startup.is_none();
+                if passed || (notifies(&self.unit.startup) && run.said) {
+                    run.startup_at.get_or_insert(now);
+                }
+            }
+            if old.ready != self.unit.ready {
+                run.probed_anew = now;
+                run.ready_misses = 0;
+                // One that was ready is, but for what it said of itself.
+                let good = run.ready == Some(true)
+                    || (in_charge && told_ready)
+                    || (notifies(&self.unit.ready) && run.said);
+                run.ready = good.then_some(true);
+            }
+            if old.live != self.unit.live {
+                run.live_misses = 0;
+                run.watchdog_at = run.watchdog_at.map(|_| now).or(run.was_ready.then_some(now));
+            }
         }
     }
 
@@ -1067,7 +1458,8 @@ impl Seen {
         let name = &self.unit.name;
         let before = std::mem::replace(&mut self.told, phase);
         self.cause = cause.reason;
-        if before == phase && !matches!(phase, Phase::Waiting | Phase::Stopping | Phase::Failed) {
+        let repeats = matches!(phase, Phase::Waiting | Phase::Stopping | Phase::Failed | Phase::Building);
+        if before == phase && !repeats {
             return broken(Invariant::Telling, format!("{name} is told to be {phase} twice"));
         }
         if cause.text.is_empty() {
@@ -1076,6 +1468,12 @@ impl Seen {
         if (phase == Phase::Backoff) != retry_in_ms.is_some() {
             let text = format!("{name} is {phase} and is tried again in {retry_in_ms:?}");
             return broken(Invariant::Telling, text);
+        }
+        if phase == Phase::Exited && cause.reason == Reason::Fresh {
+            self.completed = true;
+        }
+        if before == Phase::Ready && self.beside.as_ref().is_some_and(|run| run.killed_at.is_none()) {
+            self.may_leave_ready(phase, cause.reason)?;
         }
         self.failing |= phase == Phase::Stopping
             && matches!(cause.reason, Reason::LivenessFailed | Reason::HookFailed | Reason::ReadyTimeout);
@@ -1090,8 +1488,15 @@ impl Seen {
         } else if let Some(since) = self.ready_since.take() {
             self.ready_for = self.ready_for.max(now - since);
         }
-        if matches!(cause.reason, Reason::Requested | Reason::DependencyRestarted) && phase != Phase::Backoff
-        {
+        let anew = matches!(
+            cause.reason,
+            Reason::Requested
+                | Reason::DependencyRestarted
+                | Reason::FilesChanged
+                | Reason::Rebuilt
+                | Reason::PlanChanged
+        );
+        if anew && phase != Phase::Backoff {
             self.forget_streak();
         }
         match retry_in_ms {
@@ -1109,10 +1514,39 @@ impl Seen {
         }
     }
 
+    /// It has two runs, and the one in charge was ready: only its own end or its own word is a reason not to be.
+    fn may_leave_ready(&self, phase: Phase, reason: Reason) -> Checked {
+        let good = match phase {
+            Phase::Unhealthy => true,
+            Phase::Stopping => {
+                !matches!(reason, Reason::FilesChanged | Reason::Rebuilt | Reason::ReadyTimeout)
+            }
+            // The run that comes took over from one that is gone.
+            Phase::Starting | Phase::Running => false,
+            Phase::Pending
+            | Phase::Waiting
+            | Phase::Building
+            | Phase::Ready
+            | Phase::Stopped
+            | Phase::Exited
+            | Phase::Failed
+            | Phase::Backoff
+            | Phase::Violated => false,
+        };
+        if good {
+            return Ok(());
+        }
+        let text = format!("{} was ready beside a run that comes or goes and is {phase}", self.unit.name);
+        broken(Invariant::Overlap, text)
+    }
+
     fn may_be_ready(&self) -> Checked {
+        self.run_may_be_ready(self.run.as_ref())
+    }
+
+    fn run_may_be_ready(&self, run: Option<&SeenRun>) -> Checked {
         let name = &self.unit.name;
-        let Some(run) = self.run.as_ref().filter(|run| run.executed_at.is_some() && run.step == Step::Main)
-        else {
+        let Some(run) = run.filter(|run| run.executed_at.is_some()) else {
             return broken(Invariant::Ready, format!("{name} is ready without a program"));
         };
         if self.unit.startup.is_some() && run.startup_at.is_none() {
@@ -1178,9 +1612,29 @@ impl Seen {
 
     /// Nothing is put off for ever.
     fn in_time(&self, name: &ServiceName, now: Tick, late: Duration) -> Checked {
-        let Some(run) = self.run.as_ref().filter(|run| run.killed_at.is_none()) else { return Ok(()) };
+        if let Some(run) = &self.beside {
+            let comes = if run.was_ready || run.switching { Phase::Ready } else { Phase::Running };
+            self.run_in_time(run, comes, name, now, late)?;
+        }
+        match &self.run {
+            Some(run) => self.run_in_time(run, self.told, name, now, late),
+            None => Ok(()),
+        }
+    }
+
+    fn run_in_time(
+        &self,
+        run: &SeenRun,
+        told: Phase,
+        name: &ServiceName,
+        now: Tick,
+        late: Duration,
+    ) -> Checked {
+        if run.killed_at.is_some() {
+            return Ok(());
+        }
         if let Some(begun) = run.stop_begun {
-            let by = (begun + self.unit.grace).max(run.patience) + late;
+            let by = (begun + run.grace.unwrap_or(self.unit.grace)).max(run.patience) + late;
             if now > by {
                 let over = now - by;
                 return broken(
@@ -1192,10 +1646,11 @@ impl Seen {
         }
         let Some(executed) = run.executed_at else { return Ok(()) };
         let (startup, ready) = (&self.unit.startup, &self.unit.ready);
-        if self.told == Phase::Running && run.step == Step::Main && self.unit.kind == ServiceKind::Service {
+        if told == Phase::Running && self.unit.kind == ServiceKind::Service {
             let probe = if run.startup_at.is_none() && startup.is_some() { startup } else { ready };
             let since =
                 executed.max(run.startup_at.unwrap_or_default()).max(run.post_start_at.unwrap_or_default());
+            let since = since.max(run.probed_anew);
             let post_start = match run.hooks.get(&Hook::PostStart) {
                 Some(None) => self.unit.post_start.unwrap_or_default(),
                 Some(Some(_)) | None => Duration::ZERO,
@@ -1208,8 +1663,8 @@ impl Seen {
                 }
             }
         }
-        let works = matches!(self.told, Phase::Running | Phase::Ready | Phase::Unhealthy);
-        if works && run.gave_up && run.step == Step::Main {
+        let works = matches!(told, Phase::Running | Phase::Ready | Phase::Unhealthy);
+        if works && run.gave_up {
             return broken(Invariant::Life, format!("{name} goes on although it asked to be taken for dead"));
         }
         if let Some(live) = self.unit.live.as_ref().filter(|_| works) {

@@ -1,24 +1,25 @@
 //! The plan of a scenario: made by hand, so that what is simulated is the engine and not the planner.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ws_core::plan::{LimitsPlan, Plan, Run, ServicePlan, View, Wait};
+use ws_core::plan::{FileSet, LimitsPlan, Makes, Plan, Run, ServicePlan, Use, View, Wait};
 use ws_model::{
-    ByteSize, CommandLine, ConfigPath, HookCommand, Hooks, Level, LogRetention, Probe, ProbeKind,
-    ServiceKind, ServiceName, Stop, Subnet, WorkspaceName,
+    ByteSize, CommandLine, ConfigPath, HookCommand, Hooks, Level, LogRetention, Probe, ProbeKind, Protocol,
+    Publish, Reload, ServiceKind, ServiceName, Stop, Subnet, WorkspaceName,
 };
 
 use crate::scenario::{Scenario, Unit, UnitProbe};
 
-/// The plan of a scenario.
+/// A plan of a scenario: 0 is the first one.
 ///
 /// # Panics
 /// Never: the names are good.
 #[must_use]
-pub fn plan(scenario: &Scenario) -> Plan {
-    let services =
-        scenario.services.iter().zip(0..).map(|(unit, index)| (unit.name.clone(), service(unit, index)));
+pub fn plan(scenario: &Scenario, number: usize) -> Plan {
+    let units = scenario.plan(number).iter();
+    let services = units.map(|unit| (unit.name.clone(), service(unit, scenario.number(&unit.name))));
     Plan {
         name: WorkspaceName::new("sim").expect("it is a name"),
         root: PathBuf::from("/sim"),
@@ -60,17 +61,21 @@ pub fn service(unit: &Unit, index: u32) -> ServicePlan {
                 at: ConfigPath::default(),
             })
             .collect(),
-        build: unit.build.then(|| run("build")),
-        makes: None,
-        uses: Vec::new(),
+        build: None,
+        makes: (unit.kind == ServiceKind::Build).then(|| Makes {
+            inputs: files(),
+            outputs: Some(files()),
+            recipe: unit.version.to_string(),
+        }),
+        uses: unit.uses.iter().map(|build| Use { build: build.clone(), files: Some(files()) }).collect(),
         watch: Vec::new(),
-        reload: ws_model::Reload::Restart,
+        reload: if unit.overlap { Reload::Overlap } else { Reload::Restart },
         listen: Vec::new(),
         hold: std::time::Duration::from_secs(10),
-        run: run("serve"),
-        view: view(),
+        run: run(unit),
+        view: view(unit),
         links: Vec::new(),
-        publish: Vec::new(),
+        publish: unit.port.map(publish).into_iter().collect(),
         startup: unit.startup.as_ref().map(probe),
         ready: unit.ready.as_ref().map(probe),
         liveness: unit.live.as_ref().map(probe),
@@ -94,7 +99,13 @@ pub fn service(unit: &Unit, index: u32) -> ServicePlan {
             signal: unit.signal,
             grace: unit.grace,
         },
-        limits: LimitsPlan { memory: None, cpus: None, pids: 100, pids_declared: false, files: None },
+        limits: LimitsPlan {
+            memory: (unit.limit > 0).then(|| ByteSize::mib(unit.limit.into())),
+            cpus: None,
+            pids: 100,
+            pids_declared: false,
+            files: None,
+        },
     }
 }
 
@@ -115,8 +126,25 @@ pub fn one_off(of: &Unit, name: ServiceName) -> Unit {
     }
 }
 
-fn run(program: &str) -> Run {
-    Run { argv: vec![program.to_owned()], env: Vec::new(), cwd: PathBuf::from("/sim") }
+fn run(unit: &Unit) -> Run {
+    // As in a real plan: what tells of itself is told where to.
+    let notifies =
+        [&unit.startup, &unit.ready, &unit.live].into_iter().flatten().filter(|probe| probe.notify);
+    let env = notifies.map(|probe| ("NOTIFY".to_owned(), format!("{:?}", probe.interval)));
+    Run {
+        argv: vec!["serve".to_owned(), unit.version.to_string()],
+        env: env.collect(),
+        cwd: PathBuf::from("/sim"),
+    }
+}
+
+fn files() -> FileSet {
+    FileSet { include: Vec::new(), ignore: Vec::new(), sources_only: false }
+}
+
+fn publish(port: u16) -> Publish {
+    let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Publish { host, host_port: Some(port), port: 80, protocol: Protocol::Tcp }
 }
 
 fn hook(timeout: Duration) -> HookCommand {
@@ -134,7 +162,7 @@ fn probe(probe: &UnitProbe) -> Probe {
     }
 }
 
-fn view() -> View {
+fn view(unit: &Unit) -> View {
     View {
         uid: 1000,
         gid: 1000,
@@ -147,7 +175,7 @@ fn view() -> View {
         scratch_size: ByteSize::mib(1),
         repo: None,
         binds: Vec::new(),
-        tmpfs: Vec::new(),
+        tmpfs: (0..unit.view).map(|n| (PathBuf::from(format!("/tmp/{n}")), ByteSize::mib(1))).collect(),
         secret_files: Vec::new(),
         secret_env: Vec::new(),
     }

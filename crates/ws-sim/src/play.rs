@@ -4,18 +4,21 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use ws_core::engine::{Engine, Input, Tick};
+use ws_core::engine::{Engine, EngineStatus, Input, Tick};
 use ws_model::ServiceName;
 
 use crate::dice::Dice;
 use crate::host::SimHost;
 use crate::oracle::{Broken, Invariant, Oracle};
 use crate::plan;
-use crate::scenario::{Happening, Scenario, Span};
+use crate::scenario::{Habits, Happening, Scenario, Span, Unit};
 use crate::show;
 
 /// More steps than any scenario needs that comes to rest.
 const MOST_STEPS: u64 = 200_000;
+
+/// How long a first `up` takes at most when all goes well.
+const FRESH_WITHIN: Duration = Duration::from_secs(900);
 
 /// What came of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,11 @@ pub fn play_twice(scenario: &Scenario) -> Played {
     Played { broken: Some((Duration::ZERO, broken)), ..two }
 }
 
+/// Whether a command runs once under this name; one whose end the host never told stays.
+fn is_one_off(service: &ServiceName) -> bool {
+    service.as_str().contains("-run-")
+}
+
 struct Stage<'s> {
     scenario: &'s Scenario,
     dice: Dice,
@@ -78,6 +86,10 @@ struct Stage<'s> {
     /// Services of one run that are there.
     one_offs: Vec<ServiceName>,
     one_off_count: u32,
+    /// A plan that waits until another one is carried out.
+    due: Option<usize>,
+    /// The plan that was adopted last.
+    adopted: usize,
 }
 
 impl<'s> Stage<'s> {
@@ -85,7 +97,7 @@ impl<'s> Stage<'s> {
         Self {
             scenario,
             dice: Dice::new(scenario.seed),
-            engine: Engine::new(plan::plan(scenario)),
+            engine: Engine::new(plan::plan(scenario, 0)),
             host: SimHost::new(scenario),
             oracle: Oracle::new(scenario),
             now: Duration::ZERO,
@@ -95,6 +107,8 @@ impl<'s> Stage<'s> {
             next: VecDeque::new(),
             one_offs: Vec::new(),
             one_off_count: 0,
+            due: None,
+            adopted: 0,
         }
     }
 
@@ -111,6 +125,10 @@ impl<'s> Stage<'s> {
         loop {
             if let Some(input) = self.next.pop_front() {
                 self.step(&input)?;
+                continue;
+            }
+            if let Some(number) = self.due.take_if(|_| !self.engine.is_changing()) {
+                self.adopt(number)?;
                 continue;
             }
             let told = self.host.next();
@@ -148,7 +166,12 @@ impl<'s> Stage<'s> {
             Happening::Kill(services) => Input::Kill { services: services.clone() },
             Happening::Down { now } => Input::Down { now: *now },
             Happening::Run(service) => return self.one_off(service),
+            Happening::Adopt(number) => {
+                self.due = Some(*number);
+                return Ok(());
+            }
             Happening::Exit(..)
+            | Happening::Changed(_)
             | Happening::Probe(..)
             | Happening::Notify(..)
             | Happening::HostLost
@@ -157,7 +180,10 @@ impl<'s> Stage<'s> {
                 None => return Ok(()),
             },
             Happening::Settled => {
-                return if self.oracle.is_going_down() { Ok(()) } else { self.oracle.at_rest() };
+                return if self.oracle.is_going_down() { Ok(()) } else { self.at_rest() };
+            }
+            Happening::Fresh => {
+                return if self.oracle.is_going_down() { Ok(()) } else { self.as_fresh() };
             }
             Happening::End => {
                 return if self.oracle.is_going_down() {
@@ -170,16 +196,85 @@ impl<'s> Stage<'s> {
         self.step(&input)
     }
 
+    fn adopt(&mut self, number: usize) -> Result<(), Broken> {
+        if !self.oracle.is_going_down() {
+            self.adopted = number;
+        }
+        self.oracle.adopt(self.scenario.plan(number));
+        self.step(&Input::Adopt { plan: Box::new(plan::plan(self.scenario, number)) })
+    }
+
+    fn at_rest(&self) -> Result<(), Broken> {
+        if self.engine.is_changing() {
+            let text = "the host has answered, and a plan is still being carried out".to_owned();
+            return Err(Broken { invariant: Invariant::Adopts, text });
+        }
+        self.oracle.at_rest()
+    }
+
+    /// Who is there, in which phase, at which place, and of which plan are those that run.
+    fn state(&self) -> Vec<(String, Option<Unit>)> {
+        let phases = self.engine.status().into_iter().filter(|it| !is_one_off(&it.service));
+        let state = |status: EngineStatus| {
+            let runs: Vec<String> = (self.host.runs_of(&status.service))
+                .map(|run| format!("version {} view {}", run.version, run.view))
+                .collect();
+            let place = self
+                .host
+                .places()
+                .get(&status.service)
+                .map(|unit| Unit { habits: Habits::default(), ..unit.clone() });
+            (format!("{} is {} with {runs:?}", status.service, status.phase), place)
+        };
+        phases.map(state).collect()
+    }
+
+    /// Whether all is as after a first `up` of the last plan.
+    fn as_fresh(&self) -> Result<(), Broken> {
+        let differ = |text: String| Err(Broken { invariant: Invariant::Fresh, text });
+        let wanted = plan::plan(self.scenario, self.adopted);
+        let mut plan = self.engine.plan().clone();
+        plan.services.retain(|name, _| !is_one_off(name));
+        if plan != wanted {
+            return differ("the engine has another plan than the one that was adopted last".to_owned());
+        }
+        let fresh = Scenario {
+            services: self.scenario.plan(self.adopted).to_vec(),
+            // What a program is does not depend on who is there.
+            plans: (0..=self.scenario.plans.len()).map(|n| self.scenario.plan(n).to_vec()).collect(),
+            timeline: vec![
+                (Duration::ZERO, Happening::Calm),
+                (Duration::ZERO, Happening::Up(Vec::new())),
+                (FRESH_WITHIN, Happening::Settled),
+            ],
+            ..self.scenario.clone()
+        };
+        let mut other = Stage::new(&fresh, false);
+        other.run()?;
+        let (this, other) = (self.state(), other.state());
+        match this.iter().zip(&other).find(|(this, other)| this != other) {
+            Some(((this, place), (other, wanted))) => {
+                let place = if place == wanted { "" } else { " (and at another place)" };
+                differ(format!("{this}{place}, and after a first `up` {other}"))
+            }
+            None if this.len() != other.len() => {
+                differ(format!("there are {this:?}, and should be {other:?}"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What `ws run` does: one more service, asked for, and taken away when it has ended.
     fn one_off(&mut self, of: &ServiceName) -> Result<(), Broken> {
-        let unit = self.scenario.services.iter().find(|unit| unit.name == *of);
+        // Of something that goes nobody begins a further one.
+        let unit = self.host.places().get(of).filter(|_| self.oracle.is_there(of)).cloned();
         let Some(unit) = unit.filter(|_| !self.oracle.is_going_down()) else { return Ok(()) };
         self.one_off_count += 1;
         let name = ServiceName::new(format!("{of}-run-{}", self.one_off_count));
-        let unit = plan::one_off(unit, name.expect("it is a name"));
+        let unit = plan::one_off(&unit, name.expect("it is a name"));
         self.host.add(unit.clone());
         self.oracle.add(&unit);
-        let index = u32::try_from(self.scenario.services.len()).unwrap_or(0) + self.one_off_count;
+        let index = self.scenario.number(&unit.name) + self.one_off_count;
         self.one_offs.push(unit.name.clone());
         self.step(&Input::Add { service: Box::new(plan::service(&unit, index)) })?;
         self.step(&Input::Up { services: vec![unit.name] })

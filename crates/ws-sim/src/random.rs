@@ -13,6 +13,9 @@ const RESTLESS: Span = Span::millis(5000, 120_000);
 /// How long it takes at most until everything has come to rest once all goes well.
 const REST_WITHIN: Duration = Duration::from_secs(1200);
 
+/// How long it takes at most until a plan is carried out that came before all was calm.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(300);
+
 /// How well things go in a scenario, in percent of what goes wrong.
 #[derive(Debug, Clone, Copy)]
 struct Luck {
@@ -24,6 +27,9 @@ struct Luck {
     undying: u8,
     hooks: u8,
     talks: u8,
+    places: u8,
+    /// Whether services may be such as end by themselves: what is left of one then depends on when it was needed.
+    ends: bool,
 }
 
 /// The scenario of a seed: one to twelve services, a host with its moods, people who change their minds; then
@@ -31,6 +37,7 @@ struct Luck {
 #[must_use]
 pub fn scenario(seed: u64) -> Scenario {
     let mut dice = Dice::new(seed).of("scenario", 0);
+    let changes = dice.percent(60);
     let luck = Luck {
         starts: dice.choose(&[0, 0, 5, 40]),
         dies: dice.choose(&[0, 10, 40, 80]),
@@ -40,16 +47,78 @@ pub fn scenario(seed: u64) -> Scenario {
         undying: dice.choose(&[0, 0, 0, 5, 30]),
         hooks: dice.choose(&[0, 0, 10, 50]),
         talks: dice.choose(&[0, 0, 30, 100]),
+        places: dice.choose(&[0, 0, 10, 50]),
+        ends: !changes,
     };
     let services = services(&mut dice, luck);
-    let timeline = timeline(&mut dice, &services);
+    let plans = if changes { plans(&mut dice, luck, &services) } else { Vec::new() };
+    let timeline = timeline(&mut dice, &services, &plans);
     Scenario {
         seed,
         late: Duration::from_millis(dice.choose(&[0, 0, 5, 200])),
         stale: dice.choose(&[0, 5, 30]),
         services,
+        plans,
         timeline,
     }
+}
+
+/// Up to four further plans: of each one the next differs in a few things.
+fn plans(dice: &mut Dice, luck: Luck, first: &[Unit]) -> Vec<Vec<Unit>> {
+    let mut plans: Vec<Vec<Unit>> = Vec::new();
+    let count = 1 + dice.below(4);
+    let mut number = 100;
+    for _ in 0..count {
+        let mut units = plans.last().cloned().unwrap_or_else(|| first.to_vec());
+        for _ in 0..=dice.below(3) {
+            edit(dice, luck, &mut units, &mut number);
+        }
+        plans.push(units);
+    }
+    plans
+}
+
+/// What somebody changes in a file.
+fn edit(dice: &mut Dice, luck: Luck, units: &mut Vec<Unit>, number: &mut u32) {
+    let what = dice.below(14);
+    if units.is_empty() || what < 2 {
+        *number += 1;
+        let unit = unit(dice, luck, name_of(&format!("s{number}")), units);
+        units.push(unit);
+        return;
+    }
+    let at = usize::try_from(dice.below(units.len() as u64)).unwrap_or(0);
+    if what < 4 {
+        let gone = units.remove(at).name;
+        for unit in units {
+            unit.waits.retain(|wait| wait.on != gone);
+            unit.uses.retain(|build| *build != gone);
+        }
+        return;
+    }
+    let earlier = units[..at].to_vec();
+    let unit = &mut units[at];
+    let probed = unit.kind == ServiceKind::Service;
+    match what {
+        4 | 5 => unit.version += 1,
+        6 => unit.view += 1,
+        7 => unit.limit += 1,
+        8 if probed => unit.ready = dice.percent(70).then(|| probe(dice)),
+        9 if probed => unit.startup = dice.percent(50).then(|| probe(dice)),
+        10 if probed => unit.live = dice.percent(70).then(|| probe(dice)),
+        11 => unit.grace = Duration::from_secs(dice.choose(&[0, 1, 10])),
+        12 if probed => unit.overlap = !unit.overlap,
+        13 => unit.port = unit.port.xor(Some(port(dice))),
+        _ => {
+            unit.waits.clear();
+            unit.uses.clear();
+            waits(dice, luck, unit, &earlier);
+        }
+    }
+}
+
+fn port(dice: &mut Dice) -> u16 {
+    8000 + u16::try_from(dice.below(2)).unwrap_or(0)
 }
 
 fn services(dice: &mut Dice, luck: Luck) -> Vec<Unit> {
@@ -69,7 +138,8 @@ fn services(dice: &mut Dice, luck: Luck) -> Vec<Unit> {
         for replica in 1..=copies {
             let copy = name_of(&format!("{name}-{replica}"));
             let number = u32::try_from(replica).unwrap_or(1);
-            units.push(Unit { name: copy, replica_of: Some((unit.name.clone(), number)), ..unit.clone() });
+            let replica_of = Some((unit.name.clone(), number));
+            units.push(Unit { name: copy, replica_of, port: None, ..unit.clone() });
         }
     }
     units
@@ -80,9 +150,20 @@ fn name_of(text: &str) -> ServiceName {
 }
 
 fn unit(dice: &mut Dice, luck: Luck, name: ServiceName, earlier: &[Unit]) -> Unit {
-    let kind = if dice.percent(25) { ServiceKind::Task } else { ServiceKind::Service };
+    let kind = match dice.below(20) {
+        0..=4 => ServiceKind::Task,
+        5 | 6 => ServiceKind::Build,
+        _ => ServiceKind::Service,
+    };
     let mut unit = Unit::new(name, kind);
-    unit.build = dice.percent(15);
+    unit.habits = habits(dice, luck);
+    if kind == ServiceKind::Build {
+        unit.grace = Duration::from_secs(2);
+        waits(dice, luck, &mut unit, earlier);
+        return unit;
+    }
+    unit.overlap = kind == ServiceKind::Service && dice.percent(30);
+    unit.port = dice.percent(10).then(|| port(dice));
     unit.startup = dice.percent(15).then(|| probe(dice));
     unit.ready = dice.percent(45).then(|| probe(dice));
     unit.live = dice.percent(25).then(|| probe(dice));
@@ -103,17 +184,33 @@ fn unit(dice: &mut Dice, luck: Luck, name: ServiceName, earlier: &[Unit]) -> Uni
     if dice.percent(20) {
         unit.success = vec![dice.choose(&[1, 2, 137, 143])];
     }
-    for earlier in earlier {
-        if dice.percent(if unit.waits.len() < 2 { 35 } else { 10 }) {
-            unit.waits.push(wait(dice, earlier));
-        }
-    }
-    unit.habits = habits(dice, luck);
+    waits(dice, luck, &mut unit, earlier);
     unit
 }
 
-fn wait(dice: &mut Dice, on: &Unit) -> UnitWait {
-    let may_complete = on.kind == ServiceKind::Task || on.restart.policy != RestartPolicy::Always;
+/// What it waits for of what is there. A build waits for builds and tasks only.
+fn waits(dice: &mut Dice, luck: Luck, unit: &mut Unit, earlier: &[Unit]) {
+    for earlier in earlier {
+        if !dice.percent(if unit.waits.len() < 2 { 35 } else { 10 }) {
+            continue;
+        }
+        match (unit.kind, earlier.kind) {
+            (ServiceKind::Service | ServiceKind::Task, ServiceKind::Build) => {
+                unit.use_build(earlier.name.clone());
+            }
+            (ServiceKind::Build, ServiceKind::Service) => {}
+            (ServiceKind::Build, ServiceKind::Task | ServiceKind::Build) => {
+                unit.waits.push(UnitWait::for_build(earlier.name.clone()));
+            }
+            (ServiceKind::Service | ServiceKind::Task, ServiceKind::Service | ServiceKind::Task) => {
+                unit.waits.push(wait(dice, luck, earlier));
+            }
+        }
+    }
+}
+
+fn wait(dice: &mut Dice, luck: Luck, on: &Unit) -> UnitWait {
+    let may_complete = luck.ends && on.restart.policy != RestartPolicy::Always;
     let condition = match (on.kind, dice.below(8)) {
         (_, 0..=1) => Condition::Started,
         (ServiceKind::Task, 2..=5) => Condition::Completed,
@@ -147,6 +244,8 @@ fn habits(dice: &mut Dice, luck: Luck) -> Habits {
         hook_fails: share(luck.hooks),
         hook_hangs: share(luck.hooks / 2),
         talks: share(luck.talks),
+        place_fails: share(luck.places),
+        update_fails: share(luck.places),
         ..Habits::default()
     };
     let mut up_to = |most: &[u64]| {
@@ -159,13 +258,15 @@ fn habits(dice: &mut Dice, luck: Luck) -> Habits {
     habits.kill = up_to(&[1, 200, 9000]);
     habits.pace = Span { from: Duration::from_millis(200), ..up_to(&[300, 3000, 10_000]) };
     habits.hook = up_to(&[1, 1000, 15_000]);
+    habits.place = up_to(&[1, 50, 4000]);
     habits
 }
 
-fn timeline(dice: &mut Dice, services: &[Unit]) -> Vec<(Duration, Happening)> {
+fn timeline(dice: &mut Dice, services: &[Unit], plans: &[Vec<Unit>]) -> Vec<(Duration, Happening)> {
     let end = dice.time(RESTLESS);
+    let most = if plans.is_empty() { 9 } else { 15 };
     let mut moments: Vec<Duration> =
-        (0..dice.below(9)).map(|_| dice.time(Span { from: Duration::ZERO, to: end })).collect();
+        (0..dice.below(most)).map(|_| dice.time(Span { from: Duration::ZERO, to: end })).collect();
     moments.sort_unstable();
     let share = dice.choose(&[0, 20, 50]);
     let mut timeline = Vec::new();
@@ -175,7 +276,11 @@ fn timeline(dice: &mut Dice, services: &[Unit]) -> Vec<(Duration, Happening)> {
     let ends_early = dice.percent(15);
     for at in moments {
         let few = some(dice, services, share);
-        let happening = match dice.below(20) {
+        let others = plans.len() as u64 + 1;
+        let happening = match dice.below(30) {
+            20..=22 => Happening::Changed(dice_unit(dice, services)),
+            23.. if others > 1 => Happening::Adopt(usize::try_from(dice.below(others)).unwrap_or(0)),
+            23.. => Happening::Changed(dice_unit(dice, services)),
             0..=5 => Happening::Up(few),
             6..=8 => Happening::Stop(few),
             9..=13 => Happening::Restart(few),
@@ -189,7 +294,19 @@ fn timeline(dice: &mut Dice, services: &[Unit]) -> Vec<(Duration, Happening)> {
     }
     let settled = end + REST_WITHIN;
     timeline.push((end, Happening::Calm));
+    if !plans.is_empty() {
+        // What could not be carried out can be now; and who asks for everything gets it.
+        let adopted = |(_, what): &(Duration, Happening)| {
+            if let Happening::Adopt(number) = what { Some(*number) } else { None }
+        };
+        let last = timeline.iter().rev().find_map(adopted);
+        timeline.push((end + ANSWERED_WITHIN, Happening::Adopt(last.unwrap_or(0))));
+        timeline.push((end + ANSWERED_WITHIN * 2, Happening::Up(Vec::new())));
+    }
     timeline.push((settled, Happening::Settled));
+    if !plans.is_empty() {
+        timeline.push((settled, Happening::Fresh));
+    }
     // What is down must be within reach: grace, its extension and a kill without an answer for each in turn.
     let mut down = settled + Duration::from_secs(1);
     timeline.push((down, Happening::Down { now: dice.percent(10) }));
@@ -197,7 +314,8 @@ fn timeline(dice: &mut Dice, services: &[Unit]) -> Vec<(Duration, Happening)> {
         down += dice.time(Span::millis(0, 5000));
         timeline.push((down, Happening::Down { now: true }));
     }
-    let each: Duration = services.iter().map(|unit| unit.grace + Duration::from_secs(40)).sum();
+    let all = services.iter().chain(plans.iter().flatten());
+    let each: Duration = all.map(|unit| unit.grace + Duration::from_secs(40)).sum();
     timeline.push((down + each, Happening::End));
     timeline
 }

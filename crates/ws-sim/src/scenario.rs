@@ -19,6 +19,8 @@ pub struct Scenario {
     pub stale: u8,
     /// The services.
     pub services: Vec<Unit>,
+    /// Other plans, that can be adopted: the services of each.
+    pub plans: Vec<Vec<Unit>>,
     /// What happens, in order of time.
     pub timeline: Vec<(Duration, Happening)>,
 }
@@ -30,10 +32,20 @@ pub struct Unit {
     pub name: ServiceName,
     /// Of which service it is which replica.
     pub replica_of: Option<(ServiceName, u32)>,
-    /// Service or task.
+    /// Service, task or build.
     pub kind: ServiceKind,
-    /// Whether it has a build.
-    pub build: bool,
+    /// Which command it has: another one is another run.
+    pub version: u32,
+    /// What it sees: something else is another place.
+    pub view: u32,
+    /// Its limit, which needs neither.
+    pub limit: u32,
+    /// The port of the host where it is published.
+    pub port: Option<u16>,
+    /// Whether a new run begins beside the old one.
+    pub overlap: bool,
+    /// The builds that it uses; it waits for each of them.
+    pub uses: Vec<ServiceName>,
     /// What its start waits for.
     pub waits: Vec<UnitWait>,
     /// Its startup probe.
@@ -71,6 +83,34 @@ pub struct UnitWait {
     pub required: bool,
     /// Whether it is started again with the other one.
     pub restart: bool,
+}
+
+impl UnitWait {
+    /// What who uses a build waits for.
+    #[must_use]
+    pub fn for_build(on: ServiceName) -> Self {
+        Self { on, condition: Condition::Completed, required: true, restart: false }
+    }
+}
+
+impl Scenario {
+    /// The services of a plan: 0 is the first one.
+    #[must_use]
+    pub fn plan(&self, number: usize) -> &[Unit] {
+        match number.checked_sub(1) {
+            None => &self.services,
+            Some(at) => self.plans.get(at).unwrap_or(&self.services),
+        }
+    }
+
+    /// The number of a service, the same in all plans.
+    #[must_use]
+    pub fn number(&self, service: &ServiceName) -> u32 {
+        let names: std::collections::BTreeSet<&ServiceName> =
+            self.services.iter().chain(self.plans.iter().flatten()).map(|unit| &unit.name).collect();
+        let number = names.iter().position(|name| *name == service).unwrap_or(names.len());
+        u32::try_from(number).unwrap_or(u32::MAX)
+    }
 }
 
 /// A probe of a [`Unit`].
@@ -148,6 +188,12 @@ pub struct Habits {
     pub hook_hangs: u8,
     /// Programs that say a good deal of themselves: reload, ask for more time, tell their status.
     pub talks: u8,
+    /// How long places and plans take, and connections to go over.
+    pub place: Span,
+    /// Places that cannot be made.
+    pub place_fails: u8,
+    /// Other plans that cannot be carried out.
+    pub update_fails: u8,
 }
 
 impl Default for Habits {
@@ -170,6 +216,9 @@ impl Default for Habits {
             hook_fails: 0,
             hook_hangs: 0,
             talks: 0,
+            place: Span::millis(5, 5),
+            place_fails: 0,
+            update_fails: 0,
         }
     }
 }
@@ -192,6 +241,10 @@ pub enum Happening {
     },
     /// A command runs once in the place of a service: one more service, which goes when it has ended.
     Run(ServiceName),
+    /// Another plan takes the place of the present one: the one with this number, from 1; 0 is the first one.
+    Adopt(usize),
+    /// Files of a unit changed: a build is made anew, another one is started again.
+    Changed(ServiceName),
     /// The program of a service ends by itself.
     Exit(ServiceName, ExitReason, bool),
     /// The attempts of a probe succeed (or fail) from now on, whatever the habits say.
@@ -204,6 +257,8 @@ pub enum Happening {
     Calm,
     /// Everything must have come to rest by now: each service is where it stays, each request was answered.
     Settled,
+    /// Everything was asked for, and all must be as after a first `up` of the last plan.
+    Fresh,
     /// The end; when everything was asked to go down, it must be.
     End,
 }
@@ -220,7 +275,12 @@ impl Unit {
             name,
             replica_of: None,
             kind,
-            build: false,
+            version: 0,
+            view: 0,
+            limit: 0,
+            port: None,
+            overlap: false,
+            uses: Vec::new(),
             waits: Vec::new(),
             startup: None,
             ready: None,
@@ -239,6 +299,12 @@ impl Unit {
             success: Vec::new(),
             habits: Habits::default(),
         }
+    }
+
+    /// It runs from what this build makes.
+    pub fn use_build(&mut self, build: ServiceName) {
+        self.waits.push(UnitWait::for_build(build.clone()));
+        self.uses.push(build);
     }
 
     /// Its probe of this kind.

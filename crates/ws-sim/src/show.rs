@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use ws_core::engine::{Effect, Hook, Input, Notified, Outcome, Step, Tick};
+use ws_core::engine::{Effect, Hook, Input, Notified, Outcome, Tick};
+use ws_core::files::Moment;
 use ws_model::{EventKind, ServiceName, event::signal_name};
 
 use crate::text::{news_text, role_name};
@@ -87,17 +88,31 @@ fn input(input: &Input) -> String {
             format!("{service} {port} is published at {host}:{host_port}")
         }
         Input::HostLost { error } => format!("host lost: {error}"),
-        Input::FilesChanged { changes } => format!("changed {changes:?}"),
+        Input::FilesChanged { changes } => {
+            let names: Vec<ServiceName> = changes.iter().map(|change| change.service.clone()).collect();
+            named("changed", &names)
+        }
         Input::Checked { service, generation, result } => {
-            format!("{service}~{generation} checked {result:?}")
+            let how = match result {
+                Ok(Some(_)) => "is fresh",
+                Ok(None) => "must run",
+                Err(_) => "cannot be looked at",
+            };
+            format!("{service}~{generation} {how}")
         }
         Input::Recorded { service, generation, result } => {
-            format!("{service}~{generation} recorded {result:?}")
+            let how = if result.is_ok() { "is recorded" } else { "cannot be recorded" };
+            format!("{service}~{generation} {how}")
         }
-        Input::Adopt { .. } => "adopt".to_owned(),
-        Input::Placed { service, result } => format!("{service} placed {result:?}"),
-        Input::Displaced { service, errors } => format!("{service} displaced {errors:?}"),
-        Input::Updated { service, result } => format!("{service} updated {result:?}"),
+        Input::Adopt { plan } => {
+            let names: Vec<ServiceName> = plan.services.keys().cloned().collect();
+            named("adopt", &names)
+        }
+        Input::Placed { service, result: Ok(()) } => format!("{service} has its place"),
+        Input::Placed { service, result: Err(error) } => format!("{service} has no place: {error}"),
+        Input::Displaced { service, errors: _ } => format!("{service} is displaced"),
+        Input::Updated { service, result: Ok(()) } => format!("{service} is updated"),
+        Input::Updated { service, result: Err(error) } => format!("{service} is not updated: {error}"),
         Input::Switched { service, generation } => format!("{service}~{generation} switched"),
         Input::Tick => "tick".to_owned(),
     }
@@ -105,8 +120,7 @@ fn input(input: &Input) -> String {
 
 fn effect(effect: &Effect) -> String {
     match effect {
-        Effect::Start { service, generation, step: Step::Main } => format!("start {service}~{generation}"),
-        Effect::Start { service, generation, step: Step::Build } => format!("build {service}~{generation}"),
+        Effect::Start { service, generation, .. } => format!("start {service}~{generation}"),
         Effect::Signal { service, generation, signal } => {
             format!("{} {service}~{generation}", signal_name(*signal))
         }
@@ -122,7 +136,11 @@ fn effect(effect: &Effect) -> String {
         Effect::Hold { service } => format!("hold {service}"),
         Effect::Release { service } => format!("release {service}"),
         Effect::Fingerprint { service, generation, moment } => {
-            format!("fingerprint {service}~{generation} {moment:?}")
+            let when = match moment {
+                Moment::Before => "before",
+                Moment::After => "after",
+            };
+            format!("look at {service}~{generation} {when}")
         }
         Effect::Place { service } => format!("place {}", service.name),
         Effect::Displace { service } => format!("displace {service}"),

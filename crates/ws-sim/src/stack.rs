@@ -299,7 +299,7 @@ impl Stack {
         home: &Path,
         lifeline: Option<oneshot::Receiver<()>>,
     ) -> Checked<Self> {
-        let plan = plan::plan(scenario);
+        let plan = plan::plan(scenario, 0);
         let acquired = state_dir::acquire(&home.join("run"), &instance()).map_err(text)?;
         let Acquired::Locked { lock, crashed } = acquired else {
             return Err("the lock is still held".to_owned());
@@ -374,6 +374,8 @@ impl Stack {
                 self.one_offs.push(tokio::spawn(run(self.client.clone(), service.clone())));
                 return Ok(());
             }
+            // Who makes plans and who looks at files are not played here.
+            Happening::Adopt(_) | Happening::Changed(_) | Happening::Fresh => return Ok(()),
             Happening::Exit(..) | Happening::Probe(..) | Happening::Notify(..) | Happening::Calm => {
                 self.host.happen(happening);
                 return Ok(());
@@ -423,7 +425,7 @@ impl Stack {
             if !row.phase.is_settled_down() && row.phase != Phase::Ready {
                 return Err(format!("{} is still {}: {}", row.name, row.phase, row.cause));
             }
-            let runs = self.host.shared().host.runs().get(&row.name).is_some_and(|run| !run.killed);
+            let runs = self.host.shared().host.runs_of(&row.name).any(|run| !run.killed);
             if runs != (row.phase == Phase::Ready) {
                 return Err(format!(
                     "{} is {} and {} a run",
@@ -574,11 +576,10 @@ impl Host for Handle {
         if shared.torn_down {
             shared.wrong.push(format!("{effect:?} after the tear-down"));
         }
-        if let Effect::Start { service, .. } = &effect
-            && let Some(run) = shared.host.runs().get(service)
-        {
-            let text = format!("{service} is started beside its run {}", run.generation);
-            shared.wrong.push(text);
+        if let Effect::Start { service, .. } = &effect {
+            let run = shared.host.runs_of(service).next().map(|run| run.generation);
+            let text = |run| format!("{service} is started beside its run {run}");
+            shared.wrong.extend(run.map(text));
         }
         let now = shared.began.elapsed();
         shared.host.submit(&effect, now);
@@ -617,7 +618,7 @@ impl Host for Handle {
 
     fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
         let mut shared = self.shared();
-        if shared.host.runs().contains_key(service) {
+        if shared.host.runs_of(service).next().is_some() {
             shared.wrong.push(format!("{service} is removed while it runs"));
         }
         shared.host.remove(service);

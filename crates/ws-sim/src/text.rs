@@ -8,8 +8,16 @@
 //!   host start=10ms..50ms probe-fails=20%
 //! task migrate
 //!   after db ready restart optional
+//! build make
+//! service api
+//!   uses make
+//! plan
+//! # The services of another one.
+//! service db
 //! at 0s up
 //! at 5s exit db 1
+//! at 10s changed make
+//! at 20s adopt 1
 //! at 60s settled
 //! at 61s down
 //! at 90s end
@@ -28,8 +36,14 @@ use crate::scenario::{Habits, Happening, Scenario, Span, Unit, UnitProbe, UnitWa
 /// # Errors
 /// What is wrong, with its line.
 pub fn parse(text: &str) -> Result<Scenario, String> {
-    let mut scenario =
-        Scenario { seed: 0, late: Duration::ZERO, stale: 0, services: Vec::new(), timeline: Vec::new() };
+    let mut scenario = Scenario {
+        seed: 0,
+        late: Duration::ZERO,
+        stale: 0,
+        services: Vec::new(),
+        plans: Vec::new(),
+        timeline: Vec::new(),
+    };
     for (line, number) in text.lines().zip(1..) {
         let line = line.split('#').next().unwrap_or_default();
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -42,9 +56,11 @@ pub fn parse(text: &str) -> Result<Scenario, String> {
             time(pair[0].0)
         ));
     }
-    for unit in &scenario.services {
-        if let Some(wait) = unit.waits.iter().find(|wait| find(&scenario.services, &wait.on).is_none()) {
-            return Err(format!("{} waits for {}, which is not there", unit.name, wait.on));
+    for services in [&scenario.services].into_iter().chain(&scenario.plans) {
+        for unit in services {
+            if let Some(wait) = unit.waits.iter().find(|wait| find(services, &wait.on).is_none()) {
+                return Err(format!("{} waits for {}, which is not there", unit.name, wait.on));
+            }
         }
     }
     Ok(scenario)
@@ -60,25 +76,35 @@ fn line_of(scenario: &mut Scenario, words: &[&str]) -> Result<(), String> {
         ("seed", [number]) => scenario.seed = parsed(number)?,
         ("late", [by]) => scenario.late = parse_time(by)?,
         ("stale", [percent]) => scenario.stale = parse_percent(percent)?,
-        ("service", [name]) => {
-            scenario.services.push(Unit::new(parse_name(name)?, ServiceKind::Service));
-        }
-        ("task", [name]) => scenario.services.push(Unit::new(parse_name(name)?, ServiceKind::Task)),
+        ("plan", []) => scenario.plans.push(Vec::new()),
+        ("service", [name]) => units(scenario).push(Unit::new(parse_name(name)?, ServiceKind::Service)),
+        ("task", [name]) => units(scenario).push(Unit::new(parse_name(name)?, ServiceKind::Task)),
+        ("build", [name]) => units(scenario).push(Unit::new(parse_name(name)?, ServiceKind::Build)),
         ("at", [at, what, rest @ ..]) => {
             scenario.timeline.push((parse_time(at)?, happening(what, rest)?));
         }
         (first, rest) => {
-            let unit = scenario.services.last_mut().ok_or_else(|| format!("`{first}` before any service"))?;
+            let unit = units(scenario).last_mut().ok_or_else(|| format!("`{first}` before any service"))?;
             return unit_line(unit, first, rest);
         }
     }
     Ok(())
 }
 
+/// Those that are being described.
+fn units(scenario: &mut Scenario) -> &mut Vec<Unit> {
+    scenario.plans.last_mut().unwrap_or(&mut scenario.services)
+}
+
 fn unit_line(unit: &mut Unit, first: &str, rest: &[&str]) -> Result<(), String> {
     match (first, rest) {
         ("replica", [of, number]) => unit.replica_of = Some((parse_name(of)?, parsed(number)?)),
-        ("build", []) => unit.build = true,
+        ("version", [number]) => unit.version = parsed(number)?,
+        ("view", [number]) => unit.view = parsed(number)?,
+        ("limit", [number]) => unit.limit = parsed(number)?,
+        ("port", [number]) => unit.port = Some(parsed(number)?),
+        ("overlap", []) => unit.overlap = true,
+        ("uses", [build]) => unit.use_build(parse_name(build)?),
         ("after", [on, words @ ..]) => {
             let mut wait =
                 UnitWait { on: parse_name(on)?, condition: Condition::Ready, required: true, restart: false };
@@ -151,6 +177,9 @@ fn happening(what: &str, rest: &[&str]) -> Result<Happening, String> {
         ("kill", _) => Happening::Kill(names()?),
         ("down", []) => Happening::Down { now: false },
         ("down", ["now"]) => Happening::Down { now: true },
+        ("adopt", [number]) => Happening::Adopt(parsed(number)?),
+        ("changed", [service]) => Happening::Changed(parse_name(service)?),
+        ("fresh", []) => Happening::Fresh,
         ("run", [service]) => Happening::Run(parse_name(service)?),
         ("exit", [service, words @ ..]) => {
             let (exit, words) = match words {
@@ -261,6 +290,9 @@ fn fields(habits: &mut Habits) -> Vec<(&'static str, Field<'_>)> {
         hook_fails,
         hook_hangs,
         talks,
+        place,
+        place_fails,
+        update_fails,
     } = habits;
     vec![
         ("start", Field::Span(start)),
@@ -280,6 +312,9 @@ fn fields(habits: &mut Habits) -> Vec<(&'static str, Field<'_>)> {
         ("hook-fails", Field::Percent(hook_fails)),
         ("hook-hangs", Field::Percent(hook_hangs)),
         ("talks", Field::Percent(talks)),
+        ("place", Field::Span(place)),
+        ("place-fails", Field::Percent(place_fails)),
+        ("update-fails", Field::Percent(update_fails)),
     ]
 }
 
@@ -299,6 +334,12 @@ pub fn write(scenario: &Scenario) -> String {
     for unit in &scenario.services {
         write_unit(&mut text, unit);
     }
+    for services in &scenario.plans {
+        text.push_str("plan\n");
+        for unit in services {
+            write_unit(&mut text, unit);
+        }
+    }
     for (at, happening) in &scenario.timeline {
         let _ = writeln!(text, "at {} {}", time(*at), said(happening));
     }
@@ -316,10 +357,22 @@ fn write_unit(text: &mut String, unit: &Unit) {
     if let Some((of, number)) = &unit.replica_of {
         let _ = writeln!(text, "  replica {of} {number}");
     }
-    if unit.build {
-        text.push_str("  build\n");
+    for (word, number) in [("version", unit.version), ("view", unit.view), ("limit", unit.limit)] {
+        if number != 0 {
+            let _ = writeln!(text, "  {word} {number}");
+        }
+    }
+    if let Some(port) = unit.port {
+        let _ = writeln!(text, "  port {port}");
+    }
+    if unit.overlap {
+        text.push_str("  overlap\n");
     }
     for wait in &unit.waits {
+        if unit.uses.contains(&wait.on) {
+            let _ = writeln!(text, "  uses {}", wait.on);
+            continue;
+        }
         let optional = if wait.required { "" } else { " optional" };
         let restart = if wait.restart { " restart" } else { "" };
         let _ = writeln!(text, "  after {} {}{optional}{restart}", wait.on, wait.condition.as_str());
@@ -405,6 +458,8 @@ pub fn said(happening: &Happening) -> String {
         Happening::Down { now: false } => "down".to_owned(),
         Happening::Down { now: true } => "down now".to_owned(),
         Happening::Run(service) => format!("run {service}"),
+        Happening::Adopt(number) => format!("adopt {number}"),
+        Happening::Changed(service) => format!("changed {service}"),
         Happening::Exit(service, exit, oom) => {
             let oom = if *oom { " oom" } else { "" };
             match exit {
@@ -419,6 +474,7 @@ pub fn said(happening: &Happening) -> String {
         Happening::HostLost => "host-lost".to_owned(),
         Happening::Calm => "calm".to_owned(),
         Happening::Settled => "settled".to_owned(),
+        Happening::Fresh => "fresh".to_owned(),
         Happening::End => "end".to_owned(),
     }
 }

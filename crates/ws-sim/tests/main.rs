@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ws_sim::{play, random, shrink, stack, text};
 
 /// Random scenarios against the engine: some seconds' worth in a debug build. `cargo xtask sim` plays more.
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2000;
 
 /// Random scenarios against the whole supervisor.
 const STACKS: u64 = 150;

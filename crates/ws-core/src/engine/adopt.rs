@@ -12,6 +12,8 @@
 //!   another.
 //! - An update that failed leaves everything of its unit as it was, also in [`Engine::plan`]: the next plan finds the
 //!   same difference again.
+//! - A run that should be another and goes on, as the new one beside it failed, is tried again with the next plan (also
+//!   when that is the same) or when it is asked for.
 //! - A place that could not be made fails its unit. The next request for it, or the next plan, tries again.
 //! - Numbers, addresses and ports of the host are used by one at a time: who needs those of another one comes after it.
 //! - A unit that does not run is not started because of a change. One that has failed, or waits to be tried again, is
@@ -89,6 +91,18 @@ impl Engine {
                     new.push(name);
                 }
                 (None, None, _) => {}
+            }
+        }
+        for unit in &mut self.units {
+            let Some(cause) = unit.run.outdated.clone() else { continue };
+            match &mut unit.task {
+                None => unit.task = Some(Task::Restart { cause }),
+                Some(Task::Update { what: what @ (Another::Live | Another::Follows), .. }) => {
+                    *what = Another::Run { cause };
+                }
+                Some(
+                    Task::Update { .. } | Task::Restart { .. } | Task::Replace { .. } | Task::Remove { .. },
+                ) => {}
             }
         }
         self.rewire();
@@ -238,6 +252,7 @@ impl Engine {
     /// A unit whose plan is another begins anew, as far as it had begun.
     fn renew(&mut self, i: usize, cause: Cause, replaced: bool, now: Tick, out: &mut Outcome) {
         if !replaced && self.can_overlap(i) {
+            self.units[i].run.outdated = Some(cause.clone());
             self.overlap(i, cause);
             return;
         }
@@ -382,8 +397,8 @@ impl Engine {
                 }
             }
             Some(Task::Remove { .. }) => {
-                self.dirty.extend(0..self.units.len());
                 self.forget(i);
+                self.rewire();
             }
             Some(Task::Update { .. } | Task::Restart { .. }) | None => {}
         }

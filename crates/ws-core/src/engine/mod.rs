@@ -210,6 +210,8 @@ impl Engine {
             }
             Input::Tick => self.miss_deadlines(now, &mut out),
         }
+        // Before anything is started: what is to be another is not there for those that start now.
+        self.carry_on(now, &mut out);
         self.settle(now, &mut out);
         while self.carry_on(now, &mut out) {
             self.settle(now, &mut out);

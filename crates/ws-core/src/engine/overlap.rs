@@ -21,7 +21,7 @@
 //! - What happens to the other run is decided by the same code as for the one in charge, which sees it in the place of
 //!   that ([`Engine::in_its_stead`]); what it would tell of the phase is not told.
 
-use ws_model::{Cause, EventKind, ExitReason, Reason, Reload, ReloadResult};
+use ws_model::{Cause, EventKind, ExitReason, Reason, Reload, ReloadResult, ServiceName};
 
 use super::service::{Asked, Beside, Health, Prospect, Run, Stage, State, Then, Unit};
 use super::{Effect, Engine, Generation, Outcome, Tick};
@@ -60,6 +60,14 @@ impl Engine {
         if unit.overlap_due.is_none() || unit.is_changing() {
             return;
         }
+        // Its plan has become another.
+        if unit.reload != Reload::Overlap {
+            let cause = self.units[i].overlap_due.take();
+            let cause = cause.unwrap_or(Cause::new(Reason::Requested, "was asked to restart"));
+            self.end(i, Then::Restart, cause, false, now, out);
+            self.end_bound(i, now, out);
+            return;
+        }
         if let Some(beside) = &unit.beside {
             if let State::Failed { lost: Some(lost) } = beside.state {
                 self.units[i].overlap_due = None;
@@ -81,6 +89,7 @@ impl Engine {
         if self.waits_with(i, Prospect::NotYet).next().is_some() {
             return;
         }
+        let had = self.waits_with(i, Prospect::Met).map(|wait| self.units[wait.on].name.clone()).collect();
         let unit = &mut self.units[i];
         let Some(cause) = unit.overlap_due.take() else { return };
         unit.highest = unit.highest.max(unit.generation) + 1;
@@ -92,6 +101,7 @@ impl Engine {
             cause,
             probe_error: None,
             made_of: unit.newest.clone(),
+            had,
             switching: false,
             going: false,
         }));
@@ -233,8 +243,9 @@ impl Engine {
         let unit = &mut self.units[i];
         let Some(mut beside) = unit.beside.take() else { return };
         unit.exchange(&mut beside);
+        let had = std::mem::take(&mut beside.had);
         unit.beside = Some(beside);
-        self.is_in_charge(i, generation);
+        self.is_in_charge(i, generation, &had);
         self.drain(i, old, now, out);
         let unit = &mut self.units[i];
         unit.streak = 0;
@@ -271,14 +282,13 @@ impl Engine {
     }
 
     /// The run of this generation is in charge now.
-    fn is_in_charge(&mut self, i: usize, generation: Generation) {
+    fn is_in_charge(&mut self, i: usize, generation: Generation, had: &[ServiceName]) {
         let unit = &mut self.units[i];
         unit.generation = generation;
         unit.restarts += 1;
         for number in 0..self.units[i].waits.len() {
-            let wait = self.units[i].waits[number];
-            let had = self.units[wait.on].prospect(wait.condition) == Prospect::Met;
-            self.units[i].waits[number].had = had;
+            let on = self.units[i].waits[number].on;
+            self.units[i].waits[number].had = had.contains(&self.units[on].name);
         }
         self.touch(i);
     }
@@ -298,7 +308,7 @@ impl Engine {
         let before = self.units[i].phase();
         let unit = &mut self.units[i];
         let coming = beside.is_coming();
-        let Beside { generation, state, run, cause: its_cause, probe_error, made_of, switching, .. } =
+        let Beside { generation, state, run, cause: its_cause, probe_error, made_of, had, switching, .. } =
             *beside;
         unit.overlap_due = None;
         let old = std::mem::replace(&mut unit.run, run);
@@ -310,6 +320,7 @@ impl Engine {
                 cause: cause.clone(),
                 probe_error: None,
                 made_of: unit.made_of.clone(),
+                had: Vec::new(),
                 switching: false,
                 going: true,
             }));
@@ -320,7 +331,7 @@ impl Engine {
             unit.made_of = made_of;
             // It has them already where that was asked for.
             unit.run.owes_switch = !switching;
-            self.is_in_charge(i, generation);
+            self.is_in_charge(i, generation, &had);
             let unit = &mut self.units[i];
             let is_ready = unit.is_ready();
             unit.cause = match is_ready {

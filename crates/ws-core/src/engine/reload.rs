@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ws_model::{Cause, EventKind, Reason, ReloadAction, ReloadResult, ServiceName, Trigger, WatchAction};
 
-use super::service::{Change, Health, State, Then};
+use super::service::{Change, Health, Prospect, State, Then};
 use super::{Effect, Engine, FileChange, Generation, Outcome, Outputs, Tick};
 use crate::files::Moment;
 
@@ -286,16 +286,27 @@ impl Engine {
                 };
                 self.made(i, outputs, Cause::new(Reason::Fresh, text), now, out);
             }
-            Ok(None) => {
-                let cause = unit.cause.clone();
-                self.start_run(i, generation, cause, now, out);
-            }
+            Ok(None) => self.start_after_look(i, generation, now, out),
             Err(error) => {
-                let (name, cause) = (unit.name.clone(), unit.cause.clone());
+                let name = unit.name.clone();
                 let text = format!("{name} runs, as nobody can tell whether it must: {error}");
                 out.events.push((Some(name), EventKind::Notice { text }));
-                self.start_run(i, generation, cause, now, out);
+                self.start_after_look(i, generation, now, out);
             }
+        }
+    }
+
+    /// Starts what must run; unless something came up meanwhile for which it has to wait once more.
+    fn start_after_look(&mut self, i: usize, generation: Generation, now: Tick, out: &mut Outcome) {
+        let unit = &self.units[i];
+        let cause = unit.cause.clone();
+        let waits = self.waits_with(i, Prospect::NotYet).next().is_some()
+            || self.waits_with(i, Prospect::Never).any(|wait| wait.required);
+        if waits || unit.is_changing() {
+            self.wait_quietly(i);
+            self.units[i].again = Some(cause);
+        } else {
+            self.start_run(i, generation, cause, now, out);
         }
     }
 

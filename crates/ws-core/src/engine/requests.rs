@@ -210,11 +210,14 @@ impl Engine {
                 let text = format!("{} cannot be started: {}", unit.name, unit.cause.text);
                 out.events.push((Some(unit.name.clone()), EventKind::Notice { text }));
             }
-            State::Waiting
-            | State::Looking { .. }
-            | State::Starting { .. }
-            | State::Up { .. }
-            | State::Backoff { .. } => {}
+            State::Up { .. } => {
+                // The new run that its plan asks for failed; now what it needs may be there.
+                let outdated = unit.run.outdated.clone().filter(|_| !unit.is_overlapping());
+                if let Some(cause) = outdated {
+                    self.overlap(i, cause);
+                }
+            }
+            State::Waiting | State::Looking { .. } | State::Starting { .. } | State::Backoff { .. } => {}
         }
     }
 

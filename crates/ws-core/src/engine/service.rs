@@ -208,6 +208,8 @@ pub(super) struct Run {
     pub(super) status_due: Option<Tick>,
     /// Whether it took the place of another run and has not got its connections yet.
     pub(super) owes_switch: bool,
+    /// Why it should be another by the present plan; it goes on where the new run beside it failed.
+    pub(super) outdated: Option<Cause>,
 }
 
 /// A run beside the one in charge; see the module `overlap`.
@@ -221,6 +223,8 @@ pub(super) struct Beside {
     pub(super) probe_error: Option<(ProbeRole, String)>,
     /// What of what builds made it was started with.
     pub(super) made_of: BTreeMap<ServiceName, Digest>,
+    /// What it waits on and was started with.
+    pub(super) had: Vec<ServiceName>,
     /// Whether it was asked to get the connections.
     pub(super) switching: bool,
     /// Whether it is to end, and not to take the place of the one in charge.
