@@ -73,6 +73,7 @@ pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Source
         home: home(settings),
         profiles: options.profile.clone(),
         named: options.named.clone(),
+        settings: BTreeMap::new(),
         default_name: found
             .root
             .file_name()

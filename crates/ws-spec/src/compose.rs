@@ -11,6 +11,7 @@ use crate::yaml::Entry;
 pub(crate) fn unknown_key(entry: &Entry, what: &str, known: &[&'static str], cx: &mut Cx<'_>) {
     let (key, span) = (entry.key.text.as_str(), entry.key.span);
     let issue = error(codes::UNKNOWN_KEY, span, format!("{what} has no key `{}`", shown(key)));
+    let before = cx.report.files.setting_before(span).to_owned();
     cx.report.push_with(issue, |issue| {
         if let Some(help) = instead(what, key) {
             return issue.help(help);
@@ -29,7 +30,7 @@ pub(crate) fn unknown_key(entry: &Entry, what: &str, known: &[&'static str], cx:
         if what == "a service" && LimitsRaw::KEYS.contains(&key) {
             return issue.help(format!("write `limits: {{ {key}: … }}`"));
         }
-        let all = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        let all = known.iter().map(|key| format!("`{before}{key}`")).collect::<Vec<_>>().join(", ");
         issue.help(format!("the keys of {what} are {all}"))
     });
 }

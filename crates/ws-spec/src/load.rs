@@ -10,6 +10,7 @@ use crate::raw::FileRaw;
 use crate::raw::forms::{EnvFileRaw, IncludeRaw};
 use crate::raw::read::{At, Cx, OneOrMany, Read};
 use crate::report::{Issue, Report, SourceFile, SourceMap, error, nearest_exact, shown, warning};
+use crate::settings;
 use crate::source::Sources;
 use crate::vars::{self, Variables};
 use crate::yaml::{self, Node, Span, Value};
@@ -93,6 +94,7 @@ impl Loader<'_, '_> {
             self.report.push(not_a_workspace(&tree, base));
             return None;
         }
+        settings::lay_over(&mut tree, &self.sources.settings, &mut self.spent, self.report);
         let number = self.loaded.files.len();
         let env_files = &mut self.loaded.env_files;
         let variables = variables(&tree, number, dir, env_files, self.report);
@@ -209,7 +211,7 @@ fn check_utf8<'s>(sources: &'s Sources, report: &mut Report) -> Option<&'s str> 
     }
 }
 
-fn check_characters(text: &str, base: usize, report: &mut Report) -> Option<()> {
+pub(crate) fn check_characters(text: &str, base: usize, report: &mut Report) -> Option<()> {
     let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}');
     let Some((at, c)) = text.char_indices().find(|(_, c)| control(*c)) else { return Some(()) };
     let name = if c == '\0' {
@@ -227,7 +229,7 @@ fn check_characters(text: &str, base: usize, report: &mut Report) -> Option<()> 
     None
 }
 
-fn yaml_issue(fault: yaml::Fault, files: &SourceMap) -> Issue {
+pub(crate) fn yaml_issue(fault: yaml::Fault, files: &SourceMap) -> Issue {
     match fault {
         yaml::Fault::Syntax { span, message } => {
             let help = syntax_help(&message, files.line(span));

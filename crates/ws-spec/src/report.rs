@@ -108,6 +108,16 @@ impl SourceMap {
         file.text.get(file.window(line, line)).unwrap_or_default()
     }
 
+    /// What of the name of a setting stands before a part of it: `limits.`; nothing in a file.
+    pub(crate) fn setting_before(&self, span: Span) -> &str {
+        let (start, file) = self.at(span.range().start);
+        if !crate::settings::is_settings(&file.path) {
+            return "";
+        }
+        let before = file.text.get(..span.range().start - start).unwrap_or_default();
+        before.rsplit('\n').next().unwrap_or_default()
+    }
+
     /// What is written there.
     pub(crate) fn text(&self, span: Span) -> Option<&str> {
         let range = span.range();

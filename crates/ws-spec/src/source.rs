@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::settings::{self, Settings};
+
 /// Everything that [`crate::parse`] reads. Serializable, so that another process can be handed exactly
 /// what was checked here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,6 +39,9 @@ pub struct Sources {
     /// to the caller.
     #[serde(default)]
     pub named: Vec<String>,
+    /// Settings of services that are laid over what the file says, by service.
+    #[serde(default)]
+    pub settings: Settings,
     /// The name of the workspace when the file gives none: the directory's name. Characters that names
     /// do not have are replaced.
     pub default_name: String,
@@ -51,6 +56,9 @@ impl Sources {
         let named = self.dot_env.iter().chain(&self.cli_env_files);
         if let Some((_, text)) = named.into_iter().find(|(path, _)| path == file) {
             return Some(Cow::Borrowed(text));
+        }
+        if settings::is_settings(file) {
+            return settings::text_of(file, &self.settings).map(Cow::Owned);
         }
         self.files.get(file)?.as_deref().map(Cow::Borrowed)
     }

@@ -86,6 +86,16 @@ pub(crate) struct Key {
 }
 
 impl Node {
+    /// The value of a mapping's key, for changing it.
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        match &mut self.value {
+            Value::Map(entries) => {
+                entries.iter_mut().find(|entry| entry.key.text == key).map(|entry| &mut entry.value)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Seq(_) => None,
+        }
+    }
+
     /// The value of a mapping's key.
     pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         match &self.value {
