@@ -37,7 +37,7 @@ pub enum News {
     Happened(Input),
     /// Files that the plan was made of have other contents (or are there, or are gone).
     PlanFiles {
-        /// Which.
+        /// Which. Empty: some are watched only from now on, and may have changed since they were read.
         changed: Vec<PathBuf>,
     },
     /// Something that a person should know: there are no watches left, a build changes what it is made of.

@@ -565,6 +565,7 @@ impl Worker {
         let singles: BTreeSet<PathBuf> =
             self.rules.sets.named().map(Into::into).chain(followed.plan_files.iter().cloned()).collect();
         self.singles.retain(|path, _| singles.contains(path));
+        let new = followed.plan_files.iter().any(|path| !self.singles.contains_key(path));
         let mode = match plan.watching.poll {
             Poll::Every(every) => Mode::Poll(every.max(Duration::from_millis(10))),
             Poll::Auto | Poll::Never => Mode::Kernel,
@@ -593,6 +594,10 @@ impl Worker {
                 let known = self.contents.look(&path, true, LARGE).ok().flatten().map(Known::from_seen);
                 self.singles.insert(path, known);
             }
+        }
+        if new {
+            // They were read before, and nobody looked in between.
+            (self.sink)(News::PlanFiles { changed: Vec::new() });
         }
         if before {
             self.walk_all(&mut Fresh::MeantBefore(&old_rules, &mut old_ignores));

@@ -345,7 +345,13 @@ fn files_of_the_plan() {
     let env = outside.path().canonicalize().unwrap().join("common.env");
     let plan = project.plan();
     let plan_files = vec![project.path("workspace.yaml"), project.path("more/included.yaml"), env.clone()];
+    project.follow_with(plan.clone(), plan_files.clone());
+    // They may have changed since they were read.
+    project.only("plan: ");
+    project.follow_with(plan.clone(), plan_files[..2].to_vec());
+    project.nothing();
     project.follow_with(plan, plan_files);
+    project.only("plan: ");
     project.write("workspace.yaml.new", "2");
     // Not one more than the plan itself: it is no source.
     fs::rename(project.path("workspace.yaml.new"), project.path("workspace.yaml")).unwrap();
@@ -375,6 +381,7 @@ fn polling_sees_the_same() {
     plan.watching.poll = Poll::Every(Duration::from_millis(20));
     let plan_files = vec![project.path("workspace.yaml")];
     project.follow_with(plan, plan_files);
+    project.only("plan: ");
     assert!(project.watcher.settle().polling);
     project.write("src/a", "2");
     project.only("api restart: src/a");
