@@ -14,6 +14,7 @@ Start here:
   ws plan                  show what would run, what it may reach and write
   ws up                    run it; Ctrl-C stops it and nothing is left
   ws up -d --wait          run it in the background; returns when everything is ready
+  ws apply                 carry out what workspace.yaml says now, while it runs
   ws down                  stop it
 
 workspace.yaml (or ws.yaml) is looked for in the current directory and above it.
@@ -181,12 +182,18 @@ pub enum Command {
     Restart(cmd::restart::RestartArgs),
     /// Kill services at once.
     Kill(cmd::kill::KillArgs),
+    /// Carry out what workspace.yaml says now, while the stack runs.
+    Apply(cmd::apply::ApplyArgs),
+    /// Give a service that runs other settings.
+    Set(cmd::set::SetArgs),
     /// Wait until services are ready, started, completed or stopped.
     Wait(cmd::wait::WaitArgs),
     /// Show the services: phase, address, published ports.
     Ps(cmd::ps::PsArgs),
     /// Say why a service is in its phase, down to the root of it.
     Why(cmd::why::WhyArgs),
+    /// Explain which files are watched, and why others are not.
+    Watch(cmd::watch::WatchArgs),
     /// Show what services use: processor time, memory and its limit, processes.
     Stats(cmd::stats::StatsArgs),
     /// Show what the services have printed.
@@ -253,6 +260,18 @@ pub struct PlanOptions {
     /// The services that the command names, whose profiles are switched on by that.
     #[arg(skip)]
     pub named: Vec<String>,
+
+    /// Whether builds are left out: services run from what is there.
+    #[arg(skip)]
+    pub no_build: bool,
+
+    /// Whether no files are watched.
+    #[arg(skip)]
+    pub no_watch: bool,
+
+    /// Whether later changes of the file are carried out even where they give a service more rights.
+    #[arg(skip)]
+    pub yes: bool,
 
     /// Accept a lower enforcement level than the file asks for: full, standard, limited or none.
     ///

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use ws_client::{Client, EventQuery, EventStream, Hold, LogLines, LogQuery};
 use ws_core::plan::{self, Plan};
-use ws_model::wire::{DownRequest, LogLine, ServiceStatus};
+use ws_model::wire::{DownRequest, LogLine, PlanFilesRequest, ServiceStatus};
 use ws_model::{
-    Event, EventKind, ExitReason, Level, Phase, ProbeKind, ServiceKind, ServiceName, Timestamp, exit,
+    Event, EventKind, ExitReason, Phase, ProbeKind, Reason, ReloadResult, ServiceKind, ServiceName,
+    Timestamp, exit,
 };
 
 use crate::args::PlanOptions;
@@ -19,11 +20,11 @@ use crate::instances::Place;
 use crate::launch::{self, Launched, Order, Supervisor};
 use crate::live::{Block, Ending, FRAME, Signals};
 use crate::load::{self, Planned};
-use crate::render::event;
 use crate::render::log::Painter;
 use crate::render::progress::{self, Goal};
 use crate::render::report;
 use crate::render::summary::{self, About};
+use crate::render::{difference, event};
 use crate::units::{human_duration, now};
 use crate::view::View;
 use crate::{Context, causes, inside, instances, machine, names, runtime, take_down};
@@ -91,7 +92,7 @@ pub fn up(context: &Context, asked: &Asked<'_>) -> Result<u8, Failure> {
     runtime()?.block_on(async {
         let began = Instant::now();
         let since = now();
-        let (client, owner) = reach(context, &planned, &place, options.accept, until.attached()).await?;
+        let (client, owner) = reach(context, &planned, &place, options, until.attached()).await?;
         if matches!(owner, Owner::Somebody) {
             tell_about_running(context, &planned, &client, until).await?;
         }
@@ -122,7 +123,7 @@ pub(crate) async fn reach(
     context: &Context,
     planned: &Planned,
     place: &Place,
-    accept: Option<Level>,
+    options: &PlanOptions,
     attached: bool,
 ) -> Result<(Client, Owner), Failure> {
     for _ in 0..2 {
@@ -130,11 +131,15 @@ pub(crate) async fn reach(
             return Ok((client, Owner::Somebody));
         }
         meets_requirements(planned)?;
-        let secrets = load::secrets(planned, &context.settings)?;
+        let Planned { plan, loaded, .. } = planned;
+        let secrets = load::secrets(plan, &loaded.workspace, &context.settings.around.env)?;
         ws_supervisor::state_dir::prepare_state_dir(&place.state, &place.instance, &planned.plan.root)?;
         let order = Order {
-            sources: planned.loaded.sources.clone(),
-            accept,
+            sources: loaded.sources.clone(),
+            accept: options.accept,
+            no_build: options.no_build,
+            no_watch: options.no_watch,
+            yes: options.yes,
             instance: place.instance.clone(),
             runtime: place.runtime.clone(),
             state: place.state.clone(),
@@ -181,16 +186,16 @@ async fn tell_about_running(
     let info = client.info().await?;
     let attaching = if until.attached() { ": attaching" } else { "" };
     context.ui.note(&format!("it runs already (supervisor {}){attaching}", info.pid));
-    let changed =
-        std::fs::metadata(&planned.loaded.found.file).and_then(|meta| meta.modified()).is_ok_and(|at| {
-            at.duration_since(std::time::UNIX_EPOCH)
-                .is_ok_and(|at| i64::try_from(at.as_millis()).is_ok_and(|ms| ms > info.started_at.unix_ms))
-        });
-    if changed {
-        let name = planned.loaded.found.file.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = planned.loaded.found.file.file_name().map(|name| name.to_string_lossy().into_owned());
+    // Where nobody can tell, it is no reason to fail.
+    let request = PlanFilesRequest { environment: Some(context.settings.around.env.clone()) };
+    if let Ok(difference) = client.plan(&request).await
+        && !difference.lines.is_empty()
+    {
         context.ui.warn(&format!(
-            "`{}` was changed after the start: what runs is the plan of before; `ws down` and `ws up` use the new one",
-            name.unwrap_or_default()
+            "`{}` is not what runs ({}): `ws plan` shows how they differ, `ws apply` carries it out",
+            name.unwrap_or_default(),
+            difference::count(difference.lines.len())
         ));
     }
     Ok(())
@@ -239,6 +244,10 @@ struct State<'a> {
     ends: BTreeMap<ServiceName, Ends>,
     /// A service that has just ended so often that it is told.
     crashing: Option<Crash>,
+    /// Units that are made or started again because files changed: one line tells what came of it.
+    reloading: BTreeSet<ServiceName>,
+    /// Services came or went.
+    stale: bool,
 }
 
 /// A run that ended by itself.
@@ -315,6 +324,8 @@ impl Up<'_> {
             ended: None,
             ends: BTreeMap::new(),
             crashing: None,
+            reloading: BTreeSet::new(),
+            stale: false,
         };
         let ended = self.attend(state, events, logs, &mut signals, &owner, until).await;
         drop(hold);
@@ -364,6 +375,14 @@ impl Up<'_> {
             _ => None,
         };
         loop {
+            // Where nobody answers the events end as well.
+            if std::mem::take(&mut state.stale)
+                && let Ok((rows, known)) = self.client.services_at().await
+            {
+                state.painter = Painter::new(rows.iter().map(|row| &row.name), self.context.ui.look(false));
+                state.view = View::of(&rows);
+                state.known = known;
+            }
             if let Some(crash) = state.crashing.take() {
                 state.block.clear();
                 self.tell_crash(&crash).await;
@@ -436,10 +455,12 @@ impl Up<'_> {
                     }
                 }
                 let is_fresh = |name: &&ServiceName| {
-                    let stopped =
-                        state.view.services.get(*name).is_some_and(|row| row.phase == Phase::Stopped);
+                    let row = state.view.services.get(*name);
+                    let stopped = row.is_some_and(|row| row.phase == Phase::Stopped);
+                    // What a build that runs again has to say was shown as it came, and what ran goes on.
+                    let built_again = state.settled && row.is_some_and(|row| row.kind == ServiceKind::Build);
                     // Whoever stopped it knows.
-                    !stopped && !state.told.contains(*name)
+                    !stopped && !built_again && !state.told.contains(*name)
                 };
                 let fresh: Vec<ServiceName> = lost.iter().filter(is_fresh).cloned().collect();
                 if !fresh.is_empty() {
@@ -490,7 +511,7 @@ impl Up<'_> {
         if let (Some(service), EventKind::Phase { phase, cause, exit, retry_in_ms }) =
             (&event.service, &event.kind)
         {
-            let kind = self.planned.plan.services.get(service).map(|service| service.kind);
+            let kind = state.view.services.get(service).map(|row| row.kind);
             let end = RunEnd {
                 service: service.clone(),
                 // Of one that ended without success the cause also says what its restart policy makes of it.
@@ -537,18 +558,21 @@ impl Up<'_> {
         if let EventKind::WorkspaceFailed { cause } = &event.kind {
             state.failed = Some(cause.clone());
         }
+        let quiet = state.is_told_by_its_reload(event);
         let ui = &self.context.ui;
         let worth_a_line = match (&event.kind, ui.err_terminal && !state.settled) {
             (
                 EventKind::Notice { .. }
                 | EventKind::LogDropped { .. }
-                | EventKind::Reloaded { .. }
                 | EventKind::PlanChanged { .. }
                 | EventKind::PlanRefused { .. },
                 _,
             ) => true,
+            // Whatever came over it is told itself.
+            (EventKind::Reloaded { result, .. }, _) => *result != ReloadResult::Superseded,
             // What came of it is told.
-            (EventKind::FilesChanged { .. }, _) => false,
+            (EventKind::FilesChanged { .. } | EventKind::PlanApplied { .. }, _) => false,
+            (EventKind::Phase { .. }, _) if quiet => false,
             // The progress block shows it.
             (EventKind::Phase { .. } | EventKind::Published { .. }, true) => false,
             (EventKind::Phase { phase, .. }, false) => !state.settled || is_news(*phase),
@@ -776,6 +800,59 @@ impl Up<'_> {
             painter: Some(painter),
         };
         going.down(DownRequest::default(), signals).await
+    }
+}
+
+impl State<'_> {
+    /// Takes in which units are made or started again because files changed; whether the line about what came of that
+    /// says all that this event does.
+    fn is_told_by_its_reload(&mut self, event: &Event) -> bool {
+        let Some(unit) = &event.service else {
+            self.stale |= matches!(event.kind, EventKind::PlanApplied { .. });
+            return false;
+        };
+        match &event.kind {
+            EventKind::FilesChanged { .. } => drop(self.reloading.insert(unit.clone())),
+            EventKind::Reloaded { .. } => drop(self.reloading.remove(unit)),
+            EventKind::Phase { phase, cause, .. } => {
+                if cause.reason == Reason::Rebuilt {
+                    self.reloading.insert(unit.clone());
+                }
+                let again = self.reloading.contains(unit);
+                let is_build = self.view.services.get(unit).is_some_and(|row| row.kind == ServiceKind::Build);
+                if is_build && *phase == Phase::Exited {
+                    // Of a build that is done those that use it tell.
+                    self.reloading.remove(unit);
+                }
+                return again
+                    && match phase {
+                        Phase::Pending
+                        | Phase::Waiting
+                        | Phase::Building
+                        | Phase::Starting
+                        | Phase::Running
+                        | Phase::Ready
+                        | Phase::Stopping
+                        | Phase::Stopped
+                        | Phase::Exited => true,
+                        // The line about a build says why.
+                        Phase::Failed => is_build,
+                        Phase::Unhealthy | Phase::Backoff | Phase::Violated => false,
+                    };
+            }
+            EventKind::SupervisorStarted { .. }
+            | EventKind::SupervisorStopped { .. }
+            | EventKind::Published { .. }
+            | EventKind::WorkspaceReady { .. }
+            | EventKind::WorkspaceFailed { .. }
+            | EventKind::LogDropped { .. }
+            | EventKind::Status { .. }
+            | EventKind::PlanChanged { .. }
+            | EventKind::PlanApplied { .. }
+            | EventKind::PlanRefused { .. }
+            | EventKind::Notice { .. } => {}
+        }
+        false
     }
 }
 

@@ -153,6 +153,7 @@ impl<'a> Follow<'a> {
             | EventKind::WorkspaceReady { .. }
             | EventKind::WorkspaceFailed { .. }
             | EventKind::Status { .. }
+            | EventKind::PlanApplied { .. }
             | EventKind::LogDropped { .. } => false,
         }
     }

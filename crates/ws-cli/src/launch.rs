@@ -55,6 +55,12 @@ pub struct Order {
     pub sources: Sources,
     /// The lower level that is accepted.
     pub accept: Option<Level>,
+    /// Whether builds are left out.
+    pub no_build: bool,
+    /// Whether no files are watched.
+    pub no_watch: bool,
+    /// Whether changes of the file are carried out even where they give a service more rights.
+    pub yes: bool,
     /// The instance.
     pub instance: InstanceId,
     /// The directory above the instances' runtime directories.
@@ -243,6 +249,9 @@ mod tests {
         let order = Order {
             sources: Sources { text: "name: shop\n".into(), ..Sources::default() },
             accept: Some(Level::Limited),
+            no_build: true,
+            no_watch: true,
+            yes: false,
             instance: InstanceId::from_dir_name("shop-00000000").unwrap(),
             runtime: "/run/ws".into(),
             state: "/var/lib/ws/shop-00000000".into(),

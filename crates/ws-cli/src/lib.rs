@@ -8,6 +8,7 @@
 //! Read [`main`] first, then [`bring_up::up`].
 
 pub mod addresses;
+pub mod apply;
 pub mod args;
 pub mod bring_up;
 pub mod causes;
@@ -26,6 +27,7 @@ pub mod names;
 pub mod one_off;
 pub mod own_dirs;
 pub mod render;
+pub mod replan;
 pub mod settings;
 pub mod stats;
 pub mod supervise;
@@ -34,6 +36,7 @@ pub mod ui;
 pub mod units;
 pub mod view;
 pub mod waiting;
+pub mod watching;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -91,6 +94,9 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Wait(args) => cmd::wait::run(args, context),
         Command::Why(args) => cmd::why::run(args, context),
         Command::Stats(args) => cmd::stats::run(args, context),
+        Command::Apply(args) => cmd::apply::run(args, context),
+        Command::Set(args) => cmd::set::run(args, context),
+        Command::Watch(args) => cmd::watch::run(args, context),
         Command::Ps(args) => cmd::ps::run(args, context),
         Command::Logs(args) => cmd::logs::run(args, context),
         Command::Exec(args) => cmd::exec::run(args, context),

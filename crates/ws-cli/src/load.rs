@@ -17,7 +17,7 @@ use crate::instances::Place;
 use crate::render::svg;
 use crate::settings::{Found, Settings};
 use crate::ui::{BAD, CARE, GOOD, Ui, paint};
-use crate::{Context, addresses, machine, own_dirs};
+use crate::{Context, addresses, apply, machine, own_dirs};
 
 /// No file that a person writes is longer; the rest is not read. The reader of the workspace file has
 /// a smaller limit of its own and says so.
@@ -53,20 +53,13 @@ pub struct Planned {
 /// When the file, or a file that was named on the command line, cannot be read.
 pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Sources), Failure> {
     let found = settings.find()?;
-    let text = read_bytes(&found.file).map_err(|error| {
-        Failure::usage(format!("could not read `{}`", found.file.display())).because(&error)
-    })?;
-    let dot_env = found.root.join(".env");
-    let mut sources = Sources {
+    let no_text = |file: &PathBuf| (file.clone(), String::new());
+    let sources = Sources {
         file: found.file.clone(),
         root: found.root.clone(),
-        text: text.into(),
-        dot_env: if dot_env.exists() { Some((dot_env.clone(), read_text(&dot_env)?)) } else { None },
-        cli_env_files: settings
-            .env_files
-            .iter()
-            .map(|file| Ok((file.clone(), read_text(file)?)))
-            .collect::<Result<_, Failure>>()?,
+        text: String::new().into(),
+        dot_env: None,
+        cli_env_files: settings.env_files.iter().map(no_text).collect(),
         environment: settings.around.env.clone(),
         files: BTreeMap::new(),
         links: BTreeMap::new(),
@@ -80,11 +73,30 @@ pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Source
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default(),
     };
+    Ok((found, read_again(sources)?))
+}
+
+/// Reads everything that the workspace is made of as it is now, from where sources say that it is.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_again(mut sources: Sources) -> Result<Sources, Failure> {
+    let text = read_bytes(&sources.file).map_err(|error| {
+        Failure::usage(format!("could not read `{}`", sources.file.display())).because(&error)
+    })?;
+    sources.text = text.into();
+    let dot_env = dot_env(&sources);
+    sources.dot_env = if dot_env.exists() { Some((dot_env.clone(), read_text(&dot_env)?)) } else { None };
+    for (file, text) in &mut sources.cli_env_files {
+        *text = read_text(file)?;
+    }
+    sources.files.clear();
+    sources.links.clear();
     loop {
         let mut needed = ws_spec::files_needed(&sources);
         needed.retain(|file| !sources.files.contains_key(file));
         if needed.is_empty() {
-            return Ok((found, sources));
+            return Ok(sources);
         }
         for file in needed {
             let text = read_bytes(&file).ok().and_then(|bytes| String::from_utf8(bytes).ok());
@@ -96,6 +108,25 @@ pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Source
             sources.files.insert(file, text);
         }
     }
+}
+
+fn dot_env(sources: &Sources) -> PathBuf {
+    sources.root.join(".env")
+}
+
+/// The files that a plan is made of, also those that are not there: with another content it may be another plan.
+#[must_use]
+pub fn plan_files(sources: &Sources, workspace: Option<&Workspace>) -> Vec<PathBuf> {
+    let secrets = workspace.into_iter().flat_map(|workspace| workspace.secrets.values());
+    let secrets = secrets.filter_map(|source| match source {
+        SecretSource::File(file) => Some(file.clone()),
+        SecretSource::Environment(_) => None,
+    });
+    let named = sources.cli_env_files.iter().map(|(file, _)| file.clone());
+    let read = sources.files.keys().cloned();
+    let all = [sources.file.clone(), dot_env(sources)].into_iter().chain(named).chain(read).chain(secrets);
+    // Each once.
+    all.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 
 fn home(settings: &Settings) -> PathBuf {
@@ -171,7 +202,12 @@ fn resolve(settings: &Settings, workspace: &Workspace, options: &PlanOptions) ->
     plan::resolve(
         workspace,
         &machine::facts(workspace),
-        &plan::Options { previous, accept: options.accept, ..plan::Options::default() },
+        &plan::Options {
+            previous,
+            accept: options.accept,
+            no_build: options.no_build,
+            no_watch: options.no_watch,
+        },
     )
 }
 
@@ -223,28 +259,30 @@ fn counts(diagnostics: &[Diagnostic]) -> String {
     crate::render::list(&parts)
 }
 
-/// The values of the secrets that some service of the plan gets.
+/// The values of the secrets that some service of a plan gets.
 ///
 /// # Errors
 /// When one cannot be read.
-pub fn secrets(planned: &Planned, settings: &Settings) -> Result<BTreeMap<SecretName, Vec<u8>>, Failure> {
+pub fn secrets(
+    plan: &Plan,
+    workspace: &Workspace,
+    environment: &BTreeMap<String, String>,
+) -> Result<BTreeMap<SecretName, Vec<u8>>, Failure> {
     let mut values = BTreeMap::new();
-    let views = planned.plan.services.values().map(|service| &service.view);
+    let views = plan.services.values().map(|service| &service.view);
     let used = views.flat_map(|view| {
         let files = view.secret_files.iter().map(|(name, _)| name);
         files.chain(view.secret_env.iter().map(|(name, _)| name))
     });
     for name in used {
-        let Some(source) = planned.loaded.workspace.secrets.get(name) else { continue };
+        let Some(source) = workspace.secrets.get(name) else { continue };
         let value = match source {
             SecretSource::File(file) => read_bytes(file).map_err(|error| {
                 Failure::usage(format!("could not read the secret `{name}` from `{}`", file.display()))
                     .because(&error)
                     .hint("make the file, or name another one in `secrets`")
             })?,
-            SecretSource::Environment(variable) => settings
-                .around
-                .env
+            SecretSource::Environment(variable) => environment
                 .get(variable)
                 .ok_or_else(|| {
                     Failure::usage(format!("the secret `{name}` comes from `{variable}`, which is not set"))
@@ -318,7 +356,11 @@ pub fn config(context: &Context, options: &PlanOptions, origins: bool) -> Result
 pub fn show_plan(context: &Context, options: &PlanOptions) -> Result<u8, Failure> {
     let planned = plan(context, options)?;
     match context.ui.format {
-        Format::Text => context.ui.data(&plan::describe(&planned.plan))?,
+        Format::Text => {
+            context.ui.data(&plan::describe(&planned.plan))?;
+            let place = Place::of(&context.settings, &planned.loaded.workspace);
+            apply::beside_plan(context, &place)?;
+        }
         Format::Json => context.ui.json(&plan::to_json(&planned.plan))?,
     }
     Ok(exit::OK)

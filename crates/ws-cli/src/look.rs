@@ -1,14 +1,16 @@
 //! The commands that only look: `ps`, `logs`, `events`, `port`.
 
+use std::path::{Path, PathBuf};
+
 use futures_util::StreamExt;
-use ws_client::{Client, ClientError, EventQuery, LogQuery};
+use ws_client::{Client, ClientError, EventQuery, LogQuery, WatchQuery};
 use ws_model::wire::{LogLine, ServiceStatus};
 use ws_model::{ServiceName, exit};
 
 use crate::args::Format;
 use crate::error::{Failure, unless_ended};
 use crate::render::log::Painter;
-use crate::render::{event, ps};
+use crate::render::{event, ps, watch};
 use crate::units::{Moment, now};
 use crate::{Context, instances, live, names, runtime};
 
@@ -178,6 +180,37 @@ fn print_log(context: &Context, painter: &Painter, line: &LogLine) -> Result<(),
         Format::Json => context.ui.json_line(line),
         Format::Text => context.ui.raw(&format!("{}\n", painter.line(line))),
     }
+}
+
+/// `ws watch`
+///
+/// # Errors
+/// When nothing runs.
+pub fn watch(context: &Context, paths: &[PathBuf]) -> Result<u8, Failure> {
+    let paths = paths.iter().map(|path| real(&context.settings.start.join(path))).collect();
+    let report = runtime()?.block_on(async {
+        let (client, _) = instances::connected(context).await?;
+        Ok::<_, Failure>(client.watch(&WatchQuery { paths }).await?)
+    })?;
+    let ui = &context.ui;
+    match ui.format {
+        Format::Json => ui.json(&report)?,
+        Format::Text if !report.paths.is_empty() => ui.data(&watch::paths(&report))?,
+        Format::Text if report.units.is_empty() => {
+            ui.say("no files are watched for any service: `watch: [src]` in a service does it");
+        }
+        Format::Text => ui.data(&watch::units(&report, ui.out_width()))?,
+    }
+    Ok(exit::OK)
+}
+
+/// A path as the supervisor knows it, without symbolic links on the way to it; it may not exist.
+fn real(path: &Path) -> String {
+    let found = path.ancestors().skip(1).find_map(|above| {
+        let rest = path.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(rest))
+    });
+    found.as_deref().unwrap_or(path).display().to_string()
 }
 
 /// `ws events`

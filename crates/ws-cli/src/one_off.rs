@@ -44,12 +44,14 @@ pub fn run(context: &Context, options: &PlanOptions, wanted: &Wanted<'_>) -> Res
         if let Some((client, _)) = instances::connect(context).await? {
             return within(context, &client, wanted).await;
         }
-        let options = &PlanOptions { named: vec![wanted.service.to_owned()], ..options.clone() };
+        // What is there for one command is not changed under it.
+        let options =
+            &PlanOptions { named: vec![wanted.service.to_owned()], no_watch: true, ..options.clone() };
         let planned = load::plan(context, options)?;
         // Before anything is started for it.
         names::service(wanted.service, planned.plan.services.values())?;
         let place = Place::of(&context.settings, &planned.loaded.workspace);
-        let (client, owner) = bring_up::reach(context, &planned, &place, options.accept, true).await?;
+        let (client, owner) = bring_up::reach(context, &planned, &place, options, true).await?;
         match owner {
             // Somebody was faster: it stays theirs.
             Owner::Somebody => within(context, &client, wanted).await,

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,9 @@ use crate::error::Failure;
 use crate::instances::cleared_text;
 use crate::launch::{Order, RELEASE, Report};
 use crate::machine::{self, Seed};
+use crate::replan::{self, Replanner};
 use crate::units::now;
-use crate::{addresses, own_dirs};
+use crate::{addresses, own_dirs, watching};
 
 /// Its work is to wait: two threads let a slow request not delay the loop.
 const THREADS: usize = 2;
@@ -108,6 +110,7 @@ fn tell(report: &Report) {
 /// What is known before the host is made.
 struct Begun {
     plan: Plan,
+    plan_files: Vec<PathBuf>,
     spans: SpanMap,
     lock: InstanceLock,
     notices: Vec<String>,
@@ -115,7 +118,7 @@ struct Begun {
 
 /// Plans and takes the instance; nothing when a supervisor of it runs.
 fn begin(order: &Order) -> Result<Option<Begun>, Failure> {
-    let (plan, spans) = plan(order)?;
+    let (plan, plan_files, spans) = plan(order)?;
     let (lock, crashed) = match state_dir::acquire(&order.runtime, &order.instance)? {
         Acquired::Locked { lock, crashed } => (lock, crashed),
         Acquired::Busy(_) => return Ok(None),
@@ -139,10 +142,10 @@ fn begin(order: &Order) -> Result<Option<Begun>, Failure> {
     if let Err(error) = addresses::write(&order.state, &plan) {
         notices.push(format!("the addresses of services could not be kept for the next run: {error}"));
     }
-    Ok(Some(Begun { plan, spans, lock, notices }))
+    Ok(Some(Begun { plan, plan_files, spans, lock, notices }))
 }
 
-fn plan(order: &Order) -> Result<(Plan, SpanMap), Failure> {
+fn plan(order: &Order) -> Result<(Plan, Vec<PathBuf>, SpanMap), Failure> {
     let Parsed { workspace, spans, diagnostics } = ws_spec::parse(&order.sources);
     let failure = |diagnostics: &[Diagnostic]| {
         let mut failure = Failure::usage("the workspace was changed in the moment of its start");
@@ -153,12 +156,14 @@ fn plan(order: &Order) -> Result<(Plan, SpanMap), Failure> {
     let options = plan::Options {
         previous: addresses::read(&order.state),
         accept: order.accept,
-        ..plan::Options::default()
+        no_build: order.no_build,
+        no_watch: order.no_watch,
     };
     match plan::resolve(&workspace, &machine::facts(&workspace), &options) {
         Ok(plan) => {
             own_dirs::check(&plan, [&order.runtime, &order.state])?;
-            Ok((plan, spans))
+            let plan_files = replan::watched_files(order.no_watch, &order.sources, &workspace);
+            Ok((plan, plan_files, spans))
         }
         Err(problems) => {
             let diagnostics: Vec<Diagnostic> =
@@ -195,7 +200,7 @@ fn supervise(seed: Seed, order: Order, guard: OwnedFd, begun: Begun) -> Result<(
 }
 
 async fn run(seed: Seed, order: Order, guard: OwnedFd, begun: Begun) -> Result<(), Failure> {
-    let Begun { plan, spans, lock, notices } = begun;
+    let Begun { plan, plan_files, spans, lock, notices } = begun;
     let (inputs, arrived) = mpsc::unbounded_channel();
     let inbox = Arc::new(move |input| {
         // It fails when the loop has ended: then nothing is to be done about the input.
@@ -232,6 +237,8 @@ async fn run(seed: Seed, order: Order, guard: OwnedFd, begun: Begun) -> Result<(
         }
     };
     let volumes = order.state.clone();
+    let planner = Replanner::new(&order);
+    let records = order.state.clone();
     let told = notices.clone();
     let config = Config {
         instance: order.instance,
@@ -250,10 +257,12 @@ async fn run(seed: Seed, order: Order, guard: OwnedFd, begun: Begun) -> Result<(
             let_go_of_the_client();
         }),
         notices,
-        planner: None,
-        files: None,
-        plan_files: Vec::new(),
-        apply_widening: false,
+        planner: Some(Box::new(planner)),
+        files: Some(Box::new(move |sink| watching::watcher(records, sink))),
+        explain_watch: Some(Arc::new(watching::Explain)),
+        plan_files,
+        secrets: order.secrets,
+        apply_widening: order.yes,
         signals: true,
     };
     let result = Supervisor::run(config, plan, Box::new(host), arrived, logs)

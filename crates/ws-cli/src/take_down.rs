@@ -171,6 +171,7 @@ fn worth_a_line(event: &Event, terminal: bool) -> bool {
         EventKind::FilesChanged { .. }
         | EventKind::Reloaded { .. }
         | EventKind::PlanChanged { .. }
+        | EventKind::PlanApplied { .. }
         | EventKind::PlanRefused { .. }
         | EventKind::SupervisorStarted { .. }
         | EventKind::SupervisorStopped { .. }

@@ -123,6 +123,7 @@ impl View {
             EventKind::FilesChanged { .. }
             | EventKind::Reloaded { .. }
             | EventKind::PlanChanged { .. }
+            | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
             | EventKind::SupervisorStarted { .. }
             | EventKind::SupervisorStopped { .. }

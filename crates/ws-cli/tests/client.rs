@@ -12,6 +12,8 @@ use nix::pty::{OpenptyResult, Winsize, openpty};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use ws_cli::launch::Order;
+use ws_cli::replan::Replanner;
 use ws_core::engine::{Effect, Generation, Input};
 use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
 use ws_core::plan::{self, Plan, ServicePlan};
@@ -75,7 +77,8 @@ impl Pretender {
 
 impl Host for Pretender {
     fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
-        done(Err(format!("{} cannot be changed while it is there", service.name)));
+        self.plan.services.insert(service.name.clone(), service);
+        done(Ok(()));
     }
 
     fn set_external(
@@ -322,11 +325,29 @@ fn supervise(root: &Path, runtime: &Path, state: &Path, listening: std::sync::mp
         runs: BTreeMap::new(),
         one_offs: BTreeMap::new(),
     };
+    let order = Order {
+        sources: sources.clone(),
+        accept: None,
+        no_build: false,
+        no_watch: false,
+        yes: false,
+        instance: instance.clone(),
+        runtime: runtime.to_owned(),
+        state: state.clone(),
+        secrets: BTreeMap::new(),
+        attached: false,
+        notices: Vec::new(),
+        colour: false,
+        width: 100,
+    };
+    let records = state.clone();
     let config = Config {
-        planner: None,
-        files: None,
-        plan_files: Vec::new(),
+        planner: Some(Box::new(Replanner::new(&order))),
+        files: Some(Box::new(move |sink| ws_cli::watching::watcher(records, sink))),
+        plan_files: ws_cli::replan::watched_files(false, &sources, &workspace),
         apply_widening: false,
+        explain_watch: Some(Arc::new(ws_cli::watching::Explain)),
+        secrets: BTreeMap::new(),
         instance,
         version: "0.0.0".to_owned(),
         lock,
@@ -876,4 +897,134 @@ fn an_instance_that_runs_says_how_it_is() {
     assert!(rows[0]["started_at"].is_string());
     let did = stage.ws(&["ls"]).code(exit::OK);
     assert!(did.out.contains(" 3/9 "), "{}", did.out);
+}
+
+/// The file in which `db` stops faster, and is told so by nobody.
+fn edited() -> String {
+    FILE.replace("    ready: { tcp: 5432 }\n", "    ready: { tcp: 5432 }\n    stop: { grace: 3s }\n")
+}
+
+/// The file in which `web` may reach one more.
+fn with_more_rights() -> String {
+    FILE.replace("    links: [\"db:5432\"]\n", "    links: [\"db:5432\", \"pair:7000\"]\n")
+}
+
+impl Stage {
+    fn write(&self, text: &str) {
+        std::fs::write(self.root().join("workspace.yaml"), text).unwrap();
+    }
+
+    /// Waits until `ws events` has something, and gives all of it.
+    fn until_told(&self, text: &str) -> String {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let told = self.ws(&["events"]).code(exit::OK).out;
+            if told.contains(text) {
+                return told;
+            }
+            assert!(std::time::Instant::now() < until, "no {text:?} in\n{told}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn an_edited_file_is_carried_out_by_itself() {
+    let stage = Stage::new();
+    stage.write(&edited());
+    let told = stage.until_told("what changed is carried out");
+    assert!(told.contains("the plan changed: db: ") && told.contains("goes on"), "{told}");
+    let ran = stage.ws(&["apply"]).code(exit::OK).says(&["nothing is different"]);
+    assert_eq!(ran.out, "");
+    let ran = stage.ws(&["apply", "--dry-run", "--json"]).code(exit::OK);
+    assert_eq!(ran.json()["lines"], serde_json::json!([]));
+}
+
+#[test]
+fn more_rights_wait_for_apply() {
+    let stage = Stage::new();
+    stage.write(&with_more_rights());
+    let told = stage.until_told("gives more rights");
+    assert!(told.contains("`ws apply` carries it out") && told.contains("pair"), "{told}");
+    for command in [&["apply", "--dry-run"][..], &["plan"]] {
+        let ran = stage.ws(command).code(exit::OK);
+        assert!(ran.out.contains("link to pair") && ran.out.contains("more"), "{}\n{}", ran.out, ran.err);
+    }
+    let ran = stage.ws(&["apply", "--dry-run", "--json"]).code(exit::OK).json();
+    assert_eq!((&ran["widens"], &ran["needs_down"]), (&true.into(), &false.into()));
+    let up = stage.ws(&["up", "-d", "db"]).code(exit::OK);
+    let up = up.says(&["it runs already", "is not what runs (", "`ws apply` carries it out"]);
+    drop(up);
+    let ran = stage.ws(&["apply"]).code(exit::OK).says(&["carried out in", "gets more rights"]);
+    assert!(ran.out.contains("link to pair"), "{}", ran.out);
+    drop(stage.ws(&["plan"]).code(exit::OK).says(&["this is what runs"]));
+}
+
+#[test]
+fn a_broken_file_changes_nothing() {
+    let stage = Stage::new();
+    stage.write(&format!("{FILE}  more: {{ comand: x }}\n"));
+    let told = stage.until_told("the workspace file has errors");
+    assert!(told.contains("workspace.yaml:") && told.contains("`comand`"), "{told}");
+    let ran = stage.ws(&["apply"]).code(exit::USAGE).says(&[
+        "the files have errors",
+        "workspace.yaml:",
+        "`comand`",
+    ]);
+    assert_eq!(ran.out, "");
+    drop(stage.ws(&["apply", "--dry-run"]).code(exit::USAGE).says(&["`comand`"]));
+    stage.write(FILE);
+    stage.until_told("what the workspace file says is what runs");
+    drop(stage.ws(&["apply"]).code(exit::OK).says(&["nothing is different"]));
+}
+
+#[test]
+fn what_needs_a_stack_that_is_down_is_refused() {
+    let stage = Stage::new();
+    stage.write(&FILE.replace("name: shop\n", "name: shop\nnetwork: { subnet: 10.91.0.0/16 }\n"));
+    let told = stage.until_told("cannot be carried out while the stack runs");
+    assert!(told.contains("network"), "{told}");
+    drop(stage.ws(&["apply", "--dry-run"]).code(exit::OK).says(&["`ws down`, then `ws up`"]));
+    drop(
+        stage
+            .ws(&["apply"])
+            .code(exit::FAILED)
+            .says(&["cannot be carried out while the stack runs", "ws down"]),
+    );
+}
+
+#[test]
+fn settings_stay_until_the_file_says_something_else_about_them() {
+    let stage = Stage::new();
+    let ran = stage.ws(&["set", "db", "limits.nothing=1"]).code(exit::USAGE);
+    drop(ran.says(&["`db` cannot be set so", "limits.nothing=1", "`limits.memory`"]));
+    drop(stage.ws(&["set", "db", "stop.grace=soon"]).code(exit::USAGE).says(&["stop.grace=soon"]));
+    drop(stage.ws(&["set", "nobody", "stop.grace=1s"]).code(exit::USAGE).says(&["nobody"]));
+    drop(stage.ws(&["set", "db", "stop.grace"]).code(exit::USAGE).says(&["limits.memory=1G"]));
+    drop(stage.ws(&["set", "db", "stop.grace=1s", "stop.grace=2s"]).code(exit::USAGE).says(&["twice"]));
+    let ran = stage.ws(&["set", "db", "stop.grace=7s"]).code(exit::OK).says(&["carried out in"]);
+    assert!(ran.out.contains("killed after 7 s"), "{}", ran.out);
+    // A reload of the file leaves it.
+    stage.write(&FILE.replace("command: sleep 0\n", "command: sleep 0\n    stop: { grace: 4s }\n"));
+    stage.until_told("migrate: ");
+    let ran = stage.ws(&["apply", "--dry-run", "--json"]).code(exit::OK);
+    assert_eq!(ran.json()["lines"], serde_json::json!([]));
+    // The file's own word about it counts again.
+    stage.write(&edited());
+    stage.until_told("after 7 s becomes SIGTERM, killed after 3 s");
+}
+
+#[test]
+fn what_is_watched_is_explained() {
+    let stage = Stage::new();
+    drop(stage.ws(&["watch"]).code(exit::OK).says(&["no files are watched for any service"]));
+    let ran = stage.ws(&["watch", "workspace.yaml", "../shop/x.rs"]).code(exit::OK);
+    assert!(ran.out.contains("workspace.yaml\n  the plan is made of it"), "{}", ran.out);
+    assert!(ran.out.contains("x.rs\n  no files are watched"), "{}", ran.out);
+    let json = stage.ws(&["watch", "workspace.yaml", "--json"]).code(exit::OK).json();
+    assert_eq!((&json["paths"][0]["plan_file"], &json["units"]), (&true.into(), &serde_json::json!([])));
+    let nothing = Stage::without_supervisor();
+    for command in [&["watch"][..], &["apply"], &["apply", "--dry-run"], &["set", "db", "a=b"]] {
+        drop(nothing.ws(command).code(exit::NOT_RUNNING));
+    }
 }

@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ws_model::ServiceName;
 use ws_model::wire::{
-    API_VERSION, Accepted, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest, LogQuery,
-    RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest, StatsQuery, UpRequest, Why,
+    API_VERSION, Accepted, Applying, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest,
+    LogQuery, PlanDifference, PlanFilesRequest, RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest,
+    SetRequest, StatsQuery, UpRequest, WatchQuery, WatchReport, Why,
 };
 
 use crate::http::{self, Answer, Driver};
@@ -150,6 +151,43 @@ impl Client {
     /// See [`ClientError`].
     pub async fn why(&self, service: &ServiceName) -> Result<Why, ClientError> {
         self.get(&format!("/why/{service}"), "asking for the cause").await
+    }
+
+    /// What is different between what runs and what the workspace file says now. With the default request, read with
+    /// the variables that the stack was started with.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. Errors of the file are no error: [`PlanDifference::error`] has them.
+    pub async fn plan(&self, request: &PlanFilesRequest) -> Result<PlanDifference, ClientError> {
+        self.post("/plan", request, "asking what is different").await
+    }
+
+    /// Carries out what the workspace file says now. It is done when
+    /// [`EventKind::PlanApplied`](ws_model::EventKind::PlanApplied) is told, and what is started by it ready some time
+    /// after that.
+    ///
+    /// # Errors
+    /// [`ClientError::Api`] with status 422 when the file has errors (its help is the diagnostics), 409 when it cannot
+    /// be carried out while the stack runs; see [`ClientError`] for the others.
+    pub async fn apply(&self, request: &PlanFilesRequest) -> Result<Applying, ClientError> {
+        self.post("/apply", request, "asking to carry out a change").await
+    }
+
+    /// Gives a service other settings, until the stack is down or the file says something else about them.
+    ///
+    /// # Errors
+    /// As [`Self::apply`], for errors of the settings.
+    pub async fn set(&self, request: &SetRequest) -> Result<Applying, ClientError> {
+        self.post("/set", request, "asking for other settings").await
+    }
+
+    /// What is watched for each unit, or how paths stand to that.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn watch(&self, query: &WatchQuery) -> Result<WatchReport, ClientError> {
+        let doing = "asking what is watched";
+        http::json(self.request(Method::GET, "/watch", &query.to_pairs(), None, doing).await?, doing).await
     }
 
     /// Events with a number greater than `since` (0: all that are kept); with `follow`, new ones too,

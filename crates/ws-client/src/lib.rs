@@ -41,4 +41,4 @@ pub use error::ClientError;
 pub use exec::{ExecInput, ExecOutput, ExecSession, ExecStreams};
 pub use stream::{EventStream, JsonLines, LogLines, StatsLines};
 pub use wait::{WaitFor, WaitOutcome, WaitState, Waited};
-pub use ws_model::wire::{EventQuery, LogQuery, StatsQuery};
+pub use ws_model::wire::{EventQuery, LogQuery, StatsQuery, WatchQuery};

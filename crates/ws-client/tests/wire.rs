@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
-use ws_client::{Client, ClientError, EventQuery, ExecOutput, LogQuery, StatsQuery, WaitFor, WaitOutcome};
-use ws_model::wire::{ExecRequest, ExecResult, LogStream, RunRequest};
-use ws_model::{EventKind, ExitReason, ServiceName};
+use ws_client::{
+    Client, ClientError, EventQuery, ExecOutput, LogQuery, StatsQuery, WaitFor, WaitOutcome, WatchQuery,
+};
+use ws_model::wire::{ExecRequest, ExecResult, LogStream, PlanFilesRequest, RunRequest, SetRequest};
+use ws_model::{EventKind, ExitReason, PlanEffect, ServiceName};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -109,6 +112,47 @@ async fn requests_are_what_the_protocol_says() {
             "POST /v1/kill HTTP/1.1",
             "GET /v1/stats?service=db&interval_ms=250&follow=true HTTP/1.1",
             "GET /v1/logs?after=7&grep=a%2B%20b%26c&invert=true HTTP/1.1",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn plans_are_asked_for_and_carried_out() {
+    let line = r#"{"service": "api", "text": "hold: 5s becomes 6s", "effect": "live", "widens": false}"#;
+    let server = Server::start(vec![
+        answer(
+            "200 OK",
+            &format!(r#"{{"lines": [{line}], "widens": false, "needs_down": false, "error": null}}"#),
+        ),
+        answer("200 OK", &format!(r#"{{"seq": 4, "lines": [{line}], "starts": ["mail"]}}"#)),
+        answer("422 Unprocessable Entity", r#"{"error": "`api` cannot be set so", "help": "no such key"}"#),
+        answer("200 OK", r#"{"units": [], "paths": []}"#),
+        answer("200 OK", r#"{"units": [], "paths": []}"#),
+    ]);
+    let client = server.client();
+    let variables =
+        PlanFilesRequest { environment: Some(BTreeMap::from([("LOG".to_owned(), "info".to_owned())])) };
+    let difference = client.plan(&variables).await.unwrap();
+    assert_eq!(difference.lines[0].effect, PlanEffect::Live);
+    let applying = client.apply(&PlanFilesRequest::default()).await.unwrap();
+    assert_eq!((applying.seq, applying.lines, applying.starts[0].as_str()), (4, difference.lines, "mail"));
+    let settings = BTreeMap::from([("limits.memory".to_owned(), "1G".to_owned())]);
+    let service = ServiceName::new("api").unwrap();
+    let refused = client.set(&SetRequest { service, settings }).await.unwrap_err();
+    assert!(matches!(&refused, ClientError::Api { status: 422, .. }));
+    assert_eq!(refused.help(), Some("no such key"));
+    client.watch(&WatchQuery::default()).await.unwrap();
+    client.watch(&WatchQuery { paths: vec!["a b".to_owned(), "c".to_owned()] }).await.unwrap();
+    let requests = server.requests().await;
+    let first: Vec<&str> = requests.iter().map(|request| request.lines().next().unwrap()).collect();
+    assert_eq!(
+        first,
+        [
+            "POST /v1/plan HTTP/1.1",
+            "POST /v1/apply HTTP/1.1",
+            "POST /v1/set HTTP/1.1",
+            "GET /v1/watch HTTP/1.1",
+            "GET /v1/watch?path=a%20b&path=c HTTP/1.1",
         ]
     );
 }

@@ -367,6 +367,12 @@ pub enum EventKind {
         /// Whether it is carried out; else it waits for `ws apply`.
         applied: bool,
     },
+    /// What [`Self::PlanChanged`] told last as applied is carried out, as far as the machine goes: what was added or
+    /// is started again may not be ready yet.
+    PlanApplied {
+        /// What could not be carried out, a sentence each.
+        errors: Vec<String>,
+    },
     /// The workspace file, or one that it includes or reads, changed and has errors; nothing is done about it.
     PlanRefused {
         /// The errors, drawn as text.

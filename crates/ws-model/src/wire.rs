@@ -3,10 +3,13 @@
 //! Promised by `schemas/control.openapi.json`. Bytes and microseconds are integers, times are RFC 3339
 //! in UTC, durations are integers named `_ms`, absent is null.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cause, ExitReason, InstanceId, Level, Phase, Protocol, Reason, ServiceKind, ServiceName, Timestamp,
+    Cause, ExitReason, InstanceId, Level, Phase, PlanLine, Protocol, Reason, ServiceKind, ServiceName,
+    Timestamp,
 };
 
 /// The version of the protocol; the first part of every path.
@@ -180,6 +183,176 @@ pub struct DownRequest {
     pub now: bool,
     /// Remove the instance's volumes too.
     pub volumes: bool,
+}
+
+/// `POST /v1/plan` and `POST /v1/apply`: what the files are read with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct PlanFilesRequest {
+    /// Variables for `${…}` and for what the file passes through. Absent: those that the stack was started with, or
+    /// that an `apply` gave last.
+    pub environment: Option<BTreeMap<String, String>>,
+}
+
+/// `GET /v1/plan`, `POST /v1/plan`, and what `ws apply --dry-run --json` prints: what is different between what runs
+/// and what the workspace file says now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PlanDifference {
+    /// What is different, a line each: the workspace first, then by service.
+    pub lines: Vec<PlanLine>,
+    /// Whether some service would get more rights than it has.
+    pub widens: bool,
+    /// Whether it cannot be carried out while the stack runs.
+    pub needs_down: bool,
+    /// The diagnostics, drawn as text, where the files have errors; nothing else is known then.
+    pub error: Option<String>,
+}
+
+/// The answer to `POST /v1/apply` and `POST /v1/set`, and what `ws apply --json` and `ws set --json` print: it is being
+/// carried out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Applying {
+    /// The number of the last event before it: [`EventKind::PlanApplied`](crate::EventKind::PlanApplied) comes after,
+    /// unless there are no lines.
+    pub seq: u64,
+    /// What is different.
+    pub lines: Vec<PlanLine>,
+    /// The units that are added or started again.
+    pub starts: Vec<ServiceName>,
+}
+
+/// `POST /v1/set`: other settings for a service, as if the file said so. They stay until the stack is down, or until
+/// the file says something else about that key than it did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SetRequest {
+    /// Whose, as the file names it.
+    pub service: ServiceName,
+    /// Keys of the service (`limits.memory`) with their values as YAML.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// `GET /v1/watch` and what `ws watch --json` prints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WatchReport {
+    /// What is watched for each unit; empty when paths were asked for.
+    pub units: Vec<WatchedUnit>,
+    /// The paths that were asked for.
+    pub paths: Vec<WatchedPath>,
+}
+
+/// What is watched for a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WatchedUnit {
+    /// The unit: a service, a task or a build.
+    pub service: ServiceName,
+    /// Files and directories that nothing outside of is watched, relative to the project where they are in it.
+    pub roots: Vec<WatchedRoot>,
+    /// How many directories are watched.
+    pub directories: u64,
+    /// How many files.
+    pub files: u64,
+}
+
+/// A file or a directory that is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WatchedRoot {
+    /// It.
+    pub path: String,
+    /// How changes are seen.
+    pub seen: WatchSeen,
+    /// The same as a phrase, with why.
+    pub text: String,
+}
+
+/// How changes of files are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchSeen {
+    /// The kernel tells.
+    Told,
+    /// They are looked for.
+    Polled,
+    /// Those that are made elsewhere are not seen.
+    Unseen,
+    /// There is nothing yet.
+    Absent,
+}
+
+/// How a path stands to what is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WatchedPath {
+    /// The path, relative to the project where it is in it.
+    pub path: String,
+    /// Whether it is one of the files that the plan is made of, or reads values from.
+    pub plan_file: bool,
+    /// For each unit that files are watched for.
+    pub units: Vec<WatchedFor>,
+}
+
+/// How a path stands to what is watched for a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WatchedFor {
+    /// The unit.
+    pub service: ServiceName,
+    /// What is done when it changes: `rebuild`, `restart` or the name of a signal; absent: nothing.
+    pub action: Option<String>,
+    /// Why.
+    pub why: WatchWhy,
+    /// Why, as a phrase.
+    pub text: String,
+}
+
+/// Why a file is watched, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchWhy {
+    /// A rule means it.
+    Rule,
+    /// No rule means it.
+    NoRule,
+    /// The workspace file leaves it out.
+    Ignored,
+    /// Git leaves it out.
+    Gitignored,
+    /// Nobody means such files unless they are named.
+    Habit,
+}
+
+/// Which paths `GET /v1/watch` explains; its query string.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatchQuery {
+    /// `path=`, once for each, relative to the project or absolute; none: what is watched for each unit.
+    pub paths: Vec<String>,
+}
+
+impl WatchQuery {
+    /// The most paths of one request.
+    pub const MAX_PATHS: usize = 256;
+
+    /// As the pairs of a query string, not yet escaped.
+    #[must_use]
+    pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
+        self.paths.iter().map(|path| ("path", path.clone())).collect()
+    }
+
+    /// From the pairs of a query string.
+    ///
+    /// # Errors
+    /// When a key is unknown or there are too many paths: what is wrong, as a sentence.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut query = Self::default();
+        for (key, value) in pairs {
+            match key {
+                "path" if value.is_empty() => return Err("`path=` names no file".to_owned()),
+                "path" => query.paths.push(value.to_owned()),
+                _ => return Err(format!("`{key}` is not a parameter of watch")),
+            }
+        }
+        if query.paths.len() > Self::MAX_PATHS {
+            return Err(format!("at most {} paths are explained at a time", Self::MAX_PATHS));
+        }
+        Ok(query)
+    }
 }
 
 /// What `POST /v1/exec/{service}` runs: the request asks to upgrade the connection to [`EXEC_PROTOCOL`],
@@ -601,6 +774,8 @@ mod tests {
         let stats =
             StatsQuery { services: vec![ServiceName::new("db").unwrap()], interval_ms: 250, follow: true };
         assert_eq!(StatsQuery::from_pairs(pairs(&stats.to_pairs())), Ok(stats));
+        let watch = WatchQuery { paths: vec!["src/a b.rs".to_owned(), "/etc/x".to_owned()] };
+        assert_eq!(WatchQuery::from_pairs(pairs(&watch.to_pairs())), Ok(watch));
         let events = EventQuery { since: 7, follow: true };
         assert_eq!(EventQuery::from_pairs(pairs(&events.to_pairs())), Ok(events));
         assert_eq!(
@@ -623,6 +798,12 @@ mod tests {
             assert!(error.contains(if key == "color" { key } else { value }), "{error}");
         }
         assert!(EventQuery::from_pairs([("since", "x")]).is_err());
+        assert!(
+            WatchQuery::from_pairs([("paths", "x")]).is_err()
+                && WatchQuery::from_pairs([("path", "")]).is_err()
+        );
+        let many = vec![("path", "x"); WatchQuery::MAX_PATHS + 1];
+        assert!(WatchQuery::from_pairs(many).unwrap_err().contains("256"));
         for interval in ["0", "99", "3600001", "-1", "x"] {
             let error = StatsQuery::from_pairs([("interval_ms", interval)]).unwrap_err();
             assert!(error.contains(interval), "{error}");

@@ -604,6 +604,7 @@ impl Oracle {
             EventKind::FilesChanged { .. }
             | EventKind::Reloaded { .. }
             | EventKind::PlanChanged { .. }
+            | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
             | EventKind::Published { .. }
             | EventKind::Notice { .. }
@@ -629,6 +630,7 @@ impl Oracle {
             EventKind::FilesChanged { .. }
             | EventKind::Reloaded { .. }
             | EventKind::PlanChanged { .. }
+            | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
             | EventKind::Notice { .. } => return Ok(()),
             EventKind::SupervisorStarted { .. }

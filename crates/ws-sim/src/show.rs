@@ -180,6 +180,7 @@ pub fn event(service: Option<&ServiceName>, event: &EventKind) -> String {
             format!("{who} {} {result:?}: {trigger}", action.as_str())
         }
         EventKind::PlanChanged { lines, applied } => format!("plan changed {lines:?} {applied}"),
+        EventKind::PlanApplied { errors } => format!("plan applied {errors:?}"),
         EventKind::PlanRefused { text } => format!("plan refused {text}"),
         EventKind::Notice { text } => format!("{who} notice: {text}"),
     }

@@ -319,6 +319,8 @@ impl Stack {
             files: None,
             plan_files: Vec::new(),
             apply_widening: false,
+            explain_watch: None,
+            secrets: BTreeMap::new(),
             instance: instance(),
             version: "0.0.0".to_owned(),
             lock,

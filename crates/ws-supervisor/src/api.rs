@@ -30,16 +30,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
+use ws_core::engine::Input;
 use ws_core::host::{ExecIo, ExecSpec};
 use ws_model::wire::{
-    Accepted, ApiError, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest, LogQuery,
-    RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest, StatsQuery, StatsSample, UpRequest, Why,
+    Accepted, ApiError, Applying, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest,
+    LogQuery, PlanDifference, PlanFilesRequest, RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest,
+    SetRequest, StatsQuery, StatsSample, UpRequest, WatchQuery, Why,
 };
 use ws_model::{EventKind, ServiceName};
 
 use crate::exec;
 use crate::journal::Journal;
 use crate::logs::LogStore;
+use crate::planner::Watched;
 use crate::slots::Slots;
 use crate::stats;
 use crate::supervisor::{Running, SessionId};
@@ -79,6 +82,12 @@ pub(crate) enum Request {
     Kill(KillRequest, Reply<Answer<Accepted>>),
     Down(DownRequest, Reply<Answer<Accepted>>),
     Why(ServiceName, Reply<Answer<Why>>),
+    /// What the files say now, against what runs.
+    Plan(PlanFilesRequest, Reply<Answer<PlanDifference>>),
+    /// Carries out what the files say now.
+    Apply(PlanFilesRequest, Reply<Answer<Applying>>),
+    Set(SetRequest, Reply<Answer<Applying>>),
+    Watched(Reply<Answer<Watched>>),
     /// Of which names there are logs when somebody wants these.
     Names(Vec<ServiceName>, Reply<Vec<ServiceName>>),
     Usage(Reply<Vec<StatsSample>>),
@@ -132,6 +141,10 @@ pub(crate) enum Notice {
     Added { name: ServiceName, result: Result<(), String> },
     /// The host has taken the place of a one-off away.
     Removed { name: ServiceName, errors: Vec<String> },
+    /// The host has done something for a change of the plan, or could not.
+    Happened(Input),
+    /// The host knows what runs elsewhere from now on, or could not.
+    ExternalSet(Result<(), String>),
     /// A session is over: its command ended by itself, or its client is gone.
     SessionEnded { id: SessionId, by_itself: bool },
 }
@@ -143,6 +156,8 @@ pub(crate) struct Api {
     pub(crate) notices: mpsc::UnboundedSender<Notice>,
     pub(crate) journal: Journal,
     pub(crate) logs: Arc<LogStore>,
+    /// Who walks the tree for an answer: one at a time.
+    pub(crate) walking: Arc<Semaphore>,
 }
 
 /// Serves the socket until `stop`, then gives connections a moment to end.
@@ -265,7 +280,11 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/exec/{service}", post(exec_in))
         .route("/run/{service}", post(run_one_off))
         .route("/hold", get(hold))
-        .route("/why/{service}", get(why));
+        .route("/why/{service}", get(why))
+        .route("/plan", get(plan_as_it_was_read).post(plan))
+        .route("/apply", post(apply))
+        .route("/set", post(set))
+        .route("/watch", get(watch));
     Router::new()
         .nest(&format!("/{}", ws_model::wire::API_VERSION), v1)
         .fallback(not_found)
@@ -323,6 +342,43 @@ async fn down(State(api): State<Api>, body: HttpRequest) -> Answer<Response> {
 async fn why(State(api): State<Api>, service: PathService) -> Answer<Response> {
     let service = service_name(service)?;
     Ok(json(StatusCode::OK, &api.ask(|reply| Request::Why(service, reply)).await??))
+}
+
+async fn plan_as_it_was_read(State(api): State<Api>) -> Answer<Response> {
+    let request = PlanFilesRequest::default();
+    Ok(json(StatusCode::OK, &api.ask(|reply| Request::Plan(request, reply)).await??))
+}
+
+async fn plan(State(api): State<Api>, body: HttpRequest) -> Answer<Response> {
+    let request: PlanFilesRequest = read_body(body).await?;
+    Ok(json(StatusCode::OK, &api.ask(|reply| Request::Plan(request, reply)).await??))
+}
+
+async fn apply(State(api): State<Api>, body: HttpRequest) -> Answer<Response> {
+    let request: PlanFilesRequest = read_body(body).await?;
+    Ok(json(StatusCode::OK, &api.ask(|reply| Request::Apply(request, reply)).await??))
+}
+
+async fn set(State(api): State<Api>, body: HttpRequest) -> Answer<Response> {
+    let request: Option<SetRequest> = read_body(body).await?;
+    let request = request.filter(|request| !request.settings.is_empty()).ok_or_else(|| {
+        Refusal::new(StatusCode::BAD_REQUEST, "a request to set something names a service and its settings")
+    })?;
+    Ok(json(StatusCode::OK, &api.ask(|reply| Request::Set(request, reply)).await??))
+}
+
+async fn watch(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
+    let query = read_query(pairs, |pairs| WatchQuery::from_pairs(pairs))?;
+    let watched = api.ask(Request::Watched).await??;
+    // It goes on to its end when the client goes away, and keeps its place until then.
+    let walking = Arc::clone(&api.walking).acquire_owned().await;
+    let report = tokio::task::spawn_blocking(move || {
+        let report = watched.report(&query.paths);
+        drop(walking);
+        report
+    });
+    let broken = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "could not look at what is watched");
+    Ok(json(StatusCode::OK, &report.await.map_err(broken)?))
 }
 
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;

@@ -11,11 +11,11 @@ use axum::Router;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use ws_core::host::{ExecIo, LogSink as _};
 use ws_model::wire::{
-    Accepted, ExecFrame, ExecRequest, ExecResult, FRAME_HEAD, Info, LogLine, LogQuery, LogStream, RunRequest,
-    Why, WhyLink,
+    Accepted, Applying, ExecFrame, ExecRequest, ExecResult, FRAME_HEAD, Info, LogLine, LogQuery, LogStream,
+    PlanDifference, RunRequest, Why, WhyLink,
 };
 use ws_model::{Cause, EventKind, ExitReason, InstanceId, Phase, Reason, ServiceName, Timestamp};
 
@@ -80,7 +80,8 @@ impl ApiTarget {
             let _told = told;
             answer(asked).await;
         });
-        let router = api::router(Api { requests, notices, journal, logs });
+        let router =
+            api::router(Api { requests, notices, journal, logs, walking: Arc::new(Semaphore::new(1)) });
         Self { runtime, router, _dir: dir }
     }
 
@@ -119,7 +120,7 @@ impl ApiTarget {
             let head = answer.get(..12).unwrap_or_default();
             let status = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "));
             let status = status.and_then(|status| std::str::from_utf8(status).ok()?.parse().ok());
-            let known = [100, 101, 200, 400, 404, 405, 408, 409, 413, 414, 426, 431];
+            let known = [100, 101, 200, 400, 404, 405, 408, 409, 413, 414, 426, 431, 501];
             assert!(
                 status.is_some_and(|status: u16| known.contains(&status)),
                 "{}",
@@ -149,6 +150,15 @@ async fn answer(mut asked: mpsc::Receiver<Request>) {
                 let cause = Cause::new(Reason::Requested, "x");
                 let chain = |service| Why { chain: vec![WhyLink { service, phase: Phase::Pending, cause }] };
                 drop(reply.send(known(&service).map(chain)));
+            }
+            Request::Plan(_, reply) => drop(reply.send(Ok(PlanDifference::default()))),
+            Request::Apply(_, reply) => drop(reply.send(Ok(Applying::default()))),
+            Request::Set(request, reply) => {
+                drop(reply.send(known(&request.service).map(|_| Applying::default())));
+            }
+            Request::Watched(reply) => {
+                let none = Refusal::new(axum::http::StatusCode::NOT_IMPLEMENTED, "nothing is watched");
+                drop(reply.send(Err(none)));
             }
             Request::Names(names, reply) => drop(reply.send(names)),
             Request::Usage(reply) => drop(reply.send(Vec::new())),

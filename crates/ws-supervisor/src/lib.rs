@@ -24,6 +24,6 @@ mod supervisor;
 
 pub use api::PeerCheck;
 pub use logs::{BadPattern, LogLimits, LogStore, ReadError, read_disk};
-pub use planner::{MakeFiles, PlanRefused, PlanRequest, Planned, Planner};
+pub use planner::{ExplainWatch, MakeFiles, PlanRefused, PlanRequest, Planned, Planner};
 pub use schema::schemas;
 pub use supervisor::{Config, Lifeline, RunResult, Supervisor, SupervisorError};

@@ -5,9 +5,9 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use ws_model::Event;
 use ws_model::wire::{
-    API_VERSION, Accepted, ApiError, DownRequest, EXEC_PROTOCOL, ExecRequest, ExecResult, Info, InstanceRow,
-    KillRequest, LogLine, RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest, StatsSample, UpRequest,
-    Why,
+    API_VERSION, Accepted, ApiError, Applying, DownRequest, EXEC_PROTOCOL, ExecRequest, ExecResult, Info,
+    InstanceRow, KillRequest, LogLine, PlanDifference, PlanFilesRequest, RunRequest, SEQ_HEADER,
+    ServiceStatus, ServicesRequest, SetRequest, StatsSample, UpRequest, WatchReport, Why,
 };
 
 /// Every document: its name in `schemas/` and its content.
@@ -17,6 +17,9 @@ use ws_model::wire::{
 /// - `stats.schema.json`: a line of `ws stats --json` and of `GET /v1/stats`;
 /// - `ps.schema.json`: `ws ps --json` and `GET /v1/services`;
 /// - `ls.schema.json`: `ws ls --json`;
+/// - `difference.schema.json`: `ws apply --dry-run --json` and `GET /v1/plan`;
+/// - `apply.schema.json`: `ws apply --json`, `ws set --json` and what `POST /v1/apply` answers;
+/// - `watch.schema.json`: `ws watch --json` and `GET /v1/watch`;
 /// - `control.openapi.json`: the control API.
 #[must_use]
 pub fn schemas() -> Vec<(&'static str, Value)> {
@@ -26,6 +29,9 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         ("stats.schema.json", document::<StatsSample>("A line of `ws stats --json`")),
         ("ps.schema.json", document::<Vec<ServiceStatus>>("What `ws ps --json` prints")),
         ("ls.schema.json", document::<Vec<InstanceRow>>("What `ws ls --json` prints")),
+        ("difference.schema.json", document::<PlanDifference>("What `ws apply --dry-run --json` prints")),
+        ("apply.schema.json", document::<Applying>("What `ws apply --json` and `ws set --json` print")),
+        ("watch.schema.json", document::<WatchReport>("What `ws watch --json` prints")),
         ("control.openapi.json", openapi()),
     ]
 }
@@ -132,6 +138,44 @@ const ENDPOINTS: &[Endpoint] = &[
         ..get("/stats", "What services use, one sample of a service a line.", Gives::Lines(of::<StatsSample>))
     },
     get(
+        "/plan",
+        "What is different between what runs and what the files say now, read with the variables that the stack has.",
+        Gives::Json(of::<PlanDifference>),
+    ),
+    Endpoint {
+        gives: Gives::Json(of::<PlanDifference>),
+        ..post("/plan", "The same, read with other variables.", of::<PlanFilesRequest>)
+    },
+    Endpoint {
+        gives: Gives::Json(of::<Applying>),
+        ..post(
+            "/apply",
+            "Carries out what the files say now, also where that gives a service more rights. Refused with status 422              when they have errors (`help` has the diagnostics), with 409 when it cannot be carried out while the stack              runs.",
+            of::<PlanFilesRequest>,
+        )
+    },
+    Endpoint {
+        gives: Gives::Json(of::<Applying>),
+        ..post(
+            "/set",
+            "Other settings for a service, carried out at once; refused as `apply` is.",
+            of::<SetRequest>,
+        )
+    },
+    Endpoint {
+        takes: Takes::Query(&[(
+            "path",
+            "string",
+            true,
+            "explain this path instead, relative to the project or absolute; at most 256",
+        )]),
+        ..get(
+            "/watch",
+            "What is watched for each unit, or how paths stand to that.",
+            Gives::Json(of::<WatchReport>),
+        )
+    },
+    get(
         "/hold",
         "Owns the stack: when this connection ends, the stack goes down. Sends nothing; ends with the supervisor.",
         Gives::Nothing,
@@ -219,7 +263,8 @@ impl Endpoint {
             Takes::Nothing => {}
             Takes::Body(schema) => {
                 let content = json!({ "application/json": { "schema": schema(generator) } });
-                operation["requestBody"] = json!({ "required": false, "content": content });
+                let required = self.path == "/set";
+                operation["requestBody"] = json!({ "required": required, "content": content });
             }
             Takes::Query(query) => {
                 parameters.extend(query.iter().map(|(name, kind, repeated, description)| {

@@ -10,6 +10,7 @@
 //! removed and the lock given up; streams end. So whoever has seen a stream end may start again.
 
 mod answers;
+mod planning;
 mod sessions;
 
 use std::collections::BTreeMap;
@@ -22,21 +23,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use ws_core::engine::{Effect, Engine, Generation, Input, Tick};
-use ws_core::files::Moment;
+use ws_core::files::{Files, Moment, News};
 use ws_core::host::Host;
 use ws_core::plan::Plan;
 use ws_model::wire::PublishedPort;
-use ws_model::{EventKind, InstanceId, Protocol, ServiceName, Timestamp};
+use ws_model::{EventKind, InstanceId, Protocol, SecretName, ServiceName, Timestamp};
 
 use crate::api::{self, Api, Notice, PeerCheck, Request};
 use crate::clock;
 use crate::journal::{self, Journal};
 use crate::logs::{LogStore, Report};
-use crate::planner::{MakeFiles, Planner};
+use crate::planner::{ExplainWatch, MakeFiles, Planner};
 use crate::state_dir::{InstanceLock, Record, StateError, boot_id};
+use planning::Planning;
 pub(crate) use sessions::Running;
 pub(crate) use sessions::SessionId;
 use sessions::Sessions;
@@ -84,8 +86,12 @@ pub struct Config {
     pub planner: Option<Box<dyn Planner>>,
     /// Watches files and knows what builds made; absent: nothing is watched, and every build runs.
     pub files: Option<MakeFiles>,
+    /// Says what is watched, for people who ask.
+    pub explain_watch: Option<Arc<dyn ExplainWatch>>,
     /// The files that the plan was made of.
     pub plan_files: Vec<PathBuf>,
+    /// The values of the secrets, as the host has them: so that it is told of others.
+    pub secrets: BTreeMap<SecretName, Vec<u8>>,
     /// Whether a change of these files is carried out even where it gives a service more rights.
     pub apply_widening: bool,
     /// Whether SIGTERM and SIGINT take the stack down (a second one at once). They are handled for the
@@ -191,8 +197,13 @@ impl Supervisor {
             let _ = report_to.send(Notice::Tell(service, kind));
         }));
         let (requests, asked) = mpsc::channel(REQUESTS);
-        let api =
-            Api { requests, notices: notices.clone(), journal: journal.clone(), logs: Arc::clone(&logs) };
+        let api = Api {
+            requests,
+            notices: notices.clone(),
+            journal: journal.clone(),
+            logs: Arc::clone(&logs),
+            walking: Arc::new(Semaphore::new(1)),
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(api::serve(listener, api, peer_check, async {
             // Either way it is over.
@@ -201,9 +212,23 @@ impl Supervisor {
         for service in plan.services.values() {
             logs.retain(&service.name, &service.logs);
         }
+        let (news_to, news) = mpsc::unbounded_channel();
+        let mut files = config.files.map(|make| {
+            // It fails when the loop has ended.
+            make(Arc::new(move |news| drop(news_to.send(news))))
+        });
+        let running = Arc::new(plan.clone());
+        if let Some(files) = &mut files {
+            files.follow(Arc::clone(&running), config.plan_files.clone());
+        }
+        let planning = Planning::new(running, config.planner, config.explain_watch)
+            .of(config.plan_files, config.secrets)
+            .applying_widening(config.apply_widening);
         let mut state = Loop {
             engine: Engine::new(plan),
             host,
+            files,
+            planning,
             logs: Arc::clone(&logs),
             sessions: Sessions::default(),
             journal: journal.clone(),
@@ -224,8 +249,11 @@ impl Supervisor {
         }
         (config.on_listening)();
 
-        let mut sources = Sources { inputs, asked, told, signals, lifeline };
+        let mut sources = Sources { inputs, news, asked, told, signals, lifeline };
         state.supervise(&mut sources).await;
+        // Its threads may be in the middle of a file.
+        let files = state.files.take();
+        drop(tokio::task::spawn_blocking(move || drop(files)));
         let mut errors = state.tear_down(&mut sources).await;
         if state.remove_volumes {
             match tokio::task::spawn_blocking(config.remove_volumes).await {
@@ -325,6 +353,7 @@ impl Signals {
 /// From where things come in.
 struct Sources {
     inputs: mpsc::UnboundedReceiver<Input>,
+    news: mpsc::UnboundedReceiver<News>,
     asked: mpsc::Receiver<Request>,
     told: mpsc::UnboundedReceiver<Notice>,
     signals: Signals,
@@ -342,6 +371,9 @@ struct Run {
 struct Loop {
     engine: Engine,
     host: Box<dyn Host>,
+    /// Who watches files and knows what builds made, where somebody does.
+    files: Option<Box<dyn Files>>,
+    planning: Planning,
     logs: Arc<LogStore>,
     sessions: Sessions,
     journal: Journal,
@@ -365,8 +397,9 @@ impl Loop {
     async fn supervise(&mut self, sources: &mut Sources) {
         let mut inputs = Vec::with_capacity(INPUTS);
         while !self.engine.is_down() {
+            self.go_on_planning();
             let deadline = self.engine.next_deadline().map(|tick| self.started + tick);
-            let Sources { inputs: from, asked, told, signals, lifeline } = sources;
+            let Sources { inputs: from, news, asked, told, signals, lifeline } = sources;
             tokio::select! {
                 count = from.recv_many(&mut inputs, INPUTS) => {
                     if count == 0 {
@@ -378,6 +411,8 @@ impl Loop {
                         self.step(input);
                     }
                 }
+                Some(news) = news.recv() => self.take_news(news),
+                worked = self.planning.worked() => self.planner_is_back(worked),
                 Some(request) = asked.recv() => self.answer(request),
                 Some(notice) = told.recv() => self.take_notice(notice),
                 () = sleep_until(deadline), if deadline.is_some() => {
@@ -403,6 +438,7 @@ impl Loop {
     /// Lets the host end and remove everything, and goes on answering meanwhile.
     async fn tear_down(&mut self, sources: &mut Sources) -> Vec<String> {
         self.torn_down = true;
+        self.refuse_plans();
         let (tell, mut ended) = oneshot::channel();
         self.host.tear_down(Box::new(move |errors| {
             // It fails when this took too long.
@@ -450,6 +486,7 @@ impl Loop {
             Input::HostLost { error } => {
                 self.down.get_or_insert_with(|| error.clone());
             }
+            Input::Displaced { service, errors: _ } => self.place_is_gone(service),
             Input::Up { .. }
             | Input::Stop { .. }
             | Input::Restart { .. }
@@ -467,7 +504,6 @@ impl Loop {
             | Input::Recorded { .. }
             | Input::Adopt { .. }
             | Input::Placed { .. }
-            | Input::Displaced { .. }
             | Input::Updated { .. }
             | Input::Switched { .. }
             | Input::Tick => {}
@@ -476,10 +512,23 @@ impl Loop {
         let mut looked = Vec::new();
         for effect in outcome.effects {
             match effect {
-                Effect::Fingerprint { service, generation, moment } => {
-                    looked.push(nobody_knows(service, generation, moment));
-                }
-                effect => self.host.submit(effect),
+                Effect::Fingerprint { service, generation, moment } => match &mut self.files {
+                    Some(files) => files.fingerprint(&service, generation, moment),
+                    None => looked.push(nobody_knows(service, generation, moment)),
+                },
+                Effect::Place { service } => self.place(*service),
+                Effect::Displace { service } => self.displace(&service),
+                Effect::Update { service } => self.update(*service),
+                effect @ (Effect::Start { .. }
+                | Effect::StartBeside { .. }
+                | Effect::Switch { .. }
+                | Effect::Hold { .. }
+                | Effect::Release { .. }
+                | Effect::Signal { .. }
+                | Effect::Kill { .. }
+                | Effect::StartProbe { .. }
+                | Effect::StopProbe { .. }
+                | Effect::RunHook { .. }) => self.host.submit(effect),
             }
         }
         for (service, kind) in &outcome.events {
@@ -502,6 +551,8 @@ impl Loop {
             Notice::Tell(service, kind) => self.tell(service, kind),
             Notice::Added { name, result } => self.one_off_added(&name, result),
             Notice::Removed { name, errors } => self.one_off_removed(&name, errors),
+            Notice::Happened(input) => self.plan_step(input),
+            Notice::ExternalSet(result) => self.external_is_set(result),
             Notice::SessionEnded { id, by_itself } => self.session_ended(id, by_itself),
         }
     }

@@ -1,5 +1,6 @@
 //! The commands, one file each: what may be typed, with its help, and a `run` that calls the library.
 
+pub mod apply;
 pub mod check;
 pub mod completions;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod ps;
 pub mod restart;
 pub mod run;
 pub mod schema;
+pub mod set;
 pub mod shell;
 pub mod start;
 pub mod stats;
@@ -27,4 +29,5 @@ pub mod stop;
 pub mod up;
 pub mod version;
 pub mod wait;
+pub mod watch;
 pub mod why;

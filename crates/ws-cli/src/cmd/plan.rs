@@ -11,7 +11,9 @@ Examples:
   ws plan
   ws plan --json | jq '.services.api.links'
 
-Shows exactly what `ws up` would do. Starts nothing.
+Shows exactly what `ws up` would do. Starts nothing. Where the stack runs, what is different from that
+comes after it: what starts again, what changes while it goes on, what is added or removed, and what
+gives more rights. `ws apply --dry-run` shows only this.
 
 Exit codes: 0 · 2 something is wrong with the file";
 

@@ -15,10 +15,13 @@ Examples:
   ws up -d                       in the background; returns when everything was started
   ws up --wait --wait-timeout 2m in the background; returns when everything is ready
   ws up --accept limited         run although this machine cannot enforce limits
+  ws up --no-watch --no-build    run what is there, and leave it alone when files change
   ws up --exit-code-from test    run until test ends, take everything down, exit with its code
 
 Without -d, the stack goes down when this terminal does. Ctrl-C stops it gracefully, a second one
 kills it now. If it runs already, `ws up` attaches to it, and Ctrl-C only detaches.
+While it runs, services are built and started again as their `watch` says. Changes of workspace.yaml
+are carried out too; those that give a service more rights wait for `ws apply`.
 When `--wait` fails, what was started stays for a look (`ws ps`, `ws logs`); `ws down` removes it.
 
 Exit codes: 0 ready (or started) · 1 a service failed, or the time ran out · 2 bad file or use ·
@@ -62,6 +65,18 @@ pub struct UpArgs {
     #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait", "wait_timeout"])]
     pub exit_code_from: Option<String>,
 
+    /// Leave builds out: services run from what is there.
+    #[arg(long)]
+    pub no_build: bool,
+
+    /// Watch no files: neither those of services nor workspace.yaml.
+    #[arg(long)]
+    pub no_watch: bool,
+
+    /// Carry changes of workspace.yaml out even where they give a service more rights.
+    #[arg(short, long, conflicts_with = "no_watch")]
+    pub yes: bool,
+
     /// What decides the plan.
     #[command(flatten)]
     pub options: PlanOptions,
@@ -82,5 +97,11 @@ pub fn run(args: &UpArgs, context: &Context) -> Result<u8, Failure> {
         on_failure: args.abort_on_failure,
         code_from: args.exit_code_from.as_deref(),
     };
-    bring_up::up(context, &bring_up::Asked { services: &args.services, options: &args.options, until, abort })
+    let options = &PlanOptions {
+        no_build: args.no_build,
+        no_watch: args.no_watch,
+        yes: args.yes,
+        ..args.options.clone()
+    };
+    bring_up::up(context, &bring_up::Asked { services: &args.services, options, until, abort })
 }

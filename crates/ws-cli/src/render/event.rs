@@ -1,8 +1,9 @@
 //! An event as a line.
 
-use ws_model::{Event, EventKind, Phase};
+use ws_model::{Event, EventKind, Phase, ReloadAction, ReloadResult, Trigger};
 
-use crate::render::phase_style;
+use crate::render::log::safe;
+use crate::render::{difference, phase_style};
 use crate::ui::{BAD, CARE, DIM, GOOD, paint};
 use crate::units::human_duration;
 
@@ -18,10 +19,58 @@ pub fn line(event: &Event) -> String {
     )
 }
 
+/// What came of files that changed.
+struct Reload<'a> {
+    trigger: &'a Trigger,
+    action: ReloadAction,
+    result: ReloadResult,
+    build_ms: Option<u64>,
+    ready_ms: Option<u64>,
+    error: Option<&'a str>,
+}
+
+/// `reloaded: src/main.rs changed · built in 1.2 s · ready in 300 ms`
+fn reloaded(reload: &Reload<'_>) -> String {
+    let took = |what: &str, ms: Option<u64>| {
+        let took = ms.map(|ms| human_duration(std::time::Duration::from_millis(ms)));
+        took.map(|took| format!("{what} in {took}"))
+    };
+    let done = match reload.action {
+        ReloadAction::Signal => "signalled",
+        ReloadAction::Rebuild | ReloadAction::Restart | ReloadAction::Overlap => "reloaded",
+    };
+    let (head, last) = match reload.result {
+        ReloadResult::Done => (paint(GOOD, done), took("ready", reload.ready_ms)),
+        ReloadResult::Unchanged => {
+            let same = "nothing that is used of it changed".to_owned();
+            (paint(DIM, "not reloaded"), Some(same))
+        }
+        ReloadResult::Failed => {
+            let goes_on = match reload.action {
+                ReloadAction::Rebuild | ReloadAction::Overlap => "; what ran goes on",
+                ReloadAction::Restart | ReloadAction::Signal => "",
+            };
+            let error = reload.error.map_or_else(|| "it failed".to_owned(), safe);
+            (paint(BAD, "not reloaded"), Some(format!("{error}{goes_on}")))
+        }
+        ReloadResult::Superseded => {
+            (paint(DIM, "not reloaded"), Some("something else came over it".to_owned()))
+        }
+    };
+    let changed = format!("{} changed", safe(&reload.trigger.to_string()));
+    let parts: Vec<String> =
+        [Some(changed), took("built", reload.build_ms), last].into_iter().flatten().collect();
+    format!("{head}: {}", parts.join(" · "))
+}
+
 /// The line of an attached `ws up` where there is no terminal: service, what.
 #[must_use]
 pub fn short(event: &Event) -> String {
     match &event.service {
+        // A sentence about it.
+        Some(service) if matches!(event.kind, EventKind::Reloaded { .. }) => {
+            format!("{service} {}", what(&event.kind))
+        }
         Some(service) => format!("{service}: {}", what(&event.kind)),
         None => what(&event.kind),
     }
@@ -54,15 +103,28 @@ fn what(kind: &EventKind) -> String {
             paint(CARE, format_args!("{} of output were dropped", crate::units::human_bytes(*bytes)))
         }
         EventKind::Status { text } => format!("says: {text}"),
-        EventKind::FilesChanged { trigger, action } => format!("{}: {trigger} changed", action.as_str()),
-        EventKind::Reloaded { trigger, action, result, .. } => {
-            format!("{} {result:?}: {trigger} changed", action.as_str())
+        EventKind::FilesChanged { trigger, action } => {
+            format!("{} changed: {}", safe(&trigger.to_string()), action.as_str())
         }
-        EventKind::PlanChanged { lines, applied: _ } => {
-            let lines: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-            format!("the workspace file changed: {}", lines.join("; "))
+        EventKind::Reloaded { trigger, action, result, build_ms, ready_ms, error } => reloaded(&Reload {
+            trigger,
+            action: *action,
+            result: *result,
+            build_ms: *build_ms,
+            ready_ms: *ready_ms,
+            error: error.as_deref(),
+        }),
+        EventKind::PlanChanged { lines, applied } => difference::told(lines, *applied),
+        EventKind::PlanApplied { errors } if errors.is_empty() => "what changed is carried out".to_owned(),
+        EventKind::PlanApplied { errors } => {
+            let errors: Vec<String> = errors.iter().map(|error| safe(error)).collect();
+            format!("{}: {}", paint(BAD, "not everything that changed is carried out"), errors.join("; "))
         }
-        EventKind::PlanRefused { text } => format!("the workspace file has errors: {text}"),
+        EventKind::PlanRefused { text } => {
+            let lines: Vec<String> = text.trim_end().lines().map(safe).collect();
+            let head = paint(BAD, "the workspace file has errors, and what runs goes on as it is");
+            format!("{head}\n{}", lines.join("\n"))
+        }
         EventKind::Notice { text } => format!("{} {text}", paint(CARE, "notice:")),
     }
 }
@@ -125,5 +187,54 @@ mod tests {
         2023-11-14T22:13:20.000Z #10 -  supervisor stopped: `ws down`
         supervisor stopped: `ws down`
         "#);
+    }
+
+    #[test]
+    fn a_reload_is_a_line() {
+        let event = |service: &str, kind| Event {
+            seq: 1,
+            at: Timestamp { unix_ms: 0 },
+            service: ServiceName::new(service).ok(),
+            kind,
+        };
+        let reloaded = |service: &str, action, result, build_ms, ready_ms, error: Option<&str>| {
+            let trigger = Trigger { files: vec!["src/main.rs".to_owned()], more: 0 };
+            let error = error.map(ToOwned::to_owned);
+            event(service, EventKind::Reloaded { trigger, action, result, build_ms, ready_ms, error })
+        };
+        use ReloadAction::{Overlap, Rebuild, Restart, Signal};
+        use ReloadResult::{Done, Failed, Superseded, Unchanged};
+        let refused =
+            EventKind::PlanRefused { text: "error[WS0001]: no\n --> workspace.yaml:3:5\n\n".to_owned() };
+        let errors = vec!["api: no such port".to_owned()];
+        let events = [
+            reloaded("api", Rebuild, Done, Some(1234), Some(345), None),
+            reloaded("api", Restart, Done, None, Some(12), None),
+            reloaded("api", Overlap, Failed, None, None, Some("exited with 3")),
+            reloaded("api", Restart, Failed, None, None, Some("exited with 3")),
+            reloaded("api-build", Rebuild, Failed, Some(900), None, Some("exited with 101")),
+            reloaded("api-build", Rebuild, Unchanged, Some(900), None, None),
+            reloaded("proxy", Signal, Done, None, None, None),
+            reloaded("proxy", Restart, Superseded, None, None, None),
+            event("", refused),
+            event("", EventKind::PlanApplied { errors: Vec::new() }),
+            event("", EventKind::PlanApplied { errors }),
+        ];
+        let text: Vec<String> = events.iter().map(short).collect();
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text.join("\n")).to_string(), @r"
+        api reloaded: src/main.rs changed · built in 1.2 s · ready in 345 ms
+        api reloaded: src/main.rs changed · ready in 12 ms
+        api not reloaded: src/main.rs changed · exited with 3; what ran goes on
+        api not reloaded: src/main.rs changed · exited with 3
+        api-build not reloaded: src/main.rs changed · built in 900 ms · exited with 101; what ran goes on
+        api-build not reloaded: src/main.rs changed · built in 900 ms · nothing that is used of it changed
+        proxy signalled: src/main.rs changed
+        proxy not reloaded: src/main.rs changed · something else came over it
+        the workspace file has errors, and what runs goes on as it is
+        error[WS0001]: no
+         --> workspace.yaml:3:5
+        what changed is carried out
+        not everything that changed is carried out: api: no such port
+        ");
     }
 }

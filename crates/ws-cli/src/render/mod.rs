@@ -1,6 +1,7 @@
 //! How things look: pure functions from values to text. Colours are written always; `ui` removes them
 //! where they do not belong.
 
+pub mod difference;
 pub mod event;
 pub mod log;
 pub mod progress;
@@ -9,6 +10,7 @@ pub mod report;
 pub mod stats;
 pub mod summary;
 pub mod svg;
+pub mod watch;
 
 use anstyle::Style;
 use ws_model::Phase;

@@ -45,6 +45,10 @@ impl Loop {
                 drop(reply.send(Ok(accepted)));
             }
             Request::Why(service, reply) => drop(reply.send(self.why(&service))),
+            Request::Plan(request, reply) => self.ask_for_difference(request.environment, reply),
+            Request::Apply(request, reply) => self.ask_to_apply(request.environment, reply),
+            Request::Set(request, reply) => self.ask_to_set(request, reply),
+            Request::Watched(reply) => drop(reply.send(self.watched())),
             Request::Names(services, reply) => drop(reply.send(self.names(services))),
             Request::Usage(reply) => drop(reply.send(self.usage())),
             Request::MayExec(service, reply) => drop(reply.send(self.may_exec(&service))),

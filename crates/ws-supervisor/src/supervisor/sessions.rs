@@ -94,6 +94,15 @@ impl Sessions {
         self.one_offs.get(name).map(|one_off| &one_off.plan)
     }
 
+    /// The one-off that has this number in the workspace.
+    pub(super) fn one_off_with(&self, index: u32) -> Option<&ServiceName> {
+        self.one_offs
+            .values()
+            .map(|one_off| &one_off.plan)
+            .find(|plan| plan.index == index)
+            .map(|plan| &plan.name)
+    }
+
     pub(super) fn has_one_offs(&self) -> bool {
         !self.one_offs.is_empty()
     }

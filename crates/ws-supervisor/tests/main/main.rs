@@ -6,6 +6,7 @@ mod exec;
 mod hostile;
 mod lifecycle;
 mod logs;
+mod planning;
 mod run;
 mod stack;
 mod trouble;

@@ -15,14 +15,17 @@ use tokio::task::JoinHandle;
 use ws_client::{Client, EventQuery};
 use ws_core::engine::{Effect, Input};
 use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Standing, Usage};
-use ws_core::plan::{LimitsPlan, Plan, Run, ServicePlan, View, Wait};
+use ws_core::plan::{ExternalPlan, LimitsPlan, Plan, Run, ServicePlan, View, Wait};
 use ws_model::wire::{DownRequest, ExecResult};
 use ws_model::{
     ByteSize, Condition, ConfigPath, Event, ExitReason, InstanceId, Level, Restart, RestartPolicy,
-    ServiceKind, ServiceName, Stop, Subnet, WorkspaceName,
+    SecretName, ServiceKind, ServiceName, Stop, Subnet, WorkspaceName,
 };
 use ws_supervisor::state_dir::{self, Acquired};
-use ws_supervisor::{Config, LogLimits, LogStore, PeerCheck, RunResult, Supervisor, SupervisorError};
+use ws_supervisor::{
+    Config, ExplainWatch, LogLimits, LogStore, MakeFiles, PeerCheck, Planner, RunResult, Supervisor,
+    SupervisorError,
+};
 
 /// The bound on every wait: far above what anything takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -71,7 +74,7 @@ pub(crate) enum Does {
 #[derive(Debug, Clone)]
 pub(crate) struct Part(pub(crate) &'static str, pub(crate) Does, pub(crate) &'static [&'static str]);
 
-fn plan(parts: &[Part]) -> Plan {
+pub(crate) fn plan(parts: &[Part]) -> Plan {
     let service = |(i, Part(service, does, waits)): (usize, &Part)| {
         let index = u32::try_from(i).unwrap();
         let replica = service.rsplit_once('-').and_then(|(of, n)| Some((of, n.parse().ok()?)));
@@ -177,6 +180,12 @@ pub(crate) struct Seen {
     pub(crate) signals: Vec<(ServiceName, i32)>,
     /// Services that were added later, and are there.
     pub(crate) added: Vec<ServiceName>,
+    /// Services whose plan became another.
+    pub(crate) updated: Vec<ServicePlan>,
+    /// What runs elsewhere, each time that it was set.
+    pub(crate) external: Vec<Vec<ExternalPlan>>,
+    /// The secrets, each time that they were set.
+    pub(crate) secrets: Vec<BTreeMap<SecretName, Vec<u8>>>,
     pub(crate) torn_down: bool,
 }
 
@@ -269,18 +278,25 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
-        done(Err(format!("{} cannot be changed while it is there", service.name)));
+        self.seen.lock().unwrap().updated.push(service);
+        done(Ok(()));
     }
 
     fn set_external(
         &mut self,
-        _external: Vec<ws_core::plan::ExternalPlan>,
+        external: Vec<ExternalPlan>,
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
     ) {
-        done(Err("what is external cannot be changed".to_owned()));
+        if external.iter().any(|external| external.name == name("nowhere")) {
+            return done(Err("there is no route".to_owned()));
+        }
+        self.seen.lock().unwrap().external.push(external);
+        done(Ok(()));
     }
 
-    fn set_secrets(&mut self, _secrets: BTreeMap<ws_model::SecretName, Vec<u8>>) {}
+    fn set_secrets(&mut self, secrets: BTreeMap<SecretName, Vec<u8>>) {
+        self.seen.lock().unwrap().secrets.push(secrets);
+    }
 
     fn submit(&mut self, effect: Effect) {
         assert!(!self.seen.lock().unwrap().torn_down, "{effect:?} after the tear-down");
@@ -353,13 +369,17 @@ impl Host for FakeHost {
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
     ) {
         self.seen.lock().unwrap().added.push(service.name.clone());
-        self.added.insert(service.name.clone(), (service, io));
+        match io {
+            Some(io) => drop(self.added.insert(service.name.clone(), (service, Some(io)))),
+            None => drop(self.does.insert(service.name, Does::Run)),
+        }
         done(Ok(()));
     }
 
     fn remove(&mut self, service: &ServiceName, done: Box<dyn FnOnce(Vec<String>) + Send>) {
         self.kill(&Process::Run(service.clone()), Signal::KILL);
         self.added.remove(service);
+        self.does.remove(service);
         self.seen.lock().unwrap().added.retain(|added| added != service);
         done(Vec::new());
     }
@@ -407,6 +427,11 @@ pub(crate) struct Options {
     pub(crate) limits: LogLimits,
     pub(crate) tear_down_errors: Vec<String>,
     pub(crate) signals: bool,
+    pub(crate) planner: Option<Box<dyn Planner>>,
+    pub(crate) files: Option<MakeFiles>,
+    pub(crate) explain_watch: Option<Arc<dyn ExplainWatch>>,
+    pub(crate) apply_widening: bool,
+    pub(crate) secrets: BTreeMap<SecretName, Vec<u8>>,
 }
 
 impl Default for Options {
@@ -418,6 +443,11 @@ impl Default for Options {
             limits: LogLimits::default(),
             tear_down_errors: Vec::new(),
             signals: false,
+            planner: None,
+            files: None,
+            explain_watch: None,
+            apply_widening: false,
+            secrets: BTreeMap::new(),
         }
     }
 }
@@ -449,6 +479,14 @@ impl Stack {
         stack
     }
 
+    /// With a plan that is not quite what the parts say.
+    pub(crate) async fn start_planned(plan: Plan, parts: &[Part], options: Options) -> Self {
+        let home = Arc::new(tempfile::tempdir().unwrap());
+        let (stack, listening) = Self::begin_planned(home, plan, parts, options);
+        within(listening).await.expect("the supervisor did not begin");
+        stack
+    }
+
     pub(crate) fn runtime(home: &Path) -> PathBuf {
         home.join("run")
     }
@@ -463,13 +501,21 @@ impl Stack {
         parts: &[Part],
         options: Options,
     ) -> (Self, tokio::sync::oneshot::Receiver<()>) {
+        Self::begin_planned(home, plan(parts), parts, options)
+    }
+
+    fn begin_planned(
+        home: Arc<TempDir>,
+        plan: Plan,
+        parts: &[Part],
+        options: Options,
+    ) -> (Self, tokio::sync::oneshot::Receiver<()>) {
         let Acquired::Locked { lock, .. } =
             state_dir::acquire(&Self::runtime(home.path()), &instance()).unwrap()
         else {
             panic!("the instance is busy")
         };
         let state = Self::state(home.path());
-        let plan = plan(parts);
         if !state.exists() {
             state_dir::prepare_state_dir(&state, &instance(), &plan.root).unwrap();
         }
@@ -503,10 +549,12 @@ impl Stack {
             }),
             on_listening: Box::new(move || tell.send(()).unwrap()),
             notices: vec!["cleared what a crash had left".to_owned()],
-            planner: None,
-            files: None,
-            plan_files: Vec::new(),
-            apply_widening: false,
+            planner: options.planner,
+            files: options.files,
+            explain_watch: options.explain_watch,
+            plan_files: vec![PathBuf::from("/src/shop/workspace.yaml")],
+            secrets: options.secrets,
+            apply_widening: options.apply_widening,
             signals: options.signals,
         };
         let running = tokio::spawn(Supervisor::run(config, plan, Box::new(host), inputs, Arc::clone(&logs)));
