@@ -112,7 +112,7 @@ impl Host for Pretender {
                     return self.end(service, generation, ExitReason::Code(9));
                 }
                 match service.as_str() {
-                    "bad" | "crashes" => self.end(service, generation, ExitReason::Code(3)),
+                    "bad" | "worse" | "crashes" => self.end(service, generation, ExitReason::Code(3)),
                     "migrate" => self.end(service, generation, ExitReason::Code(0)),
                     _ => {}
                 }
@@ -1027,4 +1027,29 @@ fn what_is_watched_is_explained() {
     for command in [&["watch"][..], &["apply"], &["apply", "--dry-run"], &["set", "db", "a=b"]] {
         drop(nothing.ws(command).code(exit::NOT_RUNNING));
     }
+}
+
+#[test]
+fn apply_waits_for_what_it_starts() {
+    let stage = Stage::new();
+    // Some of it cannot come up; what is added later is wanted all the same, as everything is.
+    assert_eq!(stage.ws(&["up", "-d"]).code, i32::from(exit::FAILED));
+    // With a link, so that it waits for the command.
+    let more = |name: &str, more: &str| {
+        format!(
+            "{FILE}  {name}:\n    command: sleep 1000\n    links: [\"db:5432\"]\n    ready: {{ tcp: 1 }}\n{more}"
+        )
+    };
+    stage.write(&more("mail", ""));
+    let ran = stage.ws(&["apply"]).code(exit::OK).says(&["carried out in", "1 is added"]);
+    assert!(ran.out.contains("mail"), "{}", ran.out);
+    assert!(stage.ws(&["ps", "mail"]).code(exit::OK).out.contains("ready"));
+    let pid = |name: &str| stage.ws(&["ps", name, "--json"]).code(exit::OK).json()[0]["restarts"].clone();
+    let db = pid("db");
+    stage.write(&more("worse", "    restart: { policy: \"no\" }\n"));
+    drop(stage.ws(&["apply"]).code(exit::FAILED).says(&["`worse` failed", "exited with 3"]));
+    assert_eq!(pid("db"), db, "what is the same is not touched");
+    let ran = stage.ws(&["set", "db", "environment.LOG=debug"]).code(exit::OK).says(&["1 starts again"]);
+    assert!(ran.out.contains("environment.LOG"), "{}", ran.out);
+    assert_eq!(pid("db"), serde_json::json!(db.as_u64().unwrap() + 1));
 }

@@ -17,7 +17,7 @@ use ws_model::{
 };
 use ws_supervisor::{ExplainWatch, PlanRefused, PlanRequest, Planned, Planner};
 
-use crate::stack::{Does, Options, Part, Stack, name, plan, until, within};
+use crate::stack::{Does, Options, Part, REFUSED_GRACE, Stack, name, plan, until, within};
 
 const SHOP: [Part; 2] = [Part("api", Does::Run, &["db"]), Part("db", Does::Run, &[])];
 
@@ -218,6 +218,71 @@ async fn a_file_that_changed_is_carried_out() {
         assert_eq!(state.asked, [PlanRequest::Files { env: None }]);
         assert_eq!(state.followed, vec![(2, vec![workspace_file()]); 2], "what is followed is what runs");
     }
+    stack.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_plan_adds_and_removes_comes_and_goes() {
+    let world = World::new();
+    let stack = Stack::start_with(&SHOP, world.options()).await;
+    stack.client.up(&[]).await.unwrap();
+    within(stack.client.wait_until(&[], WaitFor::Ready)).await.unwrap();
+    let published =
+        Input::Published { service: name("api"), host: [127, 0, 0, 1].into(), host_port: 4321, port: 80 };
+    stack.inbox.send(published).unwrap();
+    told(&stack, 0, |kind| matches!(kind, EventKind::Published { .. }).then_some(())).await;
+
+    world.says(Ok(with_mail()));
+    let applying = stack.client.apply(&PlanFilesRequest::default()).await.unwrap();
+    assert_eq!(applying.starts, [name("mail")]);
+    told(&stack, applying.seq, applied).await;
+    within(stack.client.wait_until(&[name("mail")], WaitFor::Ready)).await.unwrap();
+    assert_eq!(stack.seen.lock().unwrap().added, [name("mail")]);
+
+    let mut without = plan(&SHOP);
+    without.services.remove(&name("api"));
+    world.says(Ok(without));
+    let applying = stack.client.apply(&PlanFilesRequest::default()).await.unwrap();
+    let (_, errors) = told(&stack, applying.seq, |kind| match kind {
+        EventKind::PlanApplied { errors } => Some(errors.clone()),
+        _ => None,
+    })
+    .await;
+    assert_eq!(errors, [""; 0]);
+    let rows = stack.client.services().await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["db"]);
+    assert!(stack.seen.lock().unwrap().added.is_empty());
+
+    // One of that name that comes later has nothing of the one that went.
+    world.says(Ok(plan(&SHOP)));
+    let applying = stack.client.apply(&PlanFilesRequest::default()).await.unwrap();
+    told(&stack, applying.seq, applied).await;
+    within(stack.client.wait_until(&[name("api")], WaitFor::Ready)).await.unwrap();
+    assert!(stack.client.services().await.unwrap()[0].ports.is_empty());
+    stack.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_host_could_not_do_is_told_and_still_different() {
+    let world = World::new();
+    let stack = Stack::start_with(&SHOP, world.options()).await;
+    stack.client.up(&[]).await.unwrap();
+    within(stack.client.wait_until(&[], WaitFor::Ready)).await.unwrap();
+    let mut refused = plan(&SHOP);
+    refused.services.get_mut(&name("api")).unwrap().stop.grace = REFUSED_GRACE;
+    world.says(Ok(refused));
+    for _ in 0..2 {
+        let applying = stack.client.apply(&PlanFilesRequest::default()).await.unwrap();
+        assert_eq!(applying.lines.len(), 1);
+        let (_, errors) = told(&stack, applying.seq, |kind| match kind {
+            EventKind::PlanApplied { errors } => Some(errors.clone()),
+            _ => None,
+        })
+        .await;
+        assert_eq!(errors, ["api: there is no memory controller"]);
+    }
+    world.says(Ok(plan(&SHOP)));
+    assert_eq!(stack.client.plan(&PlanFilesRequest::default()).await.unwrap().lines, []);
     stack.down().await;
 }
 

@@ -45,6 +45,9 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
     .await;
 }
 
+/// A plan of a service with this grace is one that the host cannot carry out while the service is there.
+pub(crate) const REFUSED_GRACE: Duration = Duration::from_millis(66);
+
 pub(crate) fn name(name: &str) -> ServiceName {
     ServiceName::new(name).unwrap()
 }
@@ -278,6 +281,9 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn update(&mut self, service: ServicePlan, done: Box<dyn FnOnce(Result<(), String>) + Send>) {
+        if service.stop.grace == REFUSED_GRACE {
+            return done(Err("there is no memory controller".to_owned()));
+        }
         self.seen.lock().unwrap().updated.push(service);
         done(Ok(()));
     }
