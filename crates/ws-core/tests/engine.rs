@@ -4063,3 +4063,74 @@ fn another_plan_has_no_gap_either_and_meets_runs_that_begin() {
         ),
     );
 }
+
+#[test]
+fn a_run_whose_next_one_failed_is_outdated_until_that_is_mended() {
+    check_plans(
+        plan([gapless()]),
+        [("two", plan([edited(gapless())]))],
+        &format!(
+            "{GAPLESS_IS_UP}
+             adopt two      -> update web
+             web updated    -> ++web~2
+             web~2 exited 1 -> web!
+             has two        -> true
+             adopt two      -> ++web~3
+             web~3 exited 1 -> web!
+             up             -> ++web~4 READY
+             web~4 executed -> ?web~4
+             web~4 ok       -> =web~4
+             web~4 switched -> -?web~1 TERM web~1 web!
+             web~1 exited 0 ->
+             up             -> READY
+             adopt two      ->"
+        ),
+    );
+}
+
+#[test]
+fn an_overlap_that_is_no_more_wanted_is_a_restart() {
+    check_plans(
+        plan([gapless()]),
+        [("plain", plan([web()]))],
+        &format!(
+            "{GAPLESS_IS_UP}
+             restart web    -> ++web~2
+             adopt plain    -> update web
+             web updated    -> hold web KILL web~2 -?web TERM web web=stopping
+             web~2 startfail killed ->
+             web~1 exited 0 -> +web web=starting"
+        ),
+    );
+}
+
+#[test]
+fn a_run_that_takes_over_is_bound_to_what_it_began_with() {
+    check(
+        [svc("db"), gapless().after("db:started!")],
+        "up             -> +db db=starting web=waiting
+         db executed    -> +web db=ready web=starting
+         web executed   -> ?web web=running
+         web ok         -> web=ready READY
+         restart web    -> ++web~2
+         web~2 executed -> ?web~2
+         stop db        -> TERM db db=stopping
+         web~2 ok       -> =web~2
+         web~2 switched -> -?web~1 TERM web~1 web!
+         web~1 exited 0 ->
+         up db          ->
+         db exited 0    -> hold web +db -?web TERM web db=starting web=stopping",
+    );
+}
+
+#[test]
+fn a_build_that_was_looked_at_waits_once_more_when_its_plan_is_another() {
+    check_plans(
+        plan([svc("api").build("make")]),
+        [("two", plan([svc("api").build("make all")]))],
+        "up                -> Before api-build api=waiting api-build=building
+         adopt two         -> update api-build
+         api-build needed  -> api-build=waiting
+         api-build updated -> Before api-build api-build=building",
+    );
+}

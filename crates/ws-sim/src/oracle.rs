@@ -1430,6 +1430,7 @@ impl Seen {
                 run.ready_misses = 0;
                 // One that was ready is, but for what it said of itself.
                 let good = run.ready == Some(true)
+                    || (old.ready.is_none() && run.was_ready)
                     || (in_charge && told_ready)
                     || (notifies(&self.unit.ready) && run.said);
                 run.ready = good.then_some(true);

@@ -193,7 +193,7 @@ impl Engine {
     /// New connections stay with the run in charge after all.
     fn switch_back(&mut self, i: usize, out: &mut Outcome) {
         let unit = &self.units[i];
-        if let Some(generation) = unit.state.live() {
+        if let State::Up { generation, .. } = unit.state {
             out.effects.push(Effect::Switch { service: unit.name.clone(), generation });
         }
     }

@@ -119,10 +119,19 @@ impl Engine {
                 | State::Blocked { .. } => true,
             });
         }
+        let mut begun = Vec::new();
         for i in self.closure(&asked, false) {
             if !asked.contains(&i) {
+                let waited = self.units[i].state == State::Waiting;
                 self.want(i, false, out);
+                if !waited && self.units[i].state == State::Waiting {
+                    begun.push(i);
+                }
             }
+        }
+        // What is bound to one that starts ends in any case: then it has no other run beside it.
+        for i in begun {
+            self.end_bound(i, now, out);
         }
         let cause = Cause::new(Reason::Requested, "was asked to restart");
         for i in asked.iter().copied() {
