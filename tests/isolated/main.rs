@@ -10,6 +10,7 @@ mod files;
 mod lifecycle;
 mod limits;
 mod links;
+mod reload;
 mod supervision;
 mod surfaces;
 

@@ -7,6 +7,7 @@ pub mod leak;
 pub mod needs;
 pub mod stack;
 pub mod wait;
+pub mod web;
 
 pub use stack::{Mode, Ran, Stack};
 pub use wait::wait_until;

@@ -12,7 +12,7 @@ use ws_sys::probe::{Ability, Capabilities};
 use crate::stack::{Mode, helper};
 
 /// Words that are no ability of the kernel.
-const OTHERS: [&str; 4] = ["root", "postgres", "redis", "compat32"];
+const OTHERS: [&str; 5] = ["root", "postgres", "redis", "compat32", "rustup"];
 
 /// Whether the machine has all that the words say, for `ws` run in this mode. Says in one line what it
 /// lacks.
@@ -62,6 +62,9 @@ fn has(mode: Mode, word: &str) -> Result<(), String> {
             there(found, "there is no /usr/lib/postgresql/*/bin/initdb")
         }
         "redis" => there(Path::new("/usr/bin/redis-server").is_file(), "there is no /usr/bin/redis-server"),
+        "rustup" => {
+            there(rustup_home().is_some(), "there is no ~/.cargo/bin/cargo with ~/.rustup/toolchains")
+        }
         "compat32" => {
             there(cfg!(target_arch = "x86_64") && i386_works(), "the kernel runs no 32-bit programs")
         }
@@ -71,6 +74,14 @@ fn has(mode: Mode, word: &str) -> Result<(), String> {
             None => panic!("`{word}` is no ability that can be required"),
         },
     }
+}
+
+/// The home in which rustup has put a toolchain, where it is in the usual place.
+#[must_use]
+pub fn rustup_home() -> Option<std::path::PathBuf> {
+    let home = std::env::home_dir()?;
+    let there = [".cargo/bin/cargo", ".rustup/toolchains"].iter().all(|path| home.join(path).exists());
+    there.then_some(home)
 }
 
 #[cfg(target_arch = "x86_64")]

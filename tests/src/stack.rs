@@ -253,7 +253,7 @@ impl Stack {
         let ws = make("b", 0o755).join("ws");
         put(&helper("ws-e2e-ws"), &ws);
         make("p/bin", 0o755);
-        for name in ["ws-e2e-serve", "ws-e2e-attack"] {
+        for name in ["ws-e2e-serve", "ws-e2e-web", "ws-e2e-attack"] {
             put(&helper(name), &project.join("bin").join(name));
         }
         let users = if mode == Mode::User && nix::unistd::geteuid().is_root() { vec![ids.0] } else { vec![] };

@@ -6,6 +6,7 @@
 mod flood;
 mod floor;
 mod idle;
+mod reload;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ pub(crate) fn floor(count: u32, restarts: u32) -> Result<(), Failure> {
 }
 
 pub(crate) use flood::echo;
+pub(crate) use reload::{stamp, web};
 
 /// What a service that floods does to everybody else; prints the table.
 ///
@@ -43,6 +45,14 @@ pub(crate) use flood::echo;
 /// When a command fails.
 pub(crate) fn flood(root: &Path, seconds: u64) -> Result<(), Failure> {
     print(&flood::measure(&build(root)?, Duration::from_secs(seconds))?)
+}
+
+/// Hot reload: latency, memory, and what a load feels; prints the table.
+///
+/// # Errors
+/// When a command fails.
+pub(crate) fn reload(root: &Path, rounds: usize) -> Result<(), Failure> {
+    print(&reload::measure(&build(root)?, rounds)?)
 }
 
 /// What an idle stack costs; prints the table.

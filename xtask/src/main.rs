@@ -26,6 +26,7 @@ use: cargo xtask COMMAND
                         numbers: 10 and 100 services, 9 rounds
   bench flood [SECONDS] one service that writes as fast as it can: its sibling, memory, logs, docker beside
                         (`WS_BIN` names a built `ws` to measure instead of building one)
+  bench reload [ROUNDS] from the write of a file to the new program, watchexec beside; 100 reloads under load
   bench idle            how often an idle stack wakes up
   chaos [ROUNDS]        kill supervisor, init, launchers, services, … at random moments, 1000 rounds in all
   sim [--seeds N] [--from SEED] [--seed SEED] [--threads N]
@@ -49,6 +50,16 @@ fn main() -> ExitCode {
         ["bench", "flood"] => bench::flood(&root, 30),
         ["bench", "flood", seconds] => match seconds.parse() {
             Ok(seconds) => bench::flood(&root, seconds),
+            Err(_) => Err(USAGE.to_owned()),
+        },
+        ["bench", "reload"] => bench::reload(&root, 100),
+        ["bench", "reload", rounds] => match rounds.parse() {
+            Ok(rounds) => bench::reload(&root, rounds),
+            Err(_) => Err(USAGE.to_owned()),
+        },
+        ["__stamp", file] => bench::stamp(Path::new(file)),
+        ["__web", port, file] => match port.parse() {
+            Ok(port) => bench::web(port, Path::new(file)),
             Err(_) => Err(USAGE.to_owned()),
         },
         ["bench", "idle"] => bench::idle(&root),

@@ -149,7 +149,7 @@ fn written(pid: u64) -> u64 {
 }
 
 /// The resident memory of a process, in bytes.
-fn memory(pid: u64) -> u64 {
+pub(super) fn memory(pid: u64) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     text.lines().find_map(|line| line.strip_prefix("VmRSS:")).map_or(0, super::kib)
 }
