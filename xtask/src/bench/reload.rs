@@ -5,12 +5,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
+use ws_core::files::Files as _;
+use ws_core::plan::Options;
 use ws_e2e::web::{Asking, Load};
+use ws_spec::Sources;
+use ws_watch::{Summary, Watcher};
 
 use super::flood::{memory, supervisor};
 use super::{Project, median, mib};
@@ -64,7 +69,8 @@ pub(crate) fn web(port: u16, file: &Path) -> Result<(), Failure> {
 /// # Errors
 /// When a command fails.
 pub(super) fn measure(ws: &Path, rounds: usize) -> Result<Vec<Value>, Failure> {
-    let mut rows = latency(ws, rounds)?;
+    let mut rows = vec![set_up(rounds)?];
+    rows.extend(latency(ws, rounds)?);
     for (name, more) in [
         ("`listen`", "listen: [8000], ready: { http: ':8000/' }"),
         ("`listen` and `reload: overlap`", "listen: [8000], reload: overlap, ready: { http: ':8000/' }"),
@@ -101,6 +107,45 @@ fn tree(root: &Path, files: usize) -> Result<PathBuf, Failure> {
     let file = root.join("main.rs");
     fs::write(&file, "0").map_err(|error| error.to_string())?;
     Ok(file)
+}
+
+/// What it takes until a tree is watched: every directory by the kernel, every file known by its contents.
+fn set_up(rounds: usize) -> Result<Value, Failure> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let root = directory.path().canonicalize().map_err(|error| error.to_string())?;
+    tree(&root.join("src"), FILES)?;
+    let sources = Sources {
+        file: root.join("workspace.yaml"),
+        root: root.clone(),
+        text: "name: bench\nservices: { api: { command: 'true', watch: [src] } }\n".to_owned().into(),
+        ..Sources::default()
+    };
+    let workspace = ws_spec::parse(&sources).workspace.ok_or("the bench's own file has an error")?;
+    let facts = ws_linux::observe::facts(&workspace);
+    let plan = ws_core::plan::resolve(&workspace, &facts, &Options::default())
+        .map_err(|problems| format!("the bench's own file cannot be planned: {problems:?}"))?;
+    let plan = Arc::new(plan);
+    let mut times = Vec::new();
+    let mut seen = Summary::default();
+    for _ in 0..rounds.clamp(1, 9) {
+        let state = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let begun = Instant::now();
+        let options = ws_watch::Options::new(state.path().to_owned());
+        let mut watcher = Watcher::new(options, Arc::new(|_| {})).map_err(|error| error.to_string())?;
+        watcher.follow(Arc::clone(&plan), Vec::new());
+        seen = watcher.settle();
+        times.push(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+    let Summary { directories, files, polling } = seen;
+    if files < FILES || polling {
+        return Err(format!("the tree is not watched: {seen:?}"));
+    }
+    Ok(super::row(
+        &format!("watching set up on {files} files in {directories} directories"),
+        &times,
+        None,
+        "≤ 1 s",
+    ))
 }
 
 /// Waits for a stamp that is later.
