@@ -64,7 +64,8 @@ pub async fn report(
             Ok(why) => why.chain,
             // An older supervisor, or one that ends: what is known here.
             Err(_) => {
-                vec![WhyLink { service: service.clone(), phase: row.phase, cause: row.cause.clone() }]
+                let (phase, cause) = (row.phase, row.cause.clone());
+                vec![WhyLink { service: service.clone(), phase, cause, started: None }]
             }
         };
         let innocent = row.cause.reason == Reason::DependencyFailed || row.phase == Phase::Waiting;

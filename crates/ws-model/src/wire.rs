@@ -173,6 +173,9 @@ pub struct WhyLink {
     pub phase: Phase,
     /// Why it is in it.
     pub cause: Cause,
+    /// Why its present run was started, where it has one.
+    #[serde(default)]
+    pub started: Option<Cause>,
 }
 
 /// `POST /v1/down`: stop everything and end the supervisor.

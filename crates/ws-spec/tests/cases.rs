@@ -45,6 +45,7 @@ fn sources_of(text: Text, dot_env: Option<String>, profiles: Vec<String>) -> Sou
         profiles,
         named: Vec::new(),
         default_name: "My Project".into(),
+        ..Sources::default()
     };
     loop {
         let needed = files_needed(&sources);

@@ -148,7 +148,9 @@ async fn answer(mut asked: mpsc::Receiver<Request>) {
             Request::Down(_, reply) => drop(reply.send(accepted())),
             Request::Why(service, reply) => {
                 let cause = Cause::new(Reason::Requested, "x");
-                let chain = |service| Why { chain: vec![WhyLink { service, phase: Phase::Pending, cause }] };
+                let chain = |service| Why {
+                    chain: vec![WhyLink { service, phase: Phase::Pending, cause, started: None }],
+                };
                 drop(reply.send(known(&service).map(chain)));
             }
             Request::Plan(_, reply) => drop(reply.send(Ok(PlanDifference::default()))),

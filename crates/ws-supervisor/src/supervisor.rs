@@ -362,7 +362,6 @@ struct Sources {
 
 /// A run that was executed.
 struct Run {
-    generation: Generation,
     pid: Option<u32>,
     at: Timestamp,
 }
@@ -382,8 +381,8 @@ struct Loop {
     /// Whether somebody owns the stack by the API.
     held: bool,
     notices: mpsc::UnboundedSender<Notice>,
-    /// The last run of each service that was executed.
-    runs: BTreeMap<ServiceName, Run>,
+    /// The runs that were executed and have not ended: of one that overlaps the next, both.
+    runs: BTreeMap<(ServiceName, Generation), Run>,
     published: BTreeMap<ServiceName, Vec<PublishedPort>>,
     /// Why the stack goes down, once it does.
     down: Option<String>,
@@ -469,8 +468,12 @@ impl Loop {
     fn step(&mut self, input: Input) {
         match &input {
             Input::Executed { service, generation, pid } => {
-                let run = Run { generation: *generation, pid: *pid, at: clock::now() };
-                self.runs.insert(service.clone(), run);
+                let run = Run { pid: *pid, at: clock::now() };
+                self.runs.insert((service.clone(), *generation), run);
+            }
+            Input::Exited { service, generation, exit: _, oom: _ }
+            | Input::StartFailed { service, generation, error: _, hopeless: _ } => {
+                self.runs.remove(&(service.clone(), *generation));
             }
             Input::Published { service, host, host_port, port } => {
                 let ports = self.published.entry(service.clone()).or_default();
@@ -492,8 +495,6 @@ impl Loop {
             | Input::Restart { .. }
             | Input::Kill { .. }
             | Input::Down { .. }
-            | Input::StartFailed { .. }
-            | Input::Exited { .. }
             | Input::Probed { .. }
             | Input::Notified { .. }
             | Input::HookEnded { .. }
@@ -508,7 +509,15 @@ impl Loop {
             | Input::Switched { .. }
             | Input::Tick => {}
         }
+        let updated = if let Input::Updated { service, result: Ok(()) } = &input {
+            Some(service.clone())
+        } else {
+            None
+        };
         let outcome = self.engine.step(input, self.now());
+        if let Some(service) = updated {
+            self.place_is_another(&service);
+        }
         let mut looked = Vec::new();
         for effect in outcome.effects {
             match effect {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ws_model::wire::{LogLine, LogStream, ServiceStatus, WhyLink};
-use ws_model::{Phase, ServiceKind, ServiceName};
+use ws_model::{Cause, Phase, Reason, ServiceKind, ServiceName};
 
 use crate::render::log::safe;
 use crate::render::phase_style;
@@ -89,6 +89,13 @@ pub fn tree(links: &[WhyLink], row: Option<&ServiceStatus>) -> String {
         Phase::Pending | Phase::Stopped => (paint(DIM, "·"), false),
     };
     let mut out = chain(links, &mark);
+    // That it was asked for, or has what it waited for, is what everybody expects.
+    let told = |cause: &&Cause| {
+        !matches!(cause.reason, Reason::Requested | Reason::DependenciesReady) && first.cause != **cause
+    };
+    if let Some(started) = first.started.as_ref().filter(told) {
+        out += &format!("  its run was started because: {}\n", safe(&started.text));
+    }
     if let Some(status) = row.and_then(|row| row.status.as_deref()) {
         out += &format!("  it says: {}\n", safe(status));
     }
@@ -212,7 +219,7 @@ mod tests {
     }
 
     fn link(service: &str, phase: Phase, reason: Reason, text: &str) -> WhyLink {
-        WhyLink { service: name(service), phase, cause: Cause::new(reason, text) }
+        WhyLink { service: name(service), phase, cause: Cause::new(reason, text), started: None }
     }
 
     fn log(texts: &[(LogStream, &str)]) -> Vec<LogLine> {

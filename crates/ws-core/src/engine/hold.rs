@@ -2,7 +2,7 @@
 //!
 //! Follows from the states alone, once at the end of each step: [`Effect::Hold`] when an executed run has ended or
 //! begins to end and another follows, [`Effect::Release`] when that one is ready or there will be none. The two
-//! alternate for each service, `Hold` first; a service without published ports has neither.
+//! alternate for each service, `Hold` first; a service with neither published ports nor listening sockets has neither.
 
 use ws_model::RestartPolicy;
 

@@ -297,7 +297,9 @@ impl Engine {
                 continue;
             }
             let unit = &self.units[i];
-            chain.push(WhyLink { service: unit.name.clone(), phase: unit.phase(), cause: self.cause_of(i) });
+            let started = unit.state.live().and(unit.run.because.clone());
+            let cause = self.cause_of(i);
+            chain.push(WhyLink { service: unit.name.clone(), phase: unit.phase(), cause, started });
             let because: Vec<usize> = match &unit.state {
                 State::Waiting => self.waits_with(i, Prospect::NotYet).map(|wait| wait.on).collect(),
                 State::Blocked { .. } => self

@@ -97,7 +97,7 @@ impl Engine {
         unit.beside = Some(Box::new(Beside {
             generation,
             state: State::Starting { generation },
-            run: Run::default(),
+            run: Run { because: Some(cause.clone()), ..Run::default() },
             cause,
             probe_error: None,
             made_of: unit.newest.clone(),

@@ -107,6 +107,7 @@ impl Engine {
         now: Tick,
         out: &mut Outcome,
     ) {
+        self.units[i].run.because = Some(cause.clone());
         let service = self.units[i].name.clone();
         out.effects.push(Effect::Start { service, generation, step: Step::Main });
         self.enter(i, State::Starting { generation }, cause, out);

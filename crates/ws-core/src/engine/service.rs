@@ -206,6 +206,8 @@ pub(super) struct Run {
     pub(super) status_told: Option<String>,
     /// When it is to be told again.
     pub(super) status_due: Option<Tick>,
+    /// Why it was started.
+    pub(super) because: Option<Cause>,
     /// Whether it took the place of another run and has not got its connections yet.
     pub(super) owes_switch: bool,
     /// Why it should be another by the present plan; it goes on where the new run beside it failed.
@@ -360,7 +362,7 @@ pub(super) struct Unit {
     /// The builds that it uses.
     pub(super) uses: Vec<ServiceName>,
     pub(super) reload: Reload,
-    /// Whether it has published ports, and connections to them may wait.
+    /// Whether it has published ports or listening sockets, and connections to them may wait.
     pub(super) publishes: bool,
     pub(super) startup: Option<Watch>,
     pub(super) ready: Option<Watch>,
@@ -478,7 +480,7 @@ impl Unit {
             makes: plan.makes.is_some(),
             uses: plan.uses.iter().map(|using| using.build.clone()).collect(),
             reload: plan.reload,
-            publishes: !plan.publish.is_empty() && !plan.hold.is_zero(),
+            publishes: !(plan.publish.is_empty() && plan.listen.is_empty()) && !plan.hold.is_zero(),
             startup: plan.startup.as_ref().map(Watch::new),
             ready: plan.ready.as_ref().map(Watch::new),
             liveness: plan.liveness.as_ref().map(Watch::new),

@@ -158,7 +158,18 @@ impl Loop {
 
     /// The names in logs that names stand for: what is not of the plan any more may have some too.
     fn names(&self, names: Vec<ServiceName>) -> Vec<ServiceName> {
-        names.into_iter().flat_map(|name| self.units(&name).unwrap_or_else(|_| vec![name])).collect()
+        let units = names.into_iter().flat_map(|name| self.units(&name).unwrap_or_else(|_| vec![name]));
+        let mut found: Vec<ServiceName> = Vec::new();
+        for unit in units {
+            // What the compiler says of it belongs to it.
+            let uses = self.engine.plan().services.get(&unit).map(|plan| plan.uses.as_slice());
+            let builds = uses.unwrap_or_default().iter().map(|using| using.build.clone());
+            let with_builds: Vec<ServiceName> = builds.chain([unit]).collect();
+            let new = |name: &ServiceName| !found.contains(name);
+            let new: Vec<ServiceName> = with_builds.into_iter().filter(new).collect();
+            found.extend(new);
+        }
+        found
     }
 
     /// The unit that one service stands for: of replicas, the first for which `fits`, or else the first.
@@ -243,7 +254,7 @@ impl Loop {
             let service = status.service;
             let plan = self.plan_of(&service)?;
             let running = status.running_since.is_some();
-            let run = self.runs.get(&service).filter(|run| running && run.generation == status.generation);
+            let run = self.runs.get(&(service.clone(), status.generation)).filter(|_| running);
             let usage = usage.get(&service).copied().unwrap_or_default();
             let standing = standing.get(&service);
             let (exit_code, signal) = match status.exit {

@@ -20,7 +20,7 @@ use ws_core::engine::Input;
 use ws_core::files::News;
 use ws_core::plan::{self, Plan, ServicePlan};
 use ws_model::wire::{Applying, PlanDifference, PublishedPort, SetRequest};
-use ws_model::{EventKind, PlanLine, SecretName, ServiceName};
+use ws_model::{EventKind, PlanLine, Publish, SecretName, ServiceName};
 
 use super::Loop;
 use crate::api::{Answer, Notice, Refusal, Reply};
@@ -594,9 +594,16 @@ impl Loop {
     /// The place of a service is gone; it may get another one.
     pub(super) fn place_is_gone(&mut self, service: &ServiceName) {
         self.published.remove(service);
-        if !self.planning.plan.services.contains_key(service) {
-            self.runs.remove(service);
-        }
+    }
+
+    /// A service is another in its place: ports that it publishes no more are told no more.
+    pub(super) fn place_is_another(&mut self, service: &ServiceName) {
+        let Some(plan) = self.engine.plan().services.get(service) else { return };
+        let Some(ports) = self.published.get_mut(service) else { return };
+        ports.retain(|known| {
+            let is = |publish: &Publish| publish.port == known.port && publish.host.to_string() == known.host;
+            plan.publish.iter().any(is)
+        });
     }
 }
 

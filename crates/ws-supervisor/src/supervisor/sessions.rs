@@ -217,7 +217,6 @@ impl Loop {
         let Some(one_off) = self.sessions.one_offs.get_mut(name) else { return };
         one_off.stage = Stage::Removing;
         one_off.done = None;
-        self.runs.remove(name);
         if self.torn_down {
             return;
         }
