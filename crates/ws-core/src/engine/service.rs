@@ -480,7 +480,7 @@ impl Unit {
             makes: plan.makes.is_some(),
             uses: plan.uses.iter().map(|using| using.build.clone()).collect(),
             reload: plan.reload,
-            publishes: !(plan.publish.is_empty() && plan.listen.is_empty()) && !plan.hold.is_zero(),
+            publishes: (!plan.publish.is_empty() || !plan.listen.is_empty()) && !plan.hold.is_zero(),
             startup: plan.startup.as_ref().map(Watch::new),
             ready: plan.ready.as_ref().map(Watch::new),
             liveness: plan.liveness.as_ref().map(Watch::new),
