@@ -883,6 +883,9 @@ pub(crate) mod tests {
         publisher.set_target_state(TargetState::Up);
         let mut open = TcpStream::connect(address).await.unwrap();
         let (mut inside, _) = soon(first.accept()).await.unwrap();
+        // It is through, and not only about to be: that could still be led elsewhere.
+        inside.write_all(b"w").await.unwrap();
+        assert_eq!(soon(open.read_u8()).await.unwrap(), b'w');
         publisher.lead_to(Publish { port: second.local_addr().unwrap().port(), ..any_port() });
         let _client = TcpStream::connect(address).await.unwrap();
         soon(second.accept()).await.unwrap();

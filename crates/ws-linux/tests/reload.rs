@@ -286,6 +286,7 @@ struct Stage {
     root: PathBuf,
     ports: BTreeMap<(ServiceName, u16), SocketAddr>,
     generations: BTreeMap<&'static str, Generation>,
+    pids: BTreeMap<(ServiceName, Generation), u32>,
 }
 
 impl Stage {
@@ -296,6 +297,9 @@ impl Stage {
                 let input = self.inputs.recv().await.unwrap();
                 if let Input::Published { service, host, host_port, port } = &input {
                     self.ports.insert((service.clone(), *port), SocketAddr::new(*host, *host_port));
+                }
+                if let Input::Executed { service, generation, pid: Some(pid) } = &input {
+                    self.pids.insert((service.clone(), *generation), *pid);
                 }
                 if is(&input) {
                     return input;
@@ -319,7 +323,8 @@ impl Stage {
 
     async fn executed(&mut self, service: &str, wanted: Generation) {
         let is = |input: &Input| {
-            matches!(input, Input::Executed { service: of, generation, pid: Some(_) }
+            // One that ended at once has no number any more.
+            matches!(input, Input::Executed { service: of, generation, pid: _ }
                 if *of == name(service) && *generation == wanted)
         };
         self.until(&format!("{service} {wanted} executed"), is).await;
@@ -548,7 +553,8 @@ async fn drive(spawner: Spawner, directory: &Path) {
     let host = LinuxHost::start(spawner, plan.clone(), config, inbox, logs).await;
     let host = host.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
     let (ports, generations) = (BTreeMap::new(), BTreeMap::new());
-    let mut stage = Stage { host, inputs, output, root, ports, generations };
+    let pids = BTreeMap::new();
+    let mut stage = Stage { host, inputs, output, root, ports, generations, pids };
 
     no_connection_is_refused_while_it_starts_again(&mut stage).await;
     listening_sockets_outlive_runs(&mut stage).await;
@@ -686,6 +692,22 @@ async fn overlaps_lose_nothing(stage: &mut Stage, plan: &Plan) {
     client_ends(stage).await;
 }
 
+/// Stops a run, as by SIGSTOP, and waits until it is.
+async fn freeze(stage: &mut Stage, generation: Generation) {
+    stage.host.submit(Effect::Signal { service: name("web"), generation, signal: libc::SIGSTOP });
+    let stat = format!("/proc/{}/stat", stage.pids[&(name("web"), generation)]);
+    let stopped = async {
+        loop {
+            let text = std::fs::read_to_string(&stat).unwrap();
+            if text.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, stopped).await.expect("it stops");
+}
+
 async fn beside(stage: &mut Stage) -> Generation {
     let generation = stage.next("web");
     stage.host.submit(Effect::StartBeside { service: name("web"), generation });
@@ -733,7 +755,7 @@ async fn an_overlap_that_fails_changes_nothing(stage: &mut Stage) {
         stage.version(2000 + round);
         let new = beside(stage).await;
         stage.ready("web", new).await;
-        stage.host.submit(Effect::Signal { service: name("web"), generation: old, signal: libc::SIGSTOP });
+        freeze(stage, old).await;
         let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(ask(address))).collect();
         tokio::time::sleep(Duration::from_millis(100)).await;
         if round % 2 == 0 {
@@ -758,7 +780,7 @@ async fn an_overlap_that_fails_changes_nothing(stage: &mut Stage) {
     let new = beside(stage).await;
     stage.ready("web", new).await;
     switch(stage, new).await;
-    stage.host.submit(Effect::Signal { service: name("web"), generation: old, signal: libc::SIGSTOP });
+    freeze(stage, old).await;
     stage.version(3001);
     let newer = beside(stage).await;
     stage.ready("web", newer).await;
