@@ -247,6 +247,10 @@ fn outputs_in_a_directory_of_their_own() {
         own_build(&good(&text).services["a"]).outputs.clone()
     };
     assert_eq!(outputs("[dist/]"), [at("/p", "dist/**")]);
+    assert_eq!(
+        outputs("[~/x/, /opt/y/, 'a/*/']"),
+        [at("/home/me/x", "**"), at("/opt/y", "**"), at("/p", "a/*/**")]
+    );
     assert_eq!(outputs("[./out/app, 'out/*']"), [at("/p", "out/app"), at("/p", "out/*")]);
     // At the top they would need a right to write the file itself.
     for list in ["[dist]", "['*.so']", "[./]", "['**']", "[../p/]"] {

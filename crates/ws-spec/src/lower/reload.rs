@@ -255,22 +255,20 @@ fn fetch(at: &At<FetchRaw>, what: &str, dir: &Path, work: &mut Work<'_, '_>) -> 
 fn outputs(raw: &BuildRaw, dir: &Path, work: &mut Work<'_, '_>) -> Vec<PathPattern> {
     let mut out = Vec::new();
     for at in raw.outputs.iter().flat_map(|outputs| &outputs.value.0) {
-        let Some(mut output) = pattern(at, dir, work) else { continue };
-        let is_literal = !output.pattern.contains(GLOB);
         // What stands in a directory that the build makes: that one is told from a file by its slash.
-        if is_literal && at.value.0.ends_with('/') && output.pattern != "." {
-            output.pattern.push_str("/**");
-        }
-        let is_all = match output.pattern.as_str() {
-            "*" | "**" | "**/*" | "**/**" => dir.starts_with(&output.base),
-            // With what stands in a directory of that name.
-            pattern if pattern.strip_suffix("/**").is_some_and(|name| !name.contains(GLOB)) => {
-                dir.starts_with(normal(&output.base.join(pattern.trim_end_matches("/**"))))
+        let written = &at.value.0;
+        let text = if written.ends_with('/') { format!("{written}**") } else { written.clone() };
+        let output = placed(&text, dir, &work.sources.home);
+        let Some(()) = check_glob(&output, written, at.span, work) else { continue };
+        let is_literal = !output.pattern.contains(GLOB);
+        let whole = match output.pattern.as_str() {
+            "*" | "**" | "**/*" | "**/**" => Some(output.base.clone()),
+            pattern => {
+                let name = pattern.strip_suffix("/**").unwrap_or(pattern);
+                (!name.contains(GLOB)).then(|| normal(&output.base.join(name)))
             }
-            glob if glob.contains(GLOB) => false,
-            literal => dir.starts_with(normal(&output.base.join(literal))),
         };
-        if is_all {
+        if whole.is_some_and(|whole| dir.starts_with(whole)) {
             let message =
                 format!("`{}` is everything in `working_dir`, what is built included", shown(&at.value.0));
             let issue = error(codes::BAD_OUTPUT, at.span, message);
