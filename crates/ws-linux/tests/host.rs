@@ -487,8 +487,13 @@ fn traces(router: &Spawner, instance: &InstanceId) -> Traces {
     .map(|set| nft::elements(&mut socket, set).unwrap().len());
     drop(socket);
     // It lets go of what it hands out after it has answered: before it hears the next request, which gets nothing.
-    let nothing =
-        SourceRequest { path: "/nonexistent".into(), beneath: None, writable: false, device: false };
+    let nothing = SourceRequest {
+        path: "/nonexistent".into(),
+        beneath: None,
+        writable: false,
+        device: false,
+        create: false,
+    };
     router.open(nothing).unwrap_err();
     Traces {
         descriptors: entries("/proc/self/fd".to_owned()).unwrap(),

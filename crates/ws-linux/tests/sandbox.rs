@@ -292,6 +292,7 @@ impl Sandbox {
                 beneath: Some(root.to_path_buf()),
                 writable: false,
                 device: false,
+                create: false,
             };
             mounts.push(open(request, true));
             let kind = if kind.is_dir() { EntryKind::Directory } else { EntryKind::File };

@@ -973,6 +973,7 @@ impl Service {
                             beneath: Some(repo.root.clone()),
                             writable: false,
                             device: false,
+                            create: false,
                         };
                         trees.push(self.shared.opener.open(request, Some(ids))?);
                     }

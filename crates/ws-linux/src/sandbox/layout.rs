@@ -102,7 +102,7 @@ pub fn template(service: &ServicePlan, sysctls: &[(&str, &str)]) -> (Template, V
         let path = Path::new("/dev").join(name);
         template.mount_files.push(path.clone());
         template.mounts.push(path.clone());
-        sources.push(SourceRequest { path, beneath: None, writable: true, device: true });
+        sources.push(SourceRequest { path, beneath: None, writable: true, device: true, create: false });
     }
     template.symlinks.extend(DEVICE_LINKS.map(|(path, text)| (PathBuf::from(path), PathBuf::from(text))));
     let mut place = |path: &Path, directory: bool| {
@@ -129,7 +129,14 @@ pub fn template(service: &ServicePlan, sysctls: &[(&str, &str)]) -> (Template, V
     for bind in &view.system {
         if let BindSource::Host(path) = &bind.source {
             template.mounts.push(bind.target.clone());
-            sources.push(SourceRequest { path: path.clone(), beneath: None, writable: false, device: false });
+            let path = path.clone();
+            sources.push(SourceRequest {
+                path,
+                beneath: None,
+                writable: false,
+                device: false,
+                create: false,
+            });
         }
     }
     (template, sources)
@@ -147,7 +154,13 @@ pub fn slots(view: &View, root: &Path, volumes: &Path) -> Vec<Slot> {
                 BindSource::Hidden => return None,
             };
             Some(Slot {
-                source: SourceRequest { path, beneath, writable: bind.writable, device: false },
+                source: SourceRequest {
+                    path,
+                    beneath,
+                    writable: bind.writable,
+                    device: false,
+                    create: bind.create,
+                },
                 directory: bind.directory,
                 owner_mapped: bind.owner_mapped,
             })

@@ -131,6 +131,8 @@ pub struct SourceRequest {
     pub writable: bool,
     /// Whether device files in it can be opened (the files of /dev).
     pub device: bool,
+    /// Whether directories are made where they are missing; only below `beneath`.
+    pub create: bool,
 }
 
 /// An answer; descriptors come along as the request says.
