@@ -268,7 +268,7 @@ impl Following<'_> {
                 EventKind::SupervisorStopped { cause } => stopped = Some(cause.clone()),
                 // What is about a service is an error of this command.
                 EventKind::Notice { .. } if event.service.is_none() => {
-                    self.context.ui.say(&event::short(&event));
+                    self.context.ui.say(&event::short(&event, None));
                 }
                 EventKind::SupervisorStarted { .. }
                 | EventKind::Phase { .. }

@@ -270,6 +270,10 @@ struct Ends {
     times: u32,
     /// Since when it runs.
     since: Option<Timestamp>,
+    /// When its run was begun.
+    began: Option<Timestamp>,
+    /// When the first run of the row was begun.
+    first: Option<Timestamp>,
 }
 
 /// A service that ends again and again.
@@ -278,6 +282,8 @@ struct Crash {
     service: ServiceName,
     cause: String,
     retry_in: Option<Duration>,
+    /// When the first of these runs was begun.
+    since: Timestamp,
 }
 
 /// After so many ends in a row a service is said to end again and again.
@@ -529,23 +535,31 @@ impl Up<'_> {
             match phase {
                 Phase::Backoff => {
                     let ends = state.ends.entry(service.clone()).or_default();
-                    let ran = ends.since.take().map_or(0, |since| event.at.unix_ms - since.unix_ms);
+                    let since = ends.since.take();
+                    let ran = since.map_or(0, |since| event.at.unix_ms - since.unix_ms);
                     ends.times = if ran < STABLE_MS { ends.times + 1 } else { 1 };
+                    if ends.times == 1 {
+                        ends.first = ends.began.take();
+                    }
+                    ends.began = None;
                     if ends.times == CRASHES {
                         let retry_in = retry_in_ms.map(Duration::from_millis);
                         let (service, cause) = (service.clone(), cause.text.clone());
-                        state.crashing = Some(Crash { service, cause, retry_in });
+                        let since = ends.first.unwrap_or(self.since);
+                        state.crashing = Some(Crash { service, cause, retry_in, since });
                     }
                 }
                 // Without a probe it is ready at once.
                 Phase::Running | Phase::Ready => {
                     state.ends.entry(service.clone()).or_default().since.get_or_insert(event.at);
                 }
+                Phase::Starting => {
+                    state.ends.entry(service.clone()).or_default().began = Some(event.at);
+                }
                 Phase::Exited | Phase::Stopped => drop(state.ends.remove(service)),
                 Phase::Pending
                 | Phase::Waiting
                 | Phase::Building
-                | Phase::Starting
                 | Phase::Unhealthy
                 | Phase::Stopping
                 | Phase::Failed
@@ -558,7 +572,8 @@ impl Up<'_> {
         if let EventKind::WorkspaceFailed { cause } = &event.kind {
             state.failed = Some(cause.clone());
         }
-        let quiet = state.is_told_by_its_reload(event);
+        // Its crash loop is told at length.
+        let quiet = state.is_told_by_its_reload(event) || state.crashing.is_some();
         let ui = &self.context.ui;
         let worth_a_line = match (&event.kind, ui.err_terminal && !state.settled) {
             (
@@ -575,7 +590,13 @@ impl Up<'_> {
             (EventKind::Phase { .. }, _) if quiet => false,
             // The progress block shows it.
             (EventKind::Phase { .. } | EventKind::Published { .. }, true) => false,
-            (EventKind::Phase { phase, .. }, false) => !state.settled || is_news(*phase),
+            (EventKind::Phase { phase, cause, .. }, false) => {
+                if state.settled {
+                    is_news(*phase)
+                } else {
+                    !event::is_a_step(*phase, cause)
+                }
+            }
             (EventKind::Published { .. }, false) => !state.settled,
             (EventKind::Status { .. }, _) => false,
             (
@@ -588,7 +609,7 @@ impl Up<'_> {
         };
         if worth_a_line {
             state.block.clear();
-            ui.say(&event::short(event));
+            ui.say(&event::short(event, state.view.kind_of(event)));
         }
     }
 
@@ -656,7 +677,7 @@ impl Up<'_> {
     /// In the middle of its crash loop, its log is worth a look.
     async fn tell_crash(&self, crash: &Crash) {
         let log =
-            causes::last_lines(&self.client, &crash.service, report::CRASH_LINES, Some(self.since)).await;
+            causes::last_lines(&self.client, &crash.service, report::CRASH_LINES, Some(crash.since)).await;
         let text = report::crash_loop(&crash.service, &crash.cause, crash.retry_in, &log);
         self.context.ui.say(text.trim_end_matches('\n'));
     }
@@ -818,6 +839,10 @@ impl State<'_> {
                 if cause.reason == Reason::Rebuilt {
                     self.reloading.insert(unit.clone());
                 }
+                // That it goes, the line about the plan says.
+                if *phase == Phase::Stopped && cause.reason == Reason::PlanChanged {
+                    return true;
+                }
                 let again = self.reloading.contains(unit);
                 let is_build = self.view.services.get(unit).is_some_and(|row| row.kind == ServiceKind::Build);
                 if is_build && *phase == Phase::Exited {
@@ -835,9 +860,10 @@ impl State<'_> {
                         | Phase::Stopping
                         | Phase::Stopped
                         | Phase::Exited => true,
-                        // The line about a build says why.
+                        // The line says why.
+                        Phase::Backoff => true,
                         Phase::Failed => is_build,
-                        Phase::Unhealthy | Phase::Backoff | Phase::Violated => false,
+                        Phase::Unhealthy | Phase::Violated => false,
                     };
             }
             EventKind::SupervisorStarted { .. }

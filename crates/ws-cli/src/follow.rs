@@ -122,9 +122,10 @@ impl<'a> Follow<'a> {
             if let EventKind::SupervisorStopped { cause } = &event.kind {
                 stopped = Some(cause.clone());
             }
+            let kind = self.view.kind_of(&event);
             if self.is_worth_a_line(&event) {
                 block.clear();
-                ui.say(&event::short(&event));
+                ui.say(&event::short(&event, kind));
             }
             let verdict = judge(&self.view, Some(&event));
             // The rows are of a later moment than the events before them.
@@ -144,8 +145,9 @@ impl<'a> Follow<'a> {
             | EventKind::PlanChanged { .. }
             | EventKind::PlanRefused { .. } => ours,
             // The progress block shows it.
-            EventKind::Phase { phase, .. } => {
-                ours && !self.context.ui.err_terminal && *phase != Phase::Pending
+            EventKind::Phase { phase, cause, .. } => {
+                let told = *phase != Phase::Pending && !event::is_a_step(*phase, cause);
+                ours && !self.context.ui.err_terminal && told
             }
             EventKind::SupervisorStarted { .. }
             | EventKind::SupervisorStopped { .. }

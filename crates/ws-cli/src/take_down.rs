@@ -136,7 +136,7 @@ impl Going<'_> {
                         failed |= is_trouble(&event);
                         if worth_a_line(&event, ui.err_terminal) {
                             block.clear();
-                            ui.say(&event::short(&event));
+                            ui.say(&event::short(&event, view.kind_of(&event)));
                         }
                     }
                     Some(Err(ClientError::Protocol { .. })) => {}

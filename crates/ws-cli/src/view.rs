@@ -91,6 +91,12 @@ impl View {
         Self { services: statuses.iter().map(|status| (status.name.clone(), row(status))).collect() }
     }
 
+    /// What the service of an event is, where that is known.
+    #[must_use]
+    pub fn kind_of(&self, event: &Event) -> Option<ServiceKind> {
+        event.service.as_ref().and_then(|name| self.services.get(name)).map(|row| row.kind)
+    }
+
     /// Takes an event in; whether something changed that is shown.
     pub fn apply(&mut self, event: &Event) -> bool {
         let Some(row) = event.service.as_ref().and_then(|name| self.services.get_mut(name)) else {

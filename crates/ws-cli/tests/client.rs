@@ -974,7 +974,7 @@ fn a_broken_file_changes_nothing() {
     assert_eq!(ran.out, "");
     drop(stage.ws(&["apply", "--dry-run"]).code(exit::USAGE).says(&["`comand`"]));
     stage.write(FILE);
-    stage.until_told("what the workspace file says is what runs");
+    stage.until_told("the workspace file says again what runs");
     drop(stage.ws(&["apply"]).code(exit::OK).says(&["nothing is different"]));
 }
 

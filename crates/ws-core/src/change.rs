@@ -175,6 +175,23 @@ struct Plans<'p> {
     write: Writers<'p>,
 }
 
+impl Plans<'_> {
+    /// Why a unit sees a path that was kept from it because others write it.
+    fn seen_because(&self, path: &Path, unit: &ServicePlan) -> Option<String> {
+        let wrote = self.wrote.others(path, &unit.declared)?;
+        let write = self.write.others(path, &unit.declared).unwrap_or_default();
+        let (still, no_longer): (Vec<String>, Vec<String>) =
+            wrote.into_iter().partition(|other| write.contains(other));
+        if still.is_empty() {
+            return Some(format!(", because it is not written any more by {}", some(&no_longer)));
+        }
+        let linked: BTreeSet<&str> =
+            unit.links.iter().map(|link| self.wanted.declared(&link.to).as_str()).collect();
+        let linked: Vec<String> = still.into_iter().filter(|other| linked.contains(other.as_str())).collect();
+        (!linked.is_empty()).then(|| format!(", because it has a link to {}", some(&linked)))
+    }
+}
+
 /// One difference of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Difference {
@@ -679,9 +696,7 @@ fn file_differences(old: &ServicePlan, new: &ServicePlan, plans: &Plans<'_>, fou
         let why = match has {
             // Only what others write is taken away from those who do not.
             Access::None => plans.write.why(&point, &new.declared, ", because it is written by "),
-            Access::Read | Access::Write if had == Access::None => {
-                plans.wrote.why(&point, &new.declared, ", because it is not written any more by ")
-            }
+            Access::Read | Access::Write if had == Access::None => plans.seen_because(&point, new),
             Access::Read | Access::Write => None,
         };
         let text = format!("{}{}", sees(wanted, &point, has), why.unwrap_or_default());

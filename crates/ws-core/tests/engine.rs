@@ -476,7 +476,7 @@ fn a_build_comes_before_the_start() {
     check(
         [svc("api").build("make")],
         "up                   -> Before api-build api=waiting api-build=building
-         api-build needed     -> +api-build api-build=building
+         api-build needed     -> +api-build
          api-build executed   -> api-build=building
          api-build exited 0   -> After api-build api-build=building
          api-build made api=1 -> +api api-build=exited api=starting
@@ -499,7 +499,7 @@ fn a_build_runs_when_nobody_can_tell_whether_it_must() {
     check(
         [svc("api").build("make")],
         "up                           -> Before api-build api=waiting api-build=building
-         api-build unknown no such file -> +api-build api-build! api-build=building",
+         api-build unknown no such file -> +api-build api-build!",
     );
 }
 
@@ -508,7 +508,7 @@ fn a_build_goes_on_beside_the_start_of_what_its_service_waits_for() {
     check(
         [db(), api().build("make")],
         "up                   -> Before api-build +db api=waiting api-build=building db=starting
-         api-build needed     -> +api-build api-build=building
+         api-build needed     -> +api-build
          api-build exited 0   -> After api-build api-build=building
          api-build made api=1 -> api-build=exited api=waiting
          db executed          -> ?db db=running
@@ -531,7 +531,7 @@ fn a_failed_build_fails_the_service_without_another_try() {
     check(
         [svc("api").build("make").policy(RestartPolicy::Always), svc("web").after("api")],
         "up                 -> Before api-build api=waiting api-build=building web=waiting
-         api-build needed   -> +api-build api-build=building
+         api-build needed   -> +api-build
          api-build exited 2 -> api-build=failed api=failed web=failed FAILED [api-build failed: exited with 2]
          status api-build   -> failed restarts=0 exited with 2 because build_failed
          status api         -> failed restarts=0 because dependency_failed
@@ -544,7 +544,7 @@ fn a_build_that_cannot_start_fails_the_service() {
     check(
         [svc("api").build("make")],
         "up                            -> Before api-build api=waiting api-build=building
-         api-build needed              -> +api-build api-build=building
+         api-build needed              -> +api-build
          api-build startfail no `make` -> api-build=failed api=failed FAILED [api-build failed: could not start: no `make`]",
     );
 }
@@ -566,7 +566,7 @@ fn up_after_a_failed_build_builds_again() {
     check(
         [svc("api").build("make")],
         "up                 -> Before api-build api=waiting api-build=building
-         api-build needed   -> +api-build api-build=building
+         api-build needed   -> +api-build
          api-build exited 2 -> api-build=failed api=failed FAILED [api-build failed: exited with 2]
          up                 -> Before api-build api=waiting api-build=building",
     );
@@ -594,13 +594,13 @@ fn only_what_is_another_is_started_again() {
          api executed                        -> api=ready
          web executed                        -> web=ready READY
          changed all-build rebuild src/a.rs  -> Before all-build all-build~rebuild:src/a.rs all-build=building
-         all-build needed                    -> +all-build all-build=building
+         all-build needed                    -> +all-build
          all-build exited 0                  -> After all-build all-build=building
          all-build made api=2 web=1          -> TERM api all-build=exited api=stopping
          api exited 0                        -> +api api=starting
          api executed                        -> api=ready api~rebuild:Done
          changed all-build rebuild src/b.rs  -> Before all-build all-build~rebuild:src/b.rs all-build=building
-         all-build needed                    -> +all-build all-build=building
+         all-build needed                    -> +all-build
          all-build exited 0                  -> After all-build all-build=building
          all-build made api=2 web=1          -> all-build=exited all-build~rebuild:Unchanged",
     );
@@ -614,10 +614,10 @@ fn a_failed_build_disturbs_nobody_who_runs() {
          api-build fresh api=1              -> +api api-build=exited api=starting
          api executed                       -> api=ready READY
          changed api-build rebuild src/a.rs -> Before api-build api-build~rebuild:src/a.rs api-build=building
-         api-build needed                   -> +api-build api-build=building
+         api-build needed                   -> +api-build
          api-build exited 1                 -> api-build=failed api-build~rebuild:Failed
          changed api-build rebuild src/a.rs -> Before api-build api-build~rebuild:src/a.rs api-build=building
-         api-build needed                   -> +api-build api-build=building
+         api-build needed                   -> +api-build
          api-build exited 0                 -> After api-build api-build=building
          api-build made api=2               -> TERM api api-build=exited api=stopping",
     );
@@ -630,10 +630,10 @@ fn a_change_in_the_middle_of_a_build_starts_it_over() {
         "up                                 -> Before api-build api=waiting api-build=building
          changed api-build rebuild src/a.rs -> Before api-build api-build~rebuild:src/a.rs api-build=building
          api-build~1 needed                 ->
-         api-build~2 needed                 -> +api-build api-build=building
+         api-build~2 needed                 -> +api-build
          changed api-build rebuild src/b.rs -> KILL api-build api-build~rebuild:src/b.rs api-build=stopping
          api-build killed 9                 -> Before api-build api-build=building
-         api-build needed                   -> +api-build api-build=building
+         api-build needed                   -> +api-build
          api-build exited 0                 -> After api-build api-build=building
          changed api-build rebuild src/c.rs -> Before api-build api-build~rebuild:src/c.rs api-build=building
          api-build~3 made api=1             ->
@@ -1182,7 +1182,7 @@ fn down_kills_what_is_being_started_or_built() {
     check(
         [svc("api").build("make"), svc("db"), svc("web").after("db")],
         "up                     -> Before api-build +db api=waiting api-build=building db=starting web=waiting
-         api-build needed       -> +api-build api-build=building
+         api-build needed       -> +api-build
          down                   -> KILL api-build KILL db FAILED [the workspace goes down] api=stopped api-build=stopping db=stopping web=stopped
          db executed            ->
          db killed 9            -> db=stopped
@@ -2281,7 +2281,7 @@ fn a_build_succeeds_with_0_alone() {
     check(
         [forgiving(svc("web")).build("make")],
         "up                 -> Before web-build web=waiting web-build=building
-         web-build needed   -> +web-build web-build=building
+         web-build needed   -> +web-build
          web-build exited 3 -> web-build=failed web=failed FAILED [web-build failed: exited with 3]",
     );
 }
@@ -3635,7 +3635,7 @@ fn a_build_comes_with_the_service_that_needs_it_and_goes_with_it() {
          web updated          ->
          api placed           -> api=waiting
          api-build placed     -> Before api-build api-build=building
-         api-build needed     -> +api-build api-build=building
+         api-build needed     -> +api-build
          api-build executed   -> api-build=building
          api-build exited 0   -> After api-build api-build=building
          api-build made api=1 -> +api api-build=exited api=starting
@@ -3658,7 +3658,7 @@ fn what_a_build_makes_is_looked_at_again_when_its_recipe_is_another() {
          api executed          -> api=ready READY
          adopt two             -> update api-build
          api-build updated     -> Before api-build api-build=building
-         api-build needed      -> +api-build api-build=building
+         api-build needed      -> +api-build
          adopt two             ->
          api-build executed    -> api-build=building
          api-build exited 0    -> After api-build api-build=building

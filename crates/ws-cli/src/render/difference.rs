@@ -98,7 +98,7 @@ pub fn told(lines: &[PlanLine], applied: bool) -> String {
             paint(CARE, "the workspace file changed")
         ),
         (false, false) => format!(
-            "{} and gives more rights; `ws apply` carries it out",
+            "{} and waits for `ws apply`, as it gives more rights",
             paint(CARE, "the workspace file changed")
         ),
     };
@@ -193,9 +193,9 @@ mod tests {
           mail: added
           worker: removed
 
-        the workspace file changed and gives more rights; `ws apply` carries it out: api: link to db:5432/tcp · goes on (more rights)
+        the workspace file changed and waits for `ws apply`, as it gives more rights: api: link to db:5432/tcp · goes on (more rights)
 
-        the workspace file changed and gives more rights; `ws apply` carries it out: 1 is added, 1 is removed, 1 starts again and 1 changes and goes on; 1 gets more rights
+        the workspace file changed and waits for `ws apply`, as it gives more rights: 1 is added, 1 is removed, 1 starts again and 1 changes and goes on; 1 gets more rights
           api: environment LOG: info becomes debug · starts again
           api: link to db:5432/tcp · goes on (more rights)
           db: hold: 5s becomes 6s · goes on

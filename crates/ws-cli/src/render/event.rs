@@ -1,6 +1,6 @@
 //! An event as a line.
 
-use ws_model::{Event, EventKind, Phase, ReloadAction, ReloadResult, Trigger};
+use ws_model::{Cause, Event, EventKind, Phase, Reason, ReloadAction, ReloadResult, ServiceKind, Trigger};
 
 use crate::render::log::safe;
 use crate::render::{difference, phase_style};
@@ -15,7 +15,7 @@ pub fn line(event: &Event) -> String {
         "{} {} {service}  {}",
         paint(DIM, event.at),
         paint(DIM, format_args!("#{}", event.seq)),
-        what(&event.kind)
+        what(&event.kind, None)
     )
 }
 
@@ -24,6 +24,8 @@ struct Reload<'a> {
     trigger: &'a Trigger,
     action: ReloadAction,
     result: ReloadResult,
+    /// Whether it is known to run to completion.
+    task: bool,
     build_ms: Option<u64>,
     ready_ms: Option<u64>,
     error: Option<&'a str>,
@@ -33,50 +35,79 @@ struct Reload<'a> {
 fn reloaded(reload: &Reload<'_>) -> String {
     let took = |what: &str, ms: Option<u64>| {
         let took = ms.map(|ms| human_duration(std::time::Duration::from_millis(ms)));
-        took.map(|took| format!("{what} in {took}"))
+        took.map(|took| format!("{what}in {took}"))
     };
-    let done = match reload.action {
-        ReloadAction::Signal => "signalled",
-        ReloadAction::Rebuild | ReloadAction::Restart | ReloadAction::Overlap => "reloaded",
+    let (done, end) = match reload.action {
+        ReloadAction::Signal => ("signalled", "ready "),
+        ReloadAction::Restart if reload.task => ("ran again", "finished "),
+        ReloadAction::Rebuild | ReloadAction::Restart | ReloadAction::Overlap => ("reloaded", "ready "),
     };
     let (head, last) = match reload.result {
-        ReloadResult::Done => (paint(GOOD, done), took("ready", reload.ready_ms)),
+        ReloadResult::Done => (paint(GOOD, done), took(end, reload.ready_ms)),
+        // Only a build can be that.
         ReloadResult::Unchanged => {
-            let same = "nothing that is used of it changed".to_owned();
-            (paint(DIM, "not reloaded"), Some(same))
+            let same = "nothing else came of it, so nothing starts again".to_owned();
+            (paint(DIM, "built"), Some(same))
         }
         ReloadResult::Failed => {
-            let goes_on = match reload.action {
-                ReloadAction::Rebuild | ReloadAction::Overlap => "; what ran goes on",
-                ReloadAction::Restart | ReloadAction::Signal => "",
-            };
             let error = reload.error.map_or_else(|| "it failed".to_owned(), safe);
-            (paint(BAD, "not reloaded"), Some(format!("{error}{goes_on}")))
+            let (head, goes_on) = match reload.action {
+                ReloadAction::Rebuild => ("failed", "; what runs goes on"),
+                ReloadAction::Overlap => ("not reloaded", "; what runs goes on"),
+                ReloadAction::Restart | ReloadAction::Signal => ("failed", ""),
+            };
+            (paint(BAD, head), Some(format!("{error}{goes_on}")))
         }
         ReloadResult::Superseded => {
             (paint(DIM, "not reloaded"), Some("something else came over it".to_owned()))
         }
     };
     let changed = format!("{} changed", safe(&reload.trigger.to_string()));
-    let parts: Vec<String> =
-        [Some(changed), took("built", reload.build_ms), last].into_iter().flatten().collect();
+    // How long it took until it failed helps nobody.
+    let built = if reload.result == ReloadResult::Unchanged { "" } else { "built " };
+    let built = took(built, reload.build_ms).filter(|_| reload.result != ReloadResult::Failed);
+    let parts: Vec<String> = [Some(changed), built, last].into_iter().flatten().collect();
     format!("{head}: {}", parts.join(" · "))
 }
 
-/// The line of an attached `ws up` where there is no terminal: service, what.
+/// The line of an attached `ws up`: service, what. `of` is what the service is, where that is known.
 #[must_use]
-pub fn short(event: &Event) -> String {
+pub fn short(event: &Event, of: Option<ServiceKind>) -> String {
     match &event.service {
         // A sentence about it.
         Some(service) if matches!(event.kind, EventKind::Reloaded { .. }) => {
-            format!("{service} {}", what(&event.kind))
+            format!("{service} {}", what(&event.kind, of))
         }
-        Some(service) => format!("{service}: {}", what(&event.kind)),
-        None => what(&event.kind),
+        Some(service) => format!("{service}: {}", what(&event.kind, of)),
+        None => what(&event.kind, of),
     }
 }
 
-fn what(kind: &EventKind) -> String {
+/// Whether a phase is one of the small steps of a build, or the waiting for nothing but builds: whoever reads a line for
+/// each phase learns nothing from it.
+#[must_use]
+pub fn is_a_step(phase: Phase, cause: &Cause) -> bool {
+    match phase {
+        Phase::Building => cause.reason != Reason::Executed,
+        Phase::Waiting => cause
+            .text
+            .strip_prefix("waits for ")
+            .is_some_and(|on| on.split(", ").all(|on| on.ends_with(" (built)"))),
+        Phase::Pending
+        | Phase::Starting
+        | Phase::Running
+        | Phase::Ready
+        | Phase::Unhealthy
+        | Phase::Stopping
+        | Phase::Stopped
+        | Phase::Exited
+        | Phase::Failed
+        | Phase::Backoff
+        | Phase::Violated => false,
+    }
+}
+
+fn what(kind: &EventKind, of: Option<ServiceKind>) -> String {
     match kind {
         EventKind::SupervisorStarted { version, pid } => format!("supervisor {pid} started (ws {version})"),
         EventKind::SupervisorStopped { cause } => format!("supervisor stopped: {cause}"),
@@ -84,7 +115,7 @@ fn what(kind: &EventKind) -> String {
             let word = paint(phase_style(*phase), phase);
             let mut text = if cause.text.is_empty() { word } else { format!("{word}: {}", cause.text) };
             if let (Phase::Backoff, Some(ms)) = (phase, retry_in_ms) {
-                text += &format!(" (next try in {})", human_duration(std::time::Duration::from_millis(*ms)));
+                text += &format!("; next try in {}", human_duration(std::time::Duration::from_millis(*ms)));
             }
             text
         }
@@ -110,6 +141,7 @@ fn what(kind: &EventKind) -> String {
             trigger,
             action: *action,
             result: *result,
+            task: of == Some(ServiceKind::Task),
             build_ms: *build_ms,
             ready_ms: *ready_ms,
             error: error.as_deref(),
@@ -131,7 +163,7 @@ fn what(kind: &EventKind) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ws_model::{Cause, Reason, ServiceName, Timestamp};
+    use ws_model::{ServiceName, Timestamp};
 
     use super::*;
 
@@ -163,7 +195,7 @@ mod tests {
                 service: service.map(|name| ServiceName::new(name).unwrap()),
                 kind,
             };
-            text += &format!("{}\n{}\n", line(&event), short(&event));
+            text += &format!("{}\n{}\n", line(&event), short(&event, None));
         }
         insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r#"
         2023-11-14T22:13:20.000Z #1 -  supervisor 42 started (ws 0.1.0)
@@ -172,8 +204,8 @@ mod tests {
         api: waiting: for db to be ready
         2023-11-14T22:13:20.000Z #3 db  starting
         db: starting
-        2023-11-14T22:13:20.000Z #4 db  backoff: exited with 1 (next try in 800 ms)
-        db: backoff: exited with 1 (next try in 800 ms)
+        2023-11-14T22:13:20.000Z #4 db  backoff: exited with 1; next try in 800 ms
+        db: backoff: exited with 1; next try in 800 ms
         2023-11-14T22:13:20.000Z #5 db  port 5432 is published on [::1]:5432
         db: port 5432 is published on [::1]:5432
         2023-11-14T22:13:20.000Z #6 -  everything is ready in 3.2 s
@@ -220,14 +252,15 @@ mod tests {
             event("", EventKind::PlanApplied { errors: Vec::new() }),
             event("", EventKind::PlanApplied { errors }),
         ];
-        let text: Vec<String> = events.iter().map(short).collect();
+        let mut text: Vec<String> = events.iter().map(|event| short(event, None)).collect();
+        text.push(short(&reloaded("migrate", Restart, Done, None, Some(68), None), Some(ServiceKind::Task)));
         insta::assert_snapshot!(anstream::adapter::strip_str(&text.join("\n")).to_string(), @r"
         api reloaded: src/main.rs changed · built in 1.2 s · ready in 345 ms
         api reloaded: src/main.rs changed · ready in 12 ms
-        api not reloaded: src/main.rs changed · exited with 3; what ran goes on
-        api not reloaded: src/main.rs changed · exited with 3
-        api-build not reloaded: src/main.rs changed · built in 900 ms · exited with 101; what ran goes on
-        api-build not reloaded: src/main.rs changed · built in 900 ms · nothing that is used of it changed
+        api not reloaded: src/main.rs changed · exited with 3; what runs goes on
+        api failed: src/main.rs changed · exited with 3
+        api-build failed: src/main.rs changed · exited with 101; what runs goes on
+        api-build built: src/main.rs changed · in 900 ms · nothing else came of it, so nothing starts again
         proxy signalled: src/main.rs changed
         proxy not reloaded: src/main.rs changed · something else came over it
         the workspace file has errors, and what runs goes on as it is
@@ -235,6 +268,7 @@ mod tests {
          --> workspace.yaml:3:5
         what changed is carried out
         not everything that changed is carried out: api: no such port
+        migrate ran again: src/main.rs changed · finished in 68 ms
         ");
     }
 }

@@ -73,6 +73,8 @@ impl Painter {
         }
         match line.stream {
             LogStream::Stdout | LogStream::Stderr => {}
+            // The name of a build says it already.
+            LogStream::Build if self.look.prefix && is_build(&line.service) => {}
             LogStream::Build => heads.push(paint(DIM, "build:")),
             LogStream::Ws => heads.push(paint(DIM, "ws:")),
         }
@@ -97,6 +99,11 @@ impl Painter {
         }
         out
     }
+}
+
+/// Whether the name is that of a build, or of what fetches for one.
+fn is_build(service: &ServiceName) -> bool {
+    service.as_str().ends_with("-build") || service.as_str().ends_with("-fetch")
 }
 
 /// The text without what could take a terminal over: of the control characters only tabs and colours
@@ -207,7 +214,7 @@ mod tests {
 
     #[test]
     fn prefixes_have_one_width() {
-        let names = ["a", "gateway"].map(|name| ServiceName::new(name).unwrap());
+        let names = ["a", "gateway", "a-build"].map(|name| ServiceName::new(name).unwrap());
         let line = |service: usize, stream, text: &str| LogLine {
             seq: 1,
             at: Timestamp { unix_ms: 0 },
@@ -222,6 +229,7 @@ mod tests {
             for line in [
                 line(0, LogStream::Stdout, "hello"),
                 line(1, LogStream::Build, "compiling"),
+                line(2, LogStream::Build, "linking"),
                 line(1, LogStream::Ws, "killed"),
                 line(0, LogStream::Stderr, ""),
             ] {
@@ -231,18 +239,22 @@ mod tests {
         insta::assert_snapshot!(text, @r#"
         a       | hello
         gateway | build: compiling
+        a-build | linking
         gateway | ws: killed
         a       |
         a       | 1970-01-01T00:00:00.000Z hello
         gateway | 1970-01-01T00:00:00.000Z build: compiling
+        a-build | 1970-01-01T00:00:00.000Z linking
         gateway | 1970-01-01T00:00:00.000Z ws: killed
         a       | 1970-01-01T00:00:00.000Z
         1970-01-01T00:00:00.000Z hello
         1970-01-01T00:00:00.000Z build: compiling
+        1970-01-01T00:00:00.000Z build: linking
         1970-01-01T00:00:00.000Z ws: killed
         1970-01-01T00:00:00.000Z
         hello
         build: compiling
+        build: linking
         ws: killed
 
         "#);

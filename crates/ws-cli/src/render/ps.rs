@@ -77,7 +77,11 @@ fn columns(rows: &[ServiceStatus], shape: &Shape) -> Vec<Column> {
         ),
         (shape.wide, column("PID", 0, |row, _| number(row.pid))),
         (shape.wide, column("PIDS", 0, |row, _| number(row.pids))),
-        (memory, column("MEMORY", 4, |row, _| bytes(row.memory_bytes))),
+        (
+            memory,
+            // Of what has ended the kernel still keeps files that it read, and takes that away when somebody needs it.
+            column("MEMORY", 4, |row, _| bytes(row.memory_bytes.filter(|_| !row.phase.is_settled_down()))),
+        ),
         (shape.wide, column("LIMIT", 0, |row, _| bytes(row.memory_limit_bytes))),
         (true, column("CAUSE", 0, |row, _| Cell::plain(cause(row)))),
     ];

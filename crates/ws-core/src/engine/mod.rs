@@ -509,10 +509,15 @@ impl Engine {
             self.units[i].run = Run::default();
             self.units[i].overlap_due = None;
         }
+        let was = (matches!(self.units[i].state, State::Looking { .. }))
+            .then(|| (self.units[i].phase(), self.cause_of(i)));
         self.units[i].state = state;
         self.units[i].cause = cause;
         self.touch(i);
-        self.tell_phase(i, out);
+        // To look whether it must run is no phase of its own.
+        if was != Some((self.units[i].phase(), self.cause_of(i))) {
+            self.tell_phase(i, out);
+        }
     }
 
     /// To be started, or told to wait, within this step.

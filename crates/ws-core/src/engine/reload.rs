@@ -428,8 +428,12 @@ impl Engine {
                 | State::Starting { .. }
                 | State::Ending { .. } => continue,
             };
-            let change = change.clone();
+            let mut change = change.clone();
             let took = now.saturating_sub(change.since);
+            if result == ReloadResult::Failed && change.action == ReloadAction::Rebuild && !unit.is_build {
+                // The build is good. What failed is the start from what it made, and what ran before is gone.
+                change.action = ReloadAction::Restart;
+            }
             let error = (result == ReloadResult::Failed).then(|| unit.cause.text.clone());
             let change = match unit.is_build {
                 true => Change { build: Some(took), ..change },

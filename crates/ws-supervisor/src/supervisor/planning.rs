@@ -423,7 +423,7 @@ impl Loop {
         let answer = Applying { seq, lines: change.lines.clone(), starts: starts(&change) };
         if change.is_nothing() {
             if held.is_some() {
-                let text = "what the workspace file says is what runs".to_owned();
+                let text = "the workspace file says again what runs".to_owned();
                 self.tell(None, EventKind::Notice { text });
             }
             self.follow_files(plan_files);
