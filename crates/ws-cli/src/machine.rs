@@ -126,7 +126,8 @@ fn volumes(state_dir: &Path) -> PathBuf {
     state_dir.join("volumes")
 }
 
-/// Removes the volumes of an instance that does not run; says which.
+/// Removes the volumes of an instance that does not run; says which. What is known of tasks goes too: what they made
+/// was in there.
 ///
 /// # Errors
 /// When one cannot be removed.
@@ -140,6 +141,11 @@ pub fn remove_volumes(state_dir: &Path) -> Result<Vec<String>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failure(&dir, &error)),
     };
+    // First: a task that runs for nothing does less harm than one that is left out.
+    ws_watch::forget(state_dir).map_err(|error| {
+        Failure::failed(format!("could not forget what tasks made in `{}`", state_dir.display()))
+            .because(&error)
+    })?;
     let mut removed = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| failure(&dir, &error))?.path();
@@ -162,11 +168,16 @@ mod tests {
         assert_eq!(remove_volumes(temp.path()).unwrap(), Vec::<String>::new());
         let outside = temp.path().join("outside");
         fs::write(&outside, "kept").unwrap();
+        // Of a stack without volumes nothing is forgotten.
+        let records = temp.path().join("builds.json");
+        fs::write(&records, "{}").unwrap();
+        remove_volumes(temp.path()).unwrap();
+        assert!(records.exists());
         for name in ["pg", "cache"] {
             fs::create_dir_all(volumes(temp.path()).join(name).join("deep")).unwrap();
         }
         std::os::unix::fs::symlink(temp.path(), volumes(temp.path()).join("pg/link")).unwrap();
         assert_eq!(remove_volumes(temp.path()).unwrap(), ["`cache`", "`pg`"]);
-        assert!(!volumes(temp.path()).exists() && outside.exists());
+        assert!(!volumes(temp.path()).exists() && outside.exists() && !records.exists());
     }
 }

@@ -50,6 +50,7 @@ use ws_core::plan::Plan;
 use ws_model::ServiceName;
 
 pub use explain::{Explained, For, Seen, UnitOverview, Why, explain, overview};
+pub use prints::forget;
 pub use worker::Summary;
 
 use contents::Contents;

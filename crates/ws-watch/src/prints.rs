@@ -11,8 +11,8 @@
 //! - Where nobody knows what it makes (a `test` that is a task, a build without `outputs`), the same inputs are enough;
 //!   but the program of each unit that uses it must be there, as far as it is a file of the project: so a cleared
 //!   `target` is noticed in the common case.
-//! - What it makes outside of the tree (rows of a database) nobody sees. Who throws that away throws the state of the
-//!   instance away too, and the records with it.
+//! - What it makes outside of the tree (rows of a database) nobody sees. Who throws volumes away has the records
+//!   forgotten with them ([`forget`]).
 //!
 //! # Digests of what is used
 //!
@@ -50,6 +50,17 @@ pub(crate) const CONTENTS: &str = "contents";
 /// Larger files are known by size and time only. Programs with debug information are large, and it is worth a second
 /// to see that one of them is what it was.
 const LARGE: u64 = 2 << 30;
+
+/// Forgets what was made: everything is made anew the next time. For when what tasks have put into volumes is removed.
+///
+/// # Errors
+/// When the records cannot be removed.
+pub fn forget(state_dir: &Path) -> std::io::Result<()> {
+    match fs::remove_file(state_dir.join(RECORDS)) {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => other,
+    }
+}
 
 /// What is kept of builds that succeeded.
 #[derive(Debug, Default, Serialize, Deserialize)]

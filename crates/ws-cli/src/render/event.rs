@@ -89,12 +89,13 @@ pub fn short(event: &Event, of: Option<ServiceKind>) -> String {
 pub fn is_a_step(phase: Phase, cause: &Cause) -> bool {
     match phase {
         Phase::Building => cause.reason != Reason::Executed,
+        // Of a task that has succeeded, until what it was made of is written down.
+        Phase::Starting => cause.reason == Reason::Exit && cause.text == "succeeded",
         Phase::Waiting => cause
             .text
             .strip_prefix("waits for ")
             .is_some_and(|on| on.split(", ").all(|on| on.ends_with(" (built)"))),
         Phase::Pending
-        | Phase::Starting
         | Phase::Running
         | Phase::Ready
         | Phase::Unhealthy
@@ -219,6 +220,20 @@ mod tests {
         2023-11-14T22:13:20.000Z #10 -  supervisor stopped: `ws down`
         supervisor stopped: `ws down`
         "#);
+    }
+
+    #[test]
+    fn small_steps_of_builds_are_no_lines() {
+        let step = |phase, reason, text| is_a_step(phase, &Cause::new(reason, text));
+        assert!(step(Phase::Building, Reason::Requested, "was asked for"));
+        assert!(!step(Phase::Building, Reason::Executed, "started"));
+        assert!(step(Phase::Building, Reason::Exit, "succeeded"));
+        assert!(step(Phase::Waiting, Reason::Dependency, "waits for a-build (built), b-build (built)"));
+        assert!(!step(Phase::Waiting, Reason::Dependency, "waits for a-build (built), db (ready)"));
+        assert!(!step(Phase::Waiting, Reason::Dependency, "waits for its place"));
+        assert!(step(Phase::Starting, Reason::Exit, "succeeded"));
+        // The next try after a crash.
+        assert!(!step(Phase::Starting, Reason::Exit, "exited with 1"));
     }
 
     #[test]
