@@ -591,11 +591,9 @@ impl Up<'_> {
             // The progress block shows it.
             (EventKind::Phase { .. } | EventKind::Published { .. }, true) => false,
             (EventKind::Phase { phase, cause, .. }, false) => {
-                if state.settled {
-                    is_news(*phase)
-                } else {
-                    !event::is_a_step(*phase, cause)
-                }
+                // What is fresh was looked at because somebody else asked for it.
+                let news = !state.settled || (is_news(*phase) && cause.reason != Reason::Fresh);
+                news && !event::is_a_step(*phase, cause)
             }
             (EventKind::Published { .. }, false) => !state.settled,
             (EventKind::Status { .. }, _) => false,

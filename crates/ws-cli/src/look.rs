@@ -197,7 +197,7 @@ pub fn watch(context: &Context, paths: &[PathBuf]) -> Result<u8, Failure> {
         Format::Json => ui.json(&report)?,
         Format::Text if !report.paths.is_empty() => ui.data(&watch::paths(&report))?,
         Format::Text if report.units.is_empty() => {
-            ui.say("no files are watched for any service: `watch: [src]` in a service does it");
+            ui.say("no files are watched for any service: none has `watch`, `build` or `inputs`, or `ws up --no-watch` began it");
         }
         Format::Text => ui.data(&watch::units(&report, ui.out_width()))?,
     }

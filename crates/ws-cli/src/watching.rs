@@ -81,7 +81,7 @@ fn for_unit(plan: &Plan, For { unit, action, why }: For) -> WatchedFor {
             (WatchWhy::Rule, format!("{} has the action `none`", rule(number)))
         }
         Why::Rule(number) => (WatchWhy::Rule, format!("{} is watched", rule(number))),
-        Why::NoRule => (WatchWhy::NoRule, "nothing that is watched for it means this path".to_owned()),
+        Why::NoRule => (WatchWhy::NoRule, "it is in nothing that is watched for it".to_owned()),
         Why::Ignored(number) => {
             (WatchWhy::Ignored, format!("{} would mean it, and `ignore` leaves it out", rule(number)))
         }

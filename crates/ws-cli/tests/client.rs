@@ -945,7 +945,7 @@ fn more_rights_wait_for_apply() {
     let stage = Stage::new();
     stage.write(&with_more_rights());
     let told = stage.until_told("gives more rights");
-    assert!(told.contains("`ws apply` carries it out") && told.contains("pair"), "{told}");
+    assert!(told.contains("waits for `ws apply`") && told.contains("pair"), "{told}");
     for command in [&["apply", "--dry-run"][..], &["plan"]] {
         let ran = stage.ws(command).code(exit::OK);
         assert!(ran.out.contains("link to pair") && ran.out.contains("more"), "{}\n{}", ran.out, ran.err);

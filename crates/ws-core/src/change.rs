@@ -139,7 +139,7 @@ pub fn between(running: &Plan, wanted: &Plan) -> Change {
         of_workspace(became("requires", text(running), text(wanted)), PlanEffect::Live, false);
     }
     if *parallel_builds != running.parallel_builds {
-        let text = |count: Option<u32>| count.map_or("one for each processor".to_owned(), |n| n.to_string());
+        let text = |count: Option<u32>| count.map_or("4".to_owned(), |n| n.to_string());
         let text = became("parallel_builds", text(running.parallel_builds), text(*parallel_builds));
         of_workspace(text, PlanEffect::Live, false);
     }

@@ -74,7 +74,7 @@ pub struct Workspace {
     pub requires: Vec<Requirement>,
     /// Builds that services share, by name.
     pub builds: BTreeMap<ServiceName, Build>,
-    /// How many builds run at a time; absent: one for each processor.
+    /// How many builds run at a time; absent: 4.
     pub parallel_builds: Option<u32>,
     /// How files are watched.
     pub watching: Watching,

@@ -94,7 +94,7 @@ pub struct Plan {
     pub services: BTreeMap<ServiceName, ServicePlan>,
     /// The units in waves: each waits only for units of earlier waves.
     pub waves: Vec<Vec<ServiceName>>,
-    /// How many builds run at a time; `None`: one for each processor.
+    /// How many builds run at a time; `None`: 4.
     pub parallel_builds: Option<u32>,
     /// How files are watched.
     pub watching: Watching,

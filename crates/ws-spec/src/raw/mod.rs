@@ -67,7 +67,7 @@ record! {
         /// Builds that several services share, by name: a service has one by `build: NAME`. Each runs once for all of
         /// them, in the directory of this file unless it says otherwise, and shows as `NAME-build`.
         builds: Map<BuildName, BuildRaw>,
-        /// How many builds run at a time: 1 to 1000. Default: one for each processor. In the first file only.
+        /// How many builds run at a time: 1 to 1000. Default: 4, as most compilers use several processors. In the first file only.
         parallel_builds: Parallel,
         /// How files are watched, for all services. What is watched for a service, its own `watch` and `build` say. In
         /// the first file only.
@@ -139,8 +139,8 @@ record! {
         /// starts, if it must, and again when what it is made of changes. When it fails, the old program goes on.
         build: ServiceBuildRaw,
         /// For a task: the files that decide whether it must run again once it has ended with 0, relative to
-        /// `working_dir`: `[sql]`. It runs again when the contents of one of them changed. Default: it runs once in
-        /// each life of the stack.
+        /// `working_dir`: `[sql]`. It runs again when the contents of one of them changed; `ws down --volumes`
+        /// forgets that it has run. Default: it runs once in each life of the stack.
         inputs: List<PatternRaw>,
         /// The files that are watched for it, relative to `working_dir`, each with what is done when one changes: `[src]`,
         /// or `[{ path: conf, action: { signal: SIGHUP }, ignore: ["*.bak"] }]`. Only other contents are a change.
