@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +21,7 @@ both_ways! {
     dependents_restart_when_asked_and_tasks_when_their_inputs_changed
     one_build_restarts_what_it_changed
     a_failed_build_leaves_the_old_program
+    directories_of_outputs_are_made
     what_is_fresh_is_not_built_again
     a_change_in_the_middle_of_a_build_starts_it_over
     listening_sockets_lose_no_request
@@ -479,6 +480,31 @@ fn a_failed_build_leaves_the_old_program(mode: Mode) {
     assert!(stack.logs("s1").contains("serving 1 mended"));
     assert_eq!(stack.status("s3").restarts, 0);
     down(stack);
+}
+
+fn directories_of_outputs_are_made(mode: Mode) {
+    requires!(mode, userns, netns, nft);
+    let mut stack = Stack::new(
+        mode,
+        "
+builds:
+  all: { command: [/bin/sh, -c, 'cp src/text out/text'], inputs: [src], outputs: ['out/*'] }
+services:
+  api: { command: [/bin/sh, -c, 'echo runs $(cat out/text); exec sleep 100000'], build: all, ready: { log: runs } }
+",
+    );
+    stack.write("src/text", "one");
+    let out = stack.project.join("out");
+    stack.up();
+    let made = fs::metadata(&out).expect("it was made");
+    assert_eq!((made.uid(), made.permissions().mode() & 0o777), (stack.ids.0, 0o755));
+    // As somebody does who wants to begin anew.
+    fs::remove_dir_all(&out).expect("removing what was made");
+    stack.write("src/text", "two");
+    settle(&stack, 1);
+    assert!(stack.logs("api").contains("runs two"), "{}", stack.logs("api"));
+    fs::remove_dir_all(&out).expect("removing what was made");
+    taken_down(stack);
 }
 
 fn what_is_fresh_is_not_built_again(mode: Mode) {

@@ -532,7 +532,7 @@ fn the_rest_of_a_workspace_changes_live() {
         "",
         &[
             "requires: nothing becomes node >=20 [live]",
-            "parallel_builds: one for each processor becomes 2 [live]",
+            "parallel_builds: 4 becomes 2 [live]",
             "watch.debounce: 50 ms becomes 100 ms [live]",
             "watch.ignore: nothing becomes out [live]",
             "watch.gitignore: true becomes false [live]",

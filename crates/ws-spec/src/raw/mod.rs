@@ -67,7 +67,8 @@ record! {
         /// Builds that several services share, by name: a service has one by `build: NAME`. Each runs once for all of
         /// them, in the directory of this file unless it says otherwise, and shows as `NAME-build`.
         builds: Map<BuildName, BuildRaw>,
-        /// How many builds run at a time: 1 to 1000. Default: 4, as most compilers use several processors. In the first file only.
+        /// How many builds run at a time: 1 to 1000. Default: 4, as most compilers use several
+        /// processors. In the first file only.
         parallel_builds: Parallel,
         /// How files are watched, for all services. What is watched for a service, its own `watch` and `build` say. In
         /// the first file only.
