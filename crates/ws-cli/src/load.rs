@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde_json::json;
 use ws_core::plan::{self, Plan};
 use ws_model::{ConfigPath, Level, Problem, SecretName, SecretSource, Severity, Workspace, exit};
@@ -84,11 +86,15 @@ pub fn read_again(mut sources: Sources) -> Result<Sources, Failure> {
     let text = read_bytes(&sources.file).map_err(|error| {
         Failure::usage(format!("could not read `{}`", sources.file.display())).because(&error)
     })?;
+    let sources_were_read = !sources.text.as_bytes().is_empty();
     sources.text = text.into();
     let dot_env = dot_env(&sources);
     sources.dot_env = if dot_env.exists() { Some((dot_env.clone(), read_text(&dot_env)?)) } else { None };
     for (file, text) in &mut sources.cli_env_files {
-        *text = read_text(file)?;
+        // What a shell wrote into a pipe (`--env-file <(…)`) is there once, for whoever reads first.
+        if !(is_of_the_caller(file) && sources_were_read) {
+            *text = read_text(file)?;
+        }
     }
     sources.files.clear();
     sources.links.clear();
@@ -135,9 +141,25 @@ fn home(settings: &Settings) -> PathBuf {
     named.or_else(|| around.home.clone()).unwrap_or_else(|| PathBuf::from("/"))
 }
 
+/// Whether a path means something that the calling process has open: `/dev/stdin`, `/dev/fd/63`.
+fn is_of_the_caller(file: &Path) -> bool {
+    file.starts_with("/dev") || file.starts_with("/proc")
+}
+
+/// Does not wait: a supervisor reads these again while it runs, and a pipe may have taken the place of a file.
 fn read_bytes(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut options = File::options();
+    options.read(true);
+    if !is_of_the_caller(file) {
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        options.custom_flags(flags.bits().cast_signed());
+    }
+    let opened = options.open(file)?;
+    if !(is_of_the_caller(file) || opened.metadata()?.is_file()) {
+        return Err(std::io::Error::other("it is not a file"));
+    }
     let mut bytes = Vec::new();
-    File::open(file)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    opened.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -421,4 +443,51 @@ pub fn line_of(loaded: &Loaded, at: &ConfigPath) -> String {
     let place = loaded.spans.locate(at);
     let name = place.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{name}:{}", place.line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(root: &Path) -> Sources {
+        Sources { file: root.join("workspace.yaml"), root: root.into(), ..Sources::default() }
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("workspace.yaml");
+        let reason = || read_again(sources(dir.path())).unwrap_err().to_string();
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(reason().contains("it is not a file"), "{}", reason());
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(reason().contains("it is not a file"), "{}", reason());
+        std::fs::remove_dir(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        assert!(reason().contains("workspace.yaml"), "{}", reason());
+        // What it names is read in the same way.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, "include: [more.yaml]\nservices: {}\n").unwrap();
+        let more = dir.path().join("more.yaml");
+        nix::unistd::mkfifo(&more, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_again(sources(dir.path())).unwrap().files[&more], None);
+        nix::unistd::mkfifo(&dir.path().join(".env"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(reason().contains(".env"), "{}", reason());
+    }
+
+    #[test]
+    fn a_pipe_of_the_shell_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("workspace.yaml"), "services: {}\n").unwrap();
+        let (read, write) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut &write, b"A=1\n").unwrap();
+        drop(write);
+        let path = PathBuf::from(format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&read)));
+        let named = Sources { cli_env_files: vec![(path, String::new())], ..sources(dir.path()) };
+        let first = read_again(named).unwrap();
+        assert_eq!(first.cli_env_files[0].1, "A=1\n");
+        drop(read);
+        assert_eq!(read_again(first).unwrap().cli_env_files[0].1, "A=1\n");
+    }
 }
