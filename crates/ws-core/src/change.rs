@@ -12,8 +12,9 @@
 //! # What is a right
 //!
 //! Links, with where they lead outside of the workspace; files and volumes, by what is really seen and not by which
-//! mount shows it (the private module `access`); secrets; published ports; limits that are raised or go; what runs elsewhere; and
-//! a lower level of enforcement. A command, its environment and a hook are none: they can do no more than what the
+//! mount shows it (the private module `access`); secrets, with where they come from; what the text of the file tells of
+//! the user's (variables of the shell and of `.env`, env files: no service sees them otherwise); published ports; limits that are raised or go; what runs elsewhere; and
+//! a lower level of enforcement. A command, its environment and a hook are none by themselves: they can do no more than what the
 //! rights of their service allow, and those are told. A further replica has the rights of its siblings.
 //!
 //! # What needs what
@@ -30,12 +31,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ws_model::{ByteSize, MilliCpus, PlanEffect, PlanLine, PortProto, ServiceKind, ServiceName, VolumeName};
+use ws_model::{
+    Borrowed, ByteSize, ConfigPath, MilliCpus, PlanEffect, PlanLine, PortProto, ServiceKind, ServiceName,
+    VolumeName,
+};
 
 use crate::plan::{ExternalPlan, HOSTS, LimitsPlan, LinkRule, Plan, Run, ServicePlan, View};
 use crate::text::{duration, elsewhere, some};
 use access::{Access, Sight};
 use words::{became, listed, listens, mount_text, place, rule_text, watching_lines};
+use ws_model::problem::Segment;
 
 /// What it takes to make a unit what another plan says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +113,8 @@ pub fn between(running: &Plan, wanted: &Plan) -> Change {
         volumes: _,          // what services mount
         external,
         requires,
+        secrets,
+        borrowed,
         services,
         waves: _, // follows from what each unit waits for
         parallel_builds,
@@ -149,6 +156,14 @@ pub fn between(running: &Plan, wanted: &Plan) -> Change {
     for (text, widens) in external_lines(running, wanted) {
         of_workspace(text, PlanEffect::Live, widens);
     }
+    for (name, source) in secrets {
+        // One that nobody had is a right of those who get it, which is told there.
+        if let Some(before) = running.secrets.get(name).filter(|before| *before != source) {
+            let what = format!("secret {name}");
+            let (from, to) = (words::source(running, before), words::source(wanted, source));
+            of_workspace(became(&what, from, to), PlanEffect::Live, true);
+        }
+    }
     change.external = *external != running.external;
 
     let declared: BTreeSet<&ServiceName> =
@@ -156,6 +171,12 @@ pub fn between(running: &Plan, wanted: &Plan) -> Change {
     let plans = Plans { running, wanted, wrote: Writers::of(running), write: Writers::of(wanted) };
     for name in declared {
         service(name, &plans, &mut change);
+    }
+    for (at, told) in borrowed {
+        let before = running.borrowed.get(at);
+        for one in told.iter().filter(|one| before.is_none_or(|before| !before.contains(*one))) {
+            change.lines.push(borrowed_line(wanted, at, one));
+        }
     }
     // A replica and a service can have each other's name after one another: for the lines one goes and one comes, but
     // there is one place.
@@ -275,6 +296,27 @@ fn service(name: &ServiceName, plans: &Plans<'_>, change: &mut Change) {
             });
         }
     }
+}
+
+/// A part of the file is told something of the user's that it was not told before.
+fn borrowed_line(plan: &Plan, at: &ConfigPath, what: &Borrowed) -> PlanLine {
+    let what = match what {
+        Borrowed::Variable(name) => format!("${{{name}}}"),
+        Borrowed::EnvFile(path) => place(plan, path),
+    };
+    let of_service = match at.segments() {
+        [Segment::Key(section), Segment::Key(name), below @ ..] if section == "services" => {
+            ServiceName::new(name).ok().map(|name| (name, below.len()))
+        }
+        _ => None,
+    };
+    let (service, text) = match of_service {
+        Some((service, 0)) => (Some(service), format!("is told {what}")),
+        Some((service, _)) => (Some(service), format!("its build is told {what}")),
+        None => (None, format!("{at} is told {what}")),
+    };
+    // What must be done for it is told with the environment or the command that has it.
+    PlanLine { service, text, effect: PlanEffect::Live, widens: true }
 }
 
 /// The units that are declared under a name, by their own.

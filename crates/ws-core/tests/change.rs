@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use ws_core::change::{Change, UnitChange, between};
 use ws_core::plan::{BindSource, Exclude, FileSet, Makes, Plan, ServicePlan, Use, WatchRule};
 use ws_model::{
-    ByteSize, CommandLine, Condition, ConfigPath, External, ExternalHost, HookCommand, Level, Listen,
-    MilliCpus, PathPattern, PlanEffect, Probe, ProbeKind, Protocol, Publish, Reload, Requirement,
-    RestartPolicy, SecretName, ServiceKind, Subnet, WatchAction,
+    Borrowed, ByteSize, CommandLine, Condition, ConfigPath, External, ExternalHost, HookCommand, Level,
+    Listen, MilliCpus, PathPattern, PlanEffect, Probe, ProbeKind, Protocol, Publish, Reload, Requirement,
+    RestartPolicy, SecretName, SecretSource, Service, ServiceKind, Subnet, WatchAction,
 };
 
 use crate::support::{ROOT, Svc, World, name, path, shared, svc, task, world};
@@ -571,6 +571,72 @@ fn a_build_comes_and_goes_with_who_uses_it() {
             "api: uses: nothing becomes all-build [live]",
         ],
     );
+}
+
+/// Each edit of the file that gives something, by itself and as far as a person can see it: none passes without being
+/// called a right, and the way back is none.
+#[test]
+fn whatever_gives_something_is_a_right() {
+    type Case = (&'static str, fn(&mut World));
+    fn api(world: &mut World) -> &mut Service {
+        world.workspace.services.get_mut(&name("api")).unwrap()
+    }
+    fn tell(world: &mut World, at: ConfigPath, what: Borrowed) {
+        world.workspace.borrowed.entry(at).or_default().insert(what);
+    }
+    let cases: &[Case] = &[
+        ("secret key: ./secrets/key becomes ./secrets/other [live, widens]", |world| {
+            world.secret("key", "secrets/other");
+        }),
+        ("secret key: ./secrets/key becomes $KEY [live, widens]", |world| {
+            let key = SecretName::new("key").unwrap();
+            world.workspace.secrets.insert(key, SecretSource::Environment("KEY".to_owned()));
+        }),
+        ("api: is told ${AWS_KEY} [live, widens]", |world| {
+            tell(world, ConfigPath::service("api"), Borrowed::Variable("AWS_KEY".to_owned()));
+        }),
+        ("api: is told ./prod.env [live, widens]", |world| {
+            tell(world, ConfigPath::service("api"), Borrowed::EnvFile(path("prod.env")));
+        }),
+        ("api: its build is told ${AWS_KEY} [live, widens]", |world| {
+            let at = ConfigPath::service("api").key("build");
+            tell(world, at, Borrowed::Variable("AWS_KEY".to_owned()));
+        }),
+        ("builds.all is told /home/me/x.env [live, widens]", |world| {
+            let at = ConfigPath::root().key("builds").key("all");
+            tell(world, at, Borrowed::EnvFile(PathBuf::from("/home/me/x.env")));
+        }),
+        ("api: limits.memory: 512M becomes 600M [live, widens]", |world| {
+            api(world).limits.memory = Some(ByteSize::mib(600));
+        }),
+        ("api: limits.pids: 4096 becomes 4097 [live, widens]", |world| {
+            api(world).limits.pids = Some(4097);
+        }),
+    ];
+    let before = || {
+        let mut world = world([svc("api").memory(512).secrets("key"), svc("db")]);
+        world.secret("key", "secrets/key");
+        world.secret("unused", "secrets/unused");
+        let db = ConfigPath::service("db");
+        world.workspace.borrowed.insert(db, BTreeSet::from([Borrowed::Variable("AWS_KEY".to_owned())]));
+        world
+    };
+    for (line, edit) in cases {
+        let mut after = before();
+        edit(&mut after);
+        // Where a secret comes from is hidden from everybody, which is no right of its own.
+        after.workspace.hidden.clone_from(&before().workspace.hidden);
+        after.workspace.policy_inputs.clone_from(&before().workspace.policy_inputs);
+        let change = between(&before().plan(), &after.plan());
+        assert_eq!(lines(&change), [*line]);
+        let back = between(&after.plan(), &before().plan());
+        let both = line.starts_with("secret");
+        assert_eq!(back.widens(), both, "{line}: {:?}", lines(&back));
+    }
+    // What nobody gets is no right.
+    let mut after = before();
+    after.secret("unused", "secrets/key");
+    assert!(!between(&before().plan(), &after.plan()).widens());
 }
 
 // ---- every field of a unit

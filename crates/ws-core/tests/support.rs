@@ -334,6 +334,7 @@ pub(crate) fn world(services: impl IntoIterator<Item = Svc>) -> World {
         enforcement: None,
         subnet: Subnet::DEFAULT,
         volumes: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         secrets: BTreeMap::new(),
         external: BTreeMap::new(),
         requires: Vec::new(),

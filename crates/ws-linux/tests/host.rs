@@ -172,6 +172,7 @@ async fn drive(spawner: ws_linux::sandbox::spawner::Spawner, directory: &Path) {
         enforcement: None,
         subnet: Subnet::DEFAULT,
         volumes: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         secrets: BTreeMap::new(),
         external: BTreeMap::from([(
             name("orders"),

@@ -983,6 +983,8 @@ fn plan(services: &[Declared<'_>]) -> Plan {
         required_because: String::new(),
         volumes: Vec::new(),
         external: Vec::new(),
+        secrets: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         requires: Vec::new(),
         parallel_builds: None,
         watching: ws_model::Watching::default(),

@@ -246,6 +246,7 @@ fn workspace(root: &Path) -> Workspace {
         enforcement: None,
         subnet: Subnet::DEFAULT,
         volumes: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         secrets: BTreeMap::new(),
         external: BTreeMap::new(),
         requires: vec![],

@@ -255,6 +255,7 @@ async fn drive(spawner: Spawner, directory: &Path) {
         enforcement: None,
         subnet: Subnet::DEFAULT,
         volumes: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         secrets: BTreeMap::new(),
         external: BTreeMap::new(),
         requires: vec![],

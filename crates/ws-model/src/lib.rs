@@ -30,9 +30,9 @@ pub use problem::{ConfigPath, Problem, Severity};
 pub use units::{ByteSize, MilliCpus, Subnet};
 pub use version::{Version, VersionRange};
 pub use workspace::{
-    Build, BuildRef, CommandLine, Condition, Dependency, External, ExternalHost, Fetch, HookCommand, Hooks,
-    Level, Limits, Link, LinkPorts, Listen, LogRetention, Mount, MountSource, PathPattern, Poll, PortProto,
-    Probe, ProbeKind, Protocol, Publish, Reload, Requirement, Restart, RestartPolicy, SecretSource,
-    SecretTarget, SecretUse, Service, ServiceKind, Stdin, Stop, Tmpfs, VolumeDecl, WatchAction, WatchEntry,
-    Watching, Workspace,
+    Borrowed, Build, BuildRef, CommandLine, Condition, Dependency, External, ExternalHost, Fetch,
+    HookCommand, Hooks, Level, Limits, Link, LinkPorts, Listen, LogRetention, Mount, MountSource,
+    PathPattern, Poll, PortProto, Probe, ProbeKind, Protocol, Publish, Reload, Requirement, Restart,
+    RestartPolicy, SecretSource, SecretTarget, SecretUse, Service, ServiceKind, Stdin, Stop, Tmpfs,
+    VolumeDecl, WatchAction, WatchEntry, Watching, Workspace,
 };

@@ -3,7 +3,7 @@
 //!
 //! Not serializable on purpose: what users may depend on is `workspace.yaml` and its schema.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, MilliCpus, SecretName, ServiceName, Subnet, VolumeName, WorkspaceName};
+use crate::{ByteSize, ConfigPath, MilliCpus, SecretName, ServiceName, Subnet, VolumeName, WorkspaceName};
 
 /// How much is enforced for a service, or asked for.
 #[derive(
@@ -78,6 +78,8 @@ pub struct Workspace {
     pub parallel_builds: Option<u32>,
     /// How files are watched.
     pub watching: Watching,
+    /// What services and builds are told of what is the user's, by where they stand in the file.
+    pub borrowed: BTreeMap<ConfigPath, BTreeSet<Borrowed>>,
     /// Services and tasks that are active under the chosen profiles.
     pub services: BTreeMap<ServiceName, Service>,
 }
@@ -165,6 +167,15 @@ pub enum SecretSource {
     File(PathBuf),
     /// The value of a variable in the environment of `ws`.
     Environment(String),
+}
+
+/// Something of the user's that a part of the file is told by its text: no service sees it otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Borrowed {
+    /// The value of a variable of the shell, of `.env` or of another env file for variables, by its name.
+    Variable(String),
+    /// Variables that an env file sets (absolute).
+    EnvFile(PathBuf),
 }
 
 /// Whether a service stays or runs to completion.

@@ -25,6 +25,8 @@ pub(crate) struct Entry {
     pub(crate) value: String,
     /// From 1.
     pub(crate) line: usize,
+    /// The variables that its value is made of.
+    pub(crate) uses: Vec<String>,
 }
 
 /// What is wrong with a file.
@@ -52,8 +54,8 @@ pub(crate) fn read(text: &str, lookup: Lookup<'_>, budget: &mut usize) -> (Vec<E
                 continue;
             }
         };
-        let value = if raw.literal {
-            raw.value
+        let (value, uses) = if raw.literal {
+            (raw.value, Vec::new())
         } else {
             let either = |name: &str| {
                 lookup(name)
@@ -61,10 +63,10 @@ pub(crate) fn read(text: &str, lookup: Lookup<'_>, budget: &mut usize) -> (Vec<E
             };
             let expanded = vars::expand(&raw.value, &either, budget);
             faults.extend(expanded.faults.into_iter().map(|fault| Fault::Variable(fault, raw.at.clone())));
-            expanded.text
+            (expanded.text, expanded.uses.into_iter().map(|one| one.name).collect())
         };
         above.insert(raw.name.clone(), value.clone());
-        entries.push(Entry { name: raw.name, value, line });
+        entries.push(Entry { name: raw.name, value, line, uses });
     }
     (entries, faults)
 }

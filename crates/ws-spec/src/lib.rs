@@ -11,6 +11,7 @@
 //! defaults and makes the model, `check` looks at what concerns several services. Places are places in all
 //! files, as if they stood one behind the other. Read [`parse`] first.
 
+mod borrowed;
 mod check;
 mod codes;
 mod command;

@@ -49,8 +49,13 @@ pub(crate) struct WorkspaceFile<'s> {
 /// Reads the texts into raw files. `None`: there is nothing to go on with, and the report says why.
 pub(crate) fn load<'s>(sources: &'s Sources, report: &mut Report) -> Option<Loaded<'s>> {
     let text = check_utf8(sources, report)?;
-    let env_files =
-        EnvFiles { sources, budget: vars::MAX_EXPANSION, bytes: MAX_ENV_BYTES, read: BTreeMap::new() };
+    let env_files = EnvFiles {
+        sources,
+        budget: vars::MAX_EXPANSION,
+        bytes: MAX_ENV_BYTES,
+        read: BTreeMap::new(),
+        made_of: MadeOf::default(),
+    };
     let loaded = Loaded { files: Vec::new(), env_files, complete: true, missing: BTreeSet::new() };
     let mut loader = Loader {
         sources,
@@ -427,6 +432,17 @@ pub(crate) struct EnvFiles<'s> {
     /// What is left of [`MAX_ENV_BYTES`].
     bytes: usize,
     read: BTreeMap<(usize, PathBuf), Arc<[dotenv::Entry]>>,
+    /// Of what other variables those are made that an env file sets.
+    pub(crate) made_of: MadeOf,
+}
+
+/// Of what other variables those are made that env files set.
+#[derive(Debug, Default)]
+pub(crate) struct MadeOf {
+    /// By name, in whichever file.
+    pub(crate) variables: BTreeMap<String, BTreeSet<String>>,
+    /// All that are set by a file.
+    pub(crate) files: BTreeMap<PathBuf, BTreeSet<String>>,
 }
 
 impl EnvFiles<'_> {
@@ -487,6 +503,11 @@ impl EnvFiles<'_> {
                 let issue = if weight == Weight::Warning { issue.into_warning() } else { issue };
                 report.push_with(issue, |issue| suggest_variable(issue, unset.as_deref(), variables));
             }
+        }
+        for entry in entries.iter().filter(|entry| !entry.uses.is_empty()) {
+            let of_variable = self.made_of.variables.entry(entry.name.clone()).or_default();
+            of_variable.extend(entry.uses.iter().cloned());
+            self.made_of.files.entry(path.into()).or_default().extend(entry.uses.iter().cloned());
         }
         entries
     }

@@ -1,7 +1,7 @@
 //! From the raw file to the model: defaults merged, paths and variables settled, every value checked
 //! that can be checked by looking at one service. What concerns two of them is in [`crate::check`].
 
-mod reload;
+pub(crate) mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -203,6 +203,7 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
         volumes,
         secrets,
         builds: built,
+        borrowed: crate::borrowed::all(&files, &drafts, &builds, &env_files.made_of),
         parallel_builds: first.parallel_builds.as_ref().map(|most| most.value.0),
         watching,
         services: models,

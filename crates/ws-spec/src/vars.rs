@@ -359,6 +359,7 @@ mod tests {
             name: name.into(),
             value: value.into(),
             line,
+            uses: Vec::new(),
         };
         variables.add_below(Path::new("/1"), [entry("A", "1", 1), entry("B", "1", 2), entry("B", "2", 3)]);
         variables.add_below(Path::new("/2"), [entry("B", "9", 1), entry("C", "9", 2)]);

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ws_model::{
-    Build, BuildRef, ConfigPath, Fetch, Listen, PathPattern, Poll, Problem, Reload, Service, ServiceName,
-    WatchAction, WatchEntry, Watching, Workspace,
+    Borrowed, Build, BuildRef, ConfigPath, Fetch, Listen, PathPattern, Poll, Problem, Reload, Service,
+    ServiceName, WatchAction, WatchEntry, Watching, Workspace,
 };
 use ws_spec::{Parsed, Sources, Style, diagnose, files_needed, parse, render};
 
@@ -348,6 +348,58 @@ services:
     sources.profiles.push("more".to_owned());
     let (workspace, _) = read(&sources);
     assert_eq!(workspace.services["c"].watch.as_ref().unwrap()[0].path, at("/p", "lib"));
+}
+
+/// What the text tells a service of what is the user's is known, so that a change of the file cannot add to it unseen.
+#[test]
+fn what_is_told_of_the_users_is_known_by_its_name() {
+    let text = "\
+env_file: [top.env]
+defaults: { environment: { REGION: \"${REGION:-eu}\" } }
+services:
+  api:
+    command: [serve, \"--key=${KEY:-none}\"]
+    environment: [TOKEN, PLAIN=1, \"URL=${FROM_TOP}\"]
+    env_file: [api.env]
+    ports: [\"${PORT:-8080}:80\"]
+    ready: { http: { port: 80, headers: { A: \"${HEADER:-x}\" } } }
+    build: { command: [make, \"${FLAGS:-x}\"], env_file: [build.env] }
+  web: { command: serve, environment: { PASSED: } }
+builds:
+  rust: { command: [make, \"${TARGET:-x}\"] }
+";
+    let mut sources = sources(text);
+    for (file, text) in [
+        ("/p/top.env", "FROM_TOP=${DEEP}/x"),
+        ("/p/api.env", "A=${IN_FILE}\nB='${NOT}'"),
+        ("/p/build.env", ""),
+    ] {
+        sources.files.insert(file.into(), Some(text.to_owned()));
+    }
+    for name in ["DEEP", "IN_FILE", "TOKEN", "PASSED"] {
+        sources.environment.insert(name.to_owned(), "x".to_owned());
+    }
+    let workspace = parse(&sources).workspace.unwrap();
+    let told = |at: &ConfigPath| {
+        let told = workspace.borrowed[at].iter().map(|one| match one {
+            Borrowed::Variable(name) => format!("${name}"),
+            Borrowed::EnvFile(path) => path.display().to_string(),
+        });
+        told.collect::<Vec<_>>().join(" ")
+    };
+    let service = |service: &str| ConfigPath::service(name(service));
+    assert_eq!(
+        told(&service("api")),
+        "$DEEP $FROM_TOP $HEADER $IN_FILE $KEY $REGION $TOKEN /p/api.env",
+        "not $PORT, which nobody in it sees"
+    );
+    assert_eq!(
+        told(&service("api").key("build")),
+        "$DEEP $FLAGS $FROM_TOP $IN_FILE $REGION $TOKEN /p/api.env /p/build.env"
+    );
+    assert_eq!(told(&service("web")), "$PASSED $REGION");
+    assert_eq!(told(&ConfigPath::root().key("builds").key("rust")), "$TARGET");
+    assert_eq!(workspace.borrowed.len(), 4);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::path::Path;
 
 use ws_model::{
-    HookCommand, Listen, LogRetention, PathPattern, Poll, Probe, Publish, Reload, WatchAction, Watching,
-    event::signal_name,
+    HookCommand, Listen, LogRetention, PathPattern, Poll, Probe, Publish, Reload, SecretSource, WatchAction,
+    Watching, event::signal_name,
 };
 
 use crate::plan::{self, Bind, BindSource, FileSet, Makes, Plan, ServicePlan, WatchRule};
@@ -39,6 +39,14 @@ pub(super) fn place(plan: &Plan, path: &Path) -> String {
         Ok(rest) if rest.as_os_str().is_empty() => ".".to_owned(),
         Ok(rest) => format!("./{}", rest.display()),
         Err(_) => path.display().to_string(),
+    }
+}
+
+/// Where a secret comes from: `./key`, `$KEY`
+pub(super) fn source(plan: &Plan, source: &SecretSource) -> String {
+    match source {
+        SecretSource::File(path) => place(plan, path),
+        SecretSource::Environment(variable) => format!("${variable}"),
     }
 }
 

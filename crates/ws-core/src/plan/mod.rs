@@ -26,10 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ws_model::{
-    ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, Listen, LogRetention,
-    MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem, Publish, Reload, Requirement, Restart,
-    SecretName, Service, ServiceKind, ServiceName, Severity, Stdin, Stop, Subnet, VolumeName, WatchAction,
-    Watching, Workspace, WorkspaceName,
+    Borrowed, ByteSize, CommandLine, Condition, ConfigPath, ExternalHost, Hooks, Level, Limits, Listen,
+    LogRetention, MilliCpus, PathPattern, PortProto, Probe, ProbeKind, Problem, Publish, Reload, Requirement,
+    Restart, SecretName, SecretSource, Service, ServiceKind, ServiceName, Severity, Stdin, Stop, Subnet,
+    VolumeName, WatchAction, Watching, Workspace, WorkspaceName,
 };
 
 use crate::host::Standing;
@@ -90,6 +90,10 @@ pub struct Plan {
     pub external: Vec<ExternalPlan>,
     /// Programs that must be there.
     pub requires: Vec<Requirement>,
+    /// Where the secrets come from that some unit gets.
+    pub secrets: BTreeMap<SecretName, SecretSource>,
+    /// What services and builds are told of what is the user's, by where they stand in the file.
+    pub borrowed: BTreeMap<ConfigPath, BTreeSet<Borrowed>>,
     /// Every unit by its name: one for a service, `api-1` and so on for one with replicas.
     pub services: BTreeMap<ServiceName, ServicePlan>,
     /// The units in waves: each waits only for units of earlier waves.
@@ -527,6 +531,8 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
         volumes: volumes(&services),
         external,
         requires: workspace.requires.clone(),
+        secrets: secrets(workspace, &services),
+        borrowed: workspace.borrowed.clone(),
         parallel_builds: workspace.parallel_builds,
         watching: workspace.watching.clone(),
         channels: views.channels(),
@@ -539,6 +545,18 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
         assert!(faults.is_empty(), "the planner contradicts itself: {faults:#?}");
     }
     Ok(plan)
+}
+
+/// The sources of the secrets that some unit gets.
+fn secrets(
+    workspace: &Workspace,
+    services: &BTreeMap<ServiceName, ServicePlan>,
+) -> BTreeMap<SecretName, SecretSource> {
+    let used = services.values().flat_map(|unit| {
+        let files = unit.view.secret_files.iter().map(|(name, _)| name);
+        files.chain(unit.view.secret_env.iter().map(|(name, _)| name))
+    });
+    used.filter_map(|name| Some((name.clone(), workspace.secrets.get(name)?.clone()))).collect()
 }
 
 /// The services that were asked for (all, when none is named) and everything that they wait for.

@@ -160,6 +160,8 @@ pub(crate) fn plan(parts: &[Part]) -> Plan {
         required_because: "nothing is declared".to_owned(),
         volumes: Vec::new(),
         external: Vec::new(),
+        secrets: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         requires: Vec::new(),
         parallel_builds: None,
         watching: ws_model::Watching::default(),

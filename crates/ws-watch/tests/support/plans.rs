@@ -21,6 +21,8 @@ pub(crate) fn plan(root: &Path) -> Plan {
         required_because: String::new(),
         volumes: Vec::new(),
         external: Vec::new(),
+        secrets: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         requires: Vec::new(),
         services: BTreeMap::new(),
         waves: Vec::new(),
