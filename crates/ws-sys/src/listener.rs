@@ -37,11 +37,68 @@ pub fn listen(socket: BorrowedFd<'_>, address: SocketAddrV4, backlog: i32) -> io
     Ok(rustix::net::listen(socket, backlog)?)
 }
 
+/// Makes of a socket again what [`listen`] made of it, whatever a program that had it has done with it; says whether
+/// that can be done. If not, only a new one is good. What waits in it is kept. The sizes of its buffers stay as they
+/// are.
+///
+/// # Errors
+/// When it is no TCP socket, or does not listen any more.
+pub fn restore(socket: BorrowedFd<'_>, address: SocketAddrV4, backlog: i32) -> io::Result<bool> {
+    let is_there = SocketAddrV4::try_from(rustix::net::getsockname(socket)?).is_ok_and(|at| at == address);
+    // One that was connected to somewhere, or is bound to one interface, is that for ever.
+    if !is_there || rustix::net::getpeername(socket).is_ok() || is_bound_to_interface(socket)? {
+        return Ok(false);
+    }
+    sockopt::set_socket_reuseport(socket, true)?;
+    for (level, option, value) in [
+        // -1: without a limit.
+        (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, -1),
+        (libc::IPPROTO_IP, libc::IP_MINTTL, 0),
+        // -1: that of the system.
+        (libc::IPPROTO_IP, libc::IP_TTL, -1),
+        (libc::IPPROTO_IP, libc::IP_TOS, 0),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 0),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 0),
+    ] {
+        set_number(socket, level, option, value)?;
+    }
+    // Also sets the length of the queue of one that listens.
+    rustix::net::listen(socket, backlog)?;
+    Ok(true)
+}
+
+fn set_number(socket: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `value`, which has as many and outlives the call.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `SO_BINDTODEVICE`
+fn is_bound_to_interface(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut name = [0_u8; libc::IFNAMSIZ];
+    let mut length = name.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `name`, which has as many; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            name.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(length > 0) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Says, for the whole group of a listening socket, where new connections go.
 ///
 /// # Errors
 /// When the socket is in no group.
 pub fn choose(socket: BorrowedFd<'_>, choice: Choice) -> io::Result<()> {
+    // Whoever has it as well may have taken it out of its group.
+    sockopt::set_socket_reuseport(socket, true)?;
     let mut program = program(choice);
     let fprog = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
@@ -195,6 +252,61 @@ mod tests {
         drop(newer);
         open.extend([connect(address, 0), connect(address, TOS)]);
         assert_eq!(waiting(new.as_fd()).unwrap(), 13);
+    }
+
+    /// Whether somebody who connects comes through to it.
+    fn reaches(listener: &TcpListener, address: SocketAddrV4) -> bool {
+        let before = waiting(listener.as_fd()).unwrap();
+        let stream =
+            std::net::TcpStream::connect_timeout(&address.into(), std::time::Duration::from_millis(300));
+        drop(stream);
+        waiting(listener.as_fd()).unwrap() > before
+    }
+
+    #[test]
+    fn what_a_program_did_with_it_is_undone_or_told() {
+        type Spoil = fn(BorrowedFd<'_>) -> io::Result<()>;
+        let spoils: [(&str, bool, Spoil); 7] = [
+            ("nothing", true, |_| Ok(())),
+            ("no group", true, |socket| Ok(sockopt::set_socket_reuseport(socket, false)?)),
+            ("not from afar", true, |socket| set_number(socket, libc::IPPROTO_IP, libc::IP_MINTTL, 255)),
+            ("when they speak", true, |socket| {
+                set_number(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 100)
+            }),
+            ("no queue", true, |socket| Ok(rustix::net::listen(socket, 0)?)),
+            ("shut", true, |socket| Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Both)?)),
+            ("connected", false, |socket| {
+                let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+                rustix::net::connect_unspec(socket)?;
+                Ok(rustix::net::connect(socket, &other.local_addr()?)?)
+            }),
+        ];
+        for (what, can_be_undone, spoil) in spoils {
+            // Bound to a number that was asked for, as those that are held: it stays when one stops listening.
+            let any = listener(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+            let std::net::SocketAddr::V4(address) = any.local_addr().unwrap() else { panic!("not IPv4") };
+            let listener = listener(address);
+            drop(any);
+            spoil(listener.as_fd()).unwrap();
+            assert_eq!(restore(listener.as_fd(), address, 64).unwrap_or(false), can_be_undone, "{what}");
+            if can_be_undone {
+                assert!(reaches(&listener, address), "{what}");
+                assert!(reaches(&listener, address) && reaches(&listener, address), "{what}: more than one");
+                assert!(sockopt::socket_reuseport(&listener).unwrap(), "{what}");
+            }
+        }
+        // It may be asked for by whoever has it, and can be taken back by none of those.
+        let bound = listener(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        let std::net::SocketAddr::V4(address) = bound.local_addr().unwrap() else { panic!("not IPv4") };
+        let name = b"lo";
+        // SAFETY: the kernel reads two bytes of `name`.
+        let result = unsafe {
+            let length = name.len() as libc::socklen_t;
+            let socket = bound.as_raw_fd();
+            libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_ptr().cast(), length)
+        };
+        assert_eq!(result, 0);
+        assert!(!restore(bound.as_fd(), address, 64).unwrap());
     }
 
     #[test]

@@ -35,6 +35,12 @@ use crate::sandbox::spawner::Spawner;
 /// The type of service of what our probes send to a run beside another: a value for local use (RFC 2474, pool 2).
 pub(super) const PROBE_TOS: u8 = 0b1101_1100;
 
+/// Whether a socket that a run has had listens to a port as a new one would, or does again.
+fn is_good(port: u16, socket: &OwnedFd) -> bool {
+    let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    listener::restore(socket.as_fd(), address, BACKLOG).unwrap_or(false)
+}
+
 /// How many connections wait in the kernel for a run. The kernel takes no more than `net.core.somaxconn`, 4,096 in a
 /// new namespace.
 const BACKLOG: i32 = 4096;
@@ -54,13 +60,13 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Listens, with those of `kept` that are of the right port.
+    /// Listens, with those of `kept` that are of the right port, as far as the run before has left them of use.
     pub(super) fn open(source: Source<'_>, listen: &[Listen], kept: Option<&Self>) -> Result<Self, Failure> {
         let mut sockets = Vec::new();
         for Listen { port, name: _ } in listen {
             let stage = || format!("listening on port {port}");
             let kept = kept.and_then(|kept| kept.sockets.iter().find(|(of, _)| of == port));
-            let socket = match kept {
+            let socket = match kept.filter(|(port, socket)| is_good(*port, socket)) {
                 Some((_, socket)) => socket.try_clone().stage(stage())?,
                 None => Self::listen(source, *port)?,
             };
@@ -87,8 +93,13 @@ impl Listening {
         Ok(socket)
     }
 
-    /// Makes them what a program expects, whatever the one before has done with them: they listen, and block. Copies
-    /// of them to pass on.
+    /// Makes them what they were at first, whatever the run before has done with them, as far as that can be done; says
+    /// whether they all are. The others are of no use to anybody.
+    pub(super) fn restore(&self) -> bool {
+        self.sockets.iter().fold(true, |all, (port, socket)| is_good(*port, socket) && all)
+    }
+
+    /// Makes them what a program expects: they listen, and block. Copies of them to pass on.
     pub(super) fn ready(&self) -> Result<Vec<OwnedFd>, Failure> {
         let ready = |(port, socket): &(u16, OwnedFd)| {
             let make = || -> io::Result<OwnedFd> {

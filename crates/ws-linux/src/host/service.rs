@@ -693,7 +693,7 @@ impl Service {
             return Ok(Some(Arc::new(beside)));
         }
         let kept = self.listening.as_deref();
-        let same = kept.is_some_and(|kept| kept.is_of(&self.plan.listen));
+        let same = kept.is_some_and(|kept| kept.is_of(&self.plan.listen) && kept.restore());
         if !same {
             let opened = Listening::open(source, &self.plan.listen, kept)?;
             self.listening = Some(Arc::new(opened));
