@@ -231,6 +231,10 @@ impl Contents {
                     }
                 },
             )?;
+        if !file.metadata()?.is_file() {
+            // Something else has taken its place: look again.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let contents = digest(&mut file, metadata.size(), bound)?;
         let after = file.metadata()?;
         let after_stamp = Stamp::of(&after);

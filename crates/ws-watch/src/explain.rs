@@ -1,7 +1,6 @@
 //! What is watched, and why a file is not: for people who ask.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use ws_core::plan::Plan;
@@ -9,6 +8,8 @@ use ws_model::{Poll, ServiceName, WatchAction};
 
 use crate::ignores::{Ignores, Left};
 use crate::kernel::{Kernel as _, Real};
+use crate::leash::Leash;
+use crate::sets::MOST_FILES;
 use crate::sets::{Rules, Standing};
 
 /// How a path stands to what is watched.
@@ -90,7 +91,7 @@ pub fn explain(plan: &Plan, path: &Path) -> Explained {
 
 /// The last line counts, where several say the same.
 fn line_of(file: &Path, pattern: &str) -> Option<usize> {
-    let text = fs::read_to_string(file).ok()?;
+    let text = crate::leash::read_small(file)?;
     let found = text.lines().enumerate().filter(|(_, line)| line.trim_end() == pattern.trim_end());
     found.map(|(number, _)| number + 1).last()
 }
@@ -134,6 +135,7 @@ pub enum Seen {
 pub fn overview(plan: &Plan) -> Vec<UnitOverview> {
     let (rules, _) = Rules::of(plan);
     let mut ignores = ignores_of(plan, &rules);
+    let leash = Leash::of(plan);
     let mut found = Vec::new();
     for (unit, _) in &rules.units {
         let (alone, _) = Rules::of_units(plan, |name| name == unit);
@@ -145,14 +147,18 @@ pub fn overview(plan: &Plan) -> Vec<UnitOverview> {
             if directories.contains(root) || !root.is_dir() {
                 continue;
             }
-            let mut stack = vec![(root.to_path_buf(), alone.sets.at_root(root, &mut ignores))];
-            while let Some((path, mut place)) = stack.pop() {
+            let Some(real) = leash.real(root) else { continue };
+            let mut stack = vec![(root.to_path_buf(), real, alone.sets.at_root(root, &mut ignores))];
+            while let Some((path, real, mut place)) = stack.pop() {
+                if directories.len() > MOST_FILES || files.len() > MOST_FILES {
+                    break;
+                }
                 if place.active.is_empty() {
                     continue;
                 }
-                let Ok(listing) = alone.sets.list(&path, &mut place, &mut ignores) else { continue };
-                files.extend(listing.files.into_iter().map(|(name, _)| path.join(name)));
-                stack.extend(listing.directories);
+                let Ok(listing) = alone.sets.list(&path, &real, &mut place, &mut ignores) else { continue };
+                files.extend(listing.files.iter().map(|(name, _)| path.join(name)));
+                stack.extend(listing.below(&real));
                 directories.insert(path);
             }
         }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use crate::leash::{Leash, read_small};
+
 /// The name of the files that say what git ignores.
 pub(crate) const GITIGNORE: &str = ".gitignore";
 
@@ -106,6 +108,7 @@ pub(crate) struct Ignores {
     plan: BTreeSet<PathBuf>,
     /// Whether git's files count at all.
     git: bool,
+    leash: Leash,
     bottom: Arc<Layer>,
     layers: HashMap<PathBuf, Arc<Layer>>,
     repositories: HashMap<PathBuf, PathBuf>,
@@ -117,7 +120,13 @@ impl Ignores {
         let user = if git && user { Gitignore::global().0 } else { Gitignore::empty() };
         let bottom = Arc::new(Layer { above: None, here: user, exclude: None });
         let (layers, repositories) = (HashMap::new(), HashMap::new());
-        Self { tops, plan: BTreeSet::new(), git, bottom, layers, repositories }
+        Self { tops, plan: BTreeSet::new(), git, leash: Leash::default(), bottom, layers, repositories }
+    }
+
+    /// Services can write there: they are not taken for somebody who works with git.
+    pub(crate) fn with_leash(mut self, leash: Leash) -> Self {
+        self.leash = leash;
+        self
     }
 
     /// These files are what the plan is made of.
@@ -187,8 +196,10 @@ impl Ignores {
         }
         let file = |path: PathBuf| {
             let mut builder = GitignoreBuilder::new(directory);
-            // A line that is no pattern is left out, as git does.
-            builder.add(path);
+            for line in read_small(&path).unwrap_or_default().trim_start_matches('\u{feff}').lines() {
+                // A line that is no pattern is left out, as git does.
+                let _ = builder.add_line(Some(path.clone()), line);
+            }
             builder.build().unwrap_or_else(|_| Gitignore::empty())
         };
         let here = if says { file(directory.join(GITIGNORE)) } else { Gitignore::empty() };
@@ -236,7 +247,8 @@ impl Ignores {
     /// What is there while git works in one of the repositories that were seen: it holds the lock of the index from
     /// before the first to after the last file that it writes.
     pub(crate) fn locks(&self) -> impl Iterator<Item = PathBuf> {
-        self.repositories.values().map(|git| git.join("index.lock"))
+        let own = self.repositories.values().filter(|git| !self.leash.is_written(git));
+        own.map(|git| git.join("index.lock"))
     }
 
     /// Whether git ignores a path in a directory, without regard of what it says of directories above.
@@ -304,14 +316,14 @@ fn git_directory(top: &Path) -> Option<PathBuf> {
     if kind.is_dir() {
         return Some(git);
     }
-    let text = fs::read_to_string(&git).ok()?;
+    let text = read_small(&git)?;
     Some(top.join(text.strip_prefix("gitdir:")?.trim()))
 }
 
 /// `info/exclude` is one for all worktrees of a repository.
 fn exclude_file(git: &Path) -> PathBuf {
-    let common = fs::read_to_string(git.join("commondir"));
-    let common = common.map_or_else(|_| git.to_path_buf(), |text| git.join(text.trim()));
+    let common = read_small(&git.join("commondir"));
+    let common = common.map_or_else(|| git.to_path_buf(), |text| git.join(text.trim()));
     common.join("info/exclude")
 }
 

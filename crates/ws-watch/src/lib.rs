@@ -31,6 +31,7 @@ mod contents;
 mod explain;
 mod ignores;
 mod kernel;
+mod leash;
 mod pattern;
 mod prints;
 mod sets;

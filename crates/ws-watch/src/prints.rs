@@ -41,7 +41,8 @@ use ws_model::ServiceName;
 
 use crate::contents::{Contents, Mark, is_absent, write_whole};
 use crate::ignores::Ignores;
-use crate::sets::Sets;
+use crate::leash::Leash;
+use crate::sets::{MOST_FILES, Sets};
 
 /// Of the records, in the state directory.
 const RECORDS: &str = "builds.json";
@@ -101,6 +102,8 @@ struct Shared {
     contents: Arc<Contents>,
     sink: NewsSink,
     queue: Mutex<Queue>,
+    /// Of the plan that the question is about that is being answered.
+    leash: Mutex<Arc<Leash>>,
 }
 
 #[derive(Default)]
@@ -125,7 +128,16 @@ impl Prints {
         contents: Arc<Contents>,
         sink: NewsSink,
     ) -> Self {
-        Self { shared: Arc::new(Shared { state_dir, user_ignores, contents, sink, queue: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                state_dir,
+                user_ignores,
+                contents,
+                sink,
+                queue: Mutex::default(),
+                leash: Mutex::default(),
+            }),
+        }
     }
 
     pub(crate) fn ask(
@@ -220,6 +232,7 @@ impl Shared {
     }
 
     fn ignores(&self, job: &Job) -> Ignores {
+        *self.leash.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Leash::of(&job.plan));
         let git = job.plan.watching.gitignore;
         Ignores::new(vec![job.plan.root.clone()], git, self.user_ignores).with_plan(&job.plan_files)
     }
@@ -290,7 +303,8 @@ impl Shared {
 
     /// What is recorded. Nothing when it cannot be read, or another version of `ws` wrote it.
     fn records(&self) -> Records {
-        let read = fs::read(self.state_dir.join(RECORDS)).ok();
+        let file = self.state_dir.join(RECORDS);
+        let read = fs::metadata(&file).is_ok_and(|it| it.is_file()).then(|| fs::read(&file).ok()).flatten();
         let records = read.and_then(|text| serde_json::from_slice::<Records>(&text).ok());
         let empty = Records { version: VERSION, builds: BTreeMap::new() };
         records.filter(|records| records.version == VERSION).unwrap_or(empty)
@@ -350,39 +364,44 @@ impl Shared {
             }
             Ok(())
         };
-        for file in walk(&sets, ignores)? {
+        let leash = self.leash.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for file in walk(&sets, ignores, &leash)? {
             look(file, false)?;
         }
         // What is named as it is counts with what it leads to.
         for named in
             sets.named().filter(|named| !sets.sets[0].ignore.iter().any(|ignore| ignore.covers(named)))
         {
-            look(named.into(), true)?;
+            look(named.into(), leash.follows(named))?;
         }
         Ok(found)
     }
 }
 
 /// The files of sets in trees.
-fn walk(sets: &Sets, ignores: &mut Ignores) -> Result<Vec<PathBuf>, String> {
+fn walk(sets: &Sets, ignores: &mut Ignores, leash: &Leash) -> Result<Vec<PathBuf>, String> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
     for root in sets.roots() {
         if seen.contains(root) || !root.is_dir() {
             continue;
         }
-        let mut stack = vec![(root.to_path_buf(), sets.at_root(root, ignores))];
-        while let Some((path, mut place)) = stack.pop() {
-            let listing = match sets.list(&path, &mut place, ignores) {
+        let Some(real) = leash.real(root) else { continue };
+        let mut stack = vec![(root.to_path_buf(), real, sets.at_root(root, ignores))];
+        while let Some((path, real, mut place)) = stack.pop() {
+            if found.len() > MOST_FILES {
+                return Err(format!("there are more than {MOST_FILES} files in {}", root.display()));
+            }
+            let mut listing = match sets.list(&path, &real, &mut place, ignores) {
                 Ok(listing) => listing,
                 Err(error) if is_absent(&error) => continue,
                 Err(error) => return Err(format!("{}: {error}", path.display())),
             };
-            if let Some((path, error)) = listing.errors.into_iter().next() {
+            if let Some((path, error)) = listing.errors.pop() {
                 return Err(format!("{}: {error}", path.display()));
             }
-            found.extend(listing.files.into_iter().map(|(name, _)| path.join(name)));
-            stack.extend(listing.directories);
+            found.extend(std::mem::take(&mut listing.files).into_iter().map(|(name, _)| path.join(name)));
+            stack.extend(listing.below(&real));
             seen.insert(path);
         }
     }

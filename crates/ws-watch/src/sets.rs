@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +66,21 @@ pub(crate) struct Listing {
     /// What keeps the last directory from being listed whole.
     pub(crate) errors: Vec<(PathBuf, io::Error)>,
 }
+
+impl Listing {
+    /// The directories with their real paths, of the directory with this one.
+    pub(crate) fn below(self, real: &Path) -> Vec<(PathBuf, PathBuf, Place)> {
+        let directories = self.directories.into_iter();
+        directories
+            .filter_map(|(path, place)| Some((real.join(path.file_name()?), path, place)))
+            .map(|(real, path, place)| (path, real, place))
+            .collect()
+    }
+}
+
+/// So many files are known at most, for all trees together and for a build: a service can make as many as its disk
+/// holds.
+pub(crate) const MOST_FILES: usize = 500_000;
 
 /// Sets of files.
 #[derive(Debug, Clone, Default)]
@@ -167,17 +182,20 @@ impl Sets {
         })
     }
 
-    /// Lists a directory. Its place may come from [`Sets::below`], which does not know what git says in it.
+    /// Lists a directory, which has this real path. Its place may come from [`Sets::below`], which does not know what git says in it.
     pub(crate) fn list(
         &self,
         directory: &Path,
+        real: &Path,
         place: &mut Place,
         ignores: &mut Ignores,
     ) -> io::Result<Listing> {
         let mut found = Listing { files: Vec::new(), directories: Vec::new(), errors: Vec::new() };
         let (mut says, mut top) = (false, false);
         let mut entries = Vec::new();
-        for entry in fs::read_dir(directory)? {
+        // Held open as long as its entries are looked at.
+        let (_opened, all) = crate::leash::read_dir(real)?;
+        for entry in all {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {

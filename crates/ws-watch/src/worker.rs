@@ -16,6 +16,7 @@
 //! not told before. So the limit ([`CAP`]) counts from the last file that is new to the batch, and only
 //! [`LONGEST`] counts from the first. And while git holds the lock of a repository's index, nothing is quiet.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs;
@@ -35,7 +36,8 @@ use ws_model::{Poll, ServiceName, Trigger, WatchAction, Watching};
 use crate::contents::{Contents, Mark, Seen, Stamp, is_settled};
 use crate::ignores::{GITIGNORE, Ignores};
 use crate::kernel::{Refused, Told, advice};
-use crate::sets::{Place, Rules};
+use crate::leash::Leash;
+use crate::sets::{MOST_FILES, Place, Rules};
 use crate::watched::Watched;
 
 /// How long somebody who writes the same files again and again holds up a batch, at least; also 10 times the debounce.
@@ -50,6 +52,8 @@ const POLL: Duration = Duration::from_secs(1);
 pub(crate) const LARGE: u64 = 64 << 20;
 /// So many names of files are told.
 const NAMES: usize = 5;
+/// So many different things are told that are in the way. A service can put as many there as it likes.
+const MOST_SAID: usize = 20;
 /// How long files are read in the background before it looks whether there is something to do, and how long it then
 /// rests: services are being started at the same time.
 const READ: Duration = Duration::from_millis(4);
@@ -153,6 +157,8 @@ struct Pending {
     /// What git ignores may be something else.
     ignores: bool,
     times: Option<Times>,
+    /// Of what is where services write: who makes files there without end holds up himself, and nobody else.
+    written: Option<Times>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -165,42 +171,59 @@ struct Times {
 
 impl Pending {
     fn touch(&mut self, new: bool) {
+        self.touch_one(new, false);
+    }
+
+    fn touch_one(&mut self, new: bool, written: bool) {
         let now = Instant::now();
-        let times = self.times.get_or_insert(Times { first: now, last: now, new: now });
+        let times = if written { &mut self.written } else { &mut self.times };
+        let times = times.get_or_insert(Times { first: now, last: now, new: now });
         times.last = now;
         if new {
             times.new = now;
         }
     }
 
-    fn file(&mut self, path: PathBuf) {
-        let new = !self.paths.contains_key(&path);
+    fn file(&mut self, path: PathBuf, leash: &Leash) {
+        let (new, written) = (!self.paths.contains_key(&path), leash.is_written(&path));
         if new {
             self.paths.insert(path, None);
         }
-        self.touch(new);
+        self.touch_one(new, written);
     }
 
     /// A walk saw that this is another.
-    fn found(&mut self, path: PathBuf, stamp: Option<Stamp>) {
+    fn found(&mut self, path: PathBuf, stamp: Option<Stamp>, leash: &Leash) {
+        let written = leash.is_written(&path);
         match self.paths.get_mut(&path) {
             Some(seen) if *seen == stamp && stamp.is_some() => {}
             Some(seen) => {
                 *seen = stamp;
-                self.touch(false);
+                self.touch_one(false, written);
             }
             None => {
                 self.paths.insert(path, stamp);
-                self.touch(true);
+                self.touch_one(true, written);
             }
         }
     }
 
     /// When it has been quiet, if nothing else comes.
     fn due(&self, debounce: Duration) -> Option<Instant> {
-        let times = self.times?;
         let cap = CAP.max(debounce.saturating_mul(10));
-        Some((times.last + debounce).min(times.new + cap).min(times.first + LONGEST.max(cap)))
+        let due =
+            |times: Times| (times.last + debounce).min(times.new + cap).min(times.first + LONGEST.max(cap));
+        [self.times, self.written].into_iter().flatten().map(due).min()
+    }
+
+    /// Whether nothing is.
+    fn is_nothing(&self) -> bool {
+        self.times.is_none() && self.written.is_none()
+    }
+
+    /// When the first of it was told.
+    fn first(&self) -> Option<Instant> {
+        [self.times, self.written].into_iter().flatten().map(|times| times.first).min()
     }
 }
 
@@ -211,6 +234,7 @@ struct Followed {
     watching: Watching,
     rules: Vec<(ServiceName, Vec<WatchRule>)>,
     plan_files: Vec<PathBuf>,
+    leash: Leash,
 }
 
 pub(crate) struct Worker {
@@ -224,6 +248,9 @@ pub(crate) struct Worker {
     ignores: Ignores,
     mode: Mode,
     refused: Option<Refused>,
+    leash: Leash,
+    /// How many files of trees are known.
+    count: usize,
     trees: BTreeMap<PathBuf, Tree>,
     directories: BTreeMap<PathBuf, Directory>,
     /// Files that are named as they are, and those of the plan.
@@ -263,6 +290,8 @@ impl Worker {
             ignores: Ignores::new(Vec::new(), false, false),
             mode: Mode::Kernel,
             refused: None,
+            leash: Leash::default(),
+            count: 0,
             trees: BTreeMap::new(),
             directories: BTreeMap::new(),
             singles: BTreeMap::new(),
@@ -310,7 +339,7 @@ impl Worker {
             if !self.unread.is_empty() {
                 self.read_some();
             }
-            if self.unread.is_empty() && self.pending.times.is_none() && !self.asked.is_empty() {
+            if self.unread.is_empty() && self.pending.is_nothing() && !self.asked.is_empty() {
                 let summary = self.summary();
                 // Who asked may have gone.
                 self.asked.drain(..).for_each(|asked| drop(asked.send(summary.clone())));
@@ -354,7 +383,7 @@ impl Worker {
         if self.due().is_none_or(|due| due > now) {
             return false;
         }
-        let too_long = self.pending.times.is_some_and(|times| now >= times.first + LONGEST);
+        let too_long = self.pending.first().is_some_and(|first| now >= first + LONGEST);
         let locked = !too_long
             && self.ignores.locks().any(|lock| {
                 let age = fs::metadata(lock).and_then(|lock| lock.modified()).ok().map(|at| at.elapsed());
@@ -369,6 +398,15 @@ impl Worker {
     }
 
     fn say(&mut self, text: String) {
+        match self.said.len().cmp(&MOST_SAID) {
+            Ordering::Less => {}
+            Ordering::Equal => {
+                let more = "there is more that is not seen of what is watched".to_owned();
+                self.said.insert(more.clone());
+                return (self.sink)(News::Notice { service: None, text: more });
+            }
+            Ordering::Greater => return,
+        }
         if self.said.insert(text.clone()) {
             (self.sink)(News::Notice { service: None, text });
         }
@@ -407,7 +445,7 @@ impl Worker {
 
     fn told_of(&mut self, path: PathBuf, other: bool) {
         if self.awaited.contains(&path) {
-            self.pending.file(path.clone());
+            self.pending.file(path.clone(), &self.leash);
             if other {
                 self.anchor_again(&path);
             }
@@ -426,7 +464,7 @@ impl Worker {
             return;
         }
         if self.pending.paths.contains_key(&path) {
-            return self.pending.touch(false);
+            return self.pending.touch_one(false, self.leash.is_written(&path));
         }
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return };
         let Some(directory) = self.directories.get(above) else { return };
@@ -436,7 +474,7 @@ impl Worker {
         }
         if directory.files.contains_key(name) || self.rules.sets.means(&directory.place, &path, &self.ignores)
         {
-            self.pending.file(path);
+            self.pending.file(path, &self.leash);
         }
     }
 
@@ -474,7 +512,7 @@ impl Worker {
             self.anchors.clear();
         }
         for path in self.singles.keys().cloned().collect::<Vec<_>>() {
-            self.pending.file(path);
+            self.pending.file(path, &self.leash);
         }
         self.pending.ignores = true;
         self.pending.touch(true);
@@ -523,14 +561,18 @@ impl Worker {
         self.find_tops();
         self.walk(&tops, &mut Fresh::All, false);
         for (path, known) in &self.singles {
-            let now = self.contents.look(path, true, LARGE).ok().flatten();
+            let now = self.contents.look(path, self.leash.follows(path), LARGE).ok().flatten();
             let same = match (known, &now) {
                 (None, None) => true,
                 (Some(known), Some(now)) => !known.differs(now),
                 (Some(_), None) | (None, Some(_)) => false,
             };
             if !same {
-                self.pending.found(path.clone(), Some(now.map_or(Stamp::NOTHING, |now| now.stamp)));
+                self.pending.found(
+                    path.clone(),
+                    Some(now.map_or(Stamp::NOTHING, |now| now.stamp)),
+                    &self.leash,
+                );
             }
         }
         let every = match self.mode {
@@ -549,6 +591,7 @@ impl Worker {
             watching: plan.watching.clone(),
             rules: rules.map(|unit| (unit.name.clone(), unit.watch.clone())).collect(),
             plan_files,
+            leash: Leash::of(plan),
         };
         if self.followed.as_ref() == Some(&followed) {
             return;
@@ -558,6 +601,8 @@ impl Worker {
         tops.push(plan.root.clone());
         let ignores =
             Ignores::new(tops, plan.watching.gitignore, self.user_ignores).with_plan(&followed.plan_files);
+        self.leash = followed.leash.clone();
+        let ignores = ignores.with_leash(self.leash.clone());
         let before = self.followed.is_some();
         let old_rules = std::mem::replace(&mut self.rules, rules);
         let mut old_ignores = std::mem::replace(&mut self.ignores, ignores);
@@ -591,7 +636,8 @@ impl Worker {
         self.anchor();
         for path in singles {
             if !self.singles.contains_key(&path) {
-                let known = self.contents.look(&path, true, LARGE).ok().flatten().map(Known::from_seen);
+                let seen = self.contents.look(&path, self.leash.follows(&path), LARGE);
+                let known = seen.ok().flatten().map(Known::from_seen);
                 self.singles.insert(path, known);
             }
         }
@@ -618,7 +664,7 @@ impl Worker {
         let mut notices = Vec::new();
         for (path, tree) in &mut self.trees {
             let directory = fs::metadata(path).ok().filter(fs::Metadata::is_dir);
-            let top = match directory.and_then(|metadata| Some((fs::canonicalize(path).ok()?, metadata))) {
+            let top = match directory.and_then(|metadata| Some((self.leash.real(path)?, metadata))) {
                 Some((real, metadata)) => {
                     Top::Directory { real, device: metadata.dev(), inode: metadata.ino() }
                 }
@@ -707,6 +753,7 @@ impl Worker {
         again: bool,
     ) {
         let mut troubles = Vec::new();
+        self.count = self.directories.values().map(|directory| directory.files.len()).sum();
         for start in starts {
             if self.directories.contains_key(start) || !fs::metadata(start).is_ok_and(|there| there.is_dir())
             {
@@ -721,7 +768,7 @@ impl Worker {
             if place.active.is_empty() {
                 continue;
             }
-            let Ok(real) = fs::canonicalize(start) else { continue };
+            let Some(real) = self.leash.real(start) else { continue };
             let mut stack = vec![(start.clone(), real, place)];
             while let Some((path, real, place)) = stack.pop() {
                 if self.directories.contains_key(&path) {
@@ -735,14 +782,14 @@ impl Worker {
                         Err(limit) => self.give_up(limit),
                     }
                 }
-                match self.list(&path, place, old.remove(&path), fresh) {
-                    Ok(below) => {
-                        let with_real = below.into_iter().filter_map(|(path, place)| {
-                            let real = real.join(path.file_name()?);
-                            Some((path, real, place))
-                        });
-                        stack.extend(with_real);
-                    }
+                if self.count > MOST_FILES {
+                    let more = format!("{} (there are more than {MOST_FILES} files", path.display());
+                    troubles.push(format!("{more}: leave some out with `ignore`)"));
+                    self.watched.unwatch(&path);
+                    break;
+                }
+                match self.list((&path, &real), place, old.remove(&path), fresh) {
+                    Ok(below) => stack.extend(below),
                     Err(error) if crate::contents::is_absent(&error) => self.watched.unwatch(&path),
                     Err(error) => troubles.push(format!("{}: {error}", path.display())),
                 }
@@ -757,7 +804,7 @@ impl Worker {
                 let path = path.join(name);
                 let meant = self.rules.mean(&path, &mut self.ignores);
                 if meant {
-                    self.pending.found(path, Some(Stamp::NOTHING));
+                    self.pending.found(path, Some(Stamp::NOTHING), &self.leash);
                 }
                 meant
             });
@@ -775,19 +822,19 @@ impl Worker {
     /// Lists one directory and compares; says which directories are below it.
     fn list(
         &mut self,
-        path: &Path,
+        (path, real): (&Path, &Path),
         mut place: Place,
         old: Option<Directory>,
         fresh: &mut Fresh<'_>,
-    ) -> io::Result<Vec<(PathBuf, Place)>> {
-        let listing = self.rules.sets.list(path, &mut place, &mut self.ignores).inspect_err(|_| {
+    ) -> io::Result<Vec<(PathBuf, PathBuf, Place)>> {
+        let listing = self.rules.sets.list(path, real, &mut place, &mut self.ignores).inspect_err(|_| {
             // Its files are as good as gone.
             for name in old.iter().flat_map(|old| old.files.keys()) {
-                self.pending.found(path.join(name), Some(Stamp::NOTHING));
+                self.pending.found(path.join(name), Some(Stamp::NOTHING), &self.leash);
             }
         });
         let mut known = old.map_or_else(BTreeMap::new, |old| old.files);
-        let listing = match listing {
+        let mut listing = match listing {
             Ok(listing) => listing,
             Err(error) => {
                 if !known.is_empty() {
@@ -799,7 +846,8 @@ impl Worker {
         };
         let mut files = BTreeMap::new();
         let mut unread = false;
-        for (name, metadata) in listing.files {
+        self.count += listing.files.len();
+        for (name, metadata) in std::mem::take(&mut listing.files) {
             let stamp = Stamp::of(&metadata);
             if let Some(known) = known.remove(&name) {
                 if known.stamp != stamp || (!known.settled && known.mark.is_some()) {
@@ -817,7 +865,7 @@ impl Worker {
                 }
             };
             if is_new {
-                self.pending.found(file, Some(stamp));
+                self.pending.found(file, Some(stamp), &self.leash);
             } else {
                 let settled = is_settled(&metadata);
                 files.insert(name, Known { stamp, settled, mark: None });
@@ -828,7 +876,7 @@ impl Worker {
         for (name, known) in known {
             let file = path.join(&name);
             if self.rules.sets.means(&place, &file, &self.ignores) {
-                self.pending.found(file, Some(Stamp::NOTHING));
+                self.pending.found(file, Some(Stamp::NOTHING), &self.leash);
                 files.insert(name, known);
             }
         }
@@ -836,7 +884,7 @@ impl Worker {
             self.unread.push_back(path.into());
         }
         self.directories.insert(path.into(), Directory { place, files, standing: true });
-        Ok(listing.directories)
+        Ok(listing.below(real))
     }
 
     fn pending_if_other(&mut self, path: PathBuf, known: &Known, stamp: Stamp) {
@@ -847,7 +895,7 @@ impl Worker {
                 Ok(_) | Err(_) => {}
             }
         }
-        self.pending.found(path, Some(stamp));
+        self.pending.found(path, Some(stamp), &self.leash);
     }
 
     /// There is no watcher to be had: no tree is watched in half.
@@ -933,7 +981,11 @@ impl Worker {
                     Ok(Some(seen)) if seen.stamp == known.stamp => *known = Known::from_seen(seen),
                     // It is another since it was listed.
                     Ok(seen) => {
-                        self.pending.found(file, Some(seen.map_or(Stamp::NOTHING, |seen| seen.stamp)));
+                        self.pending.found(
+                            file,
+                            Some(seen.map_or(Stamp::NOTHING, |seen| seen.stamp)),
+                            &self.leash,
+                        );
                         // Whoever compares goes by the stamp.
                     }
                     Err(_) => known.mark = Some(Mark::Unreadable),
@@ -965,7 +1017,7 @@ impl Worker {
             }
         }
         for (path, known) in &mut self.singles {
-            let seen = look(&self.contents, path, true);
+            let seen = look(&self.contents, path, self.leash.follows(path));
             let is_other = match (&known, &seen) {
                 (Some(known), Some(seen)) => known.differs(seen),
                 (None, None) => false,
@@ -988,6 +1040,13 @@ impl Worker {
             return false;
         }
         let seen = look(&self.contents, path, false);
+        if seen.is_some() && !directory.files.contains_key(name) {
+            // It was told that not all are watched when they were listed.
+            if self.count > MOST_FILES {
+                return false;
+            }
+            self.count += 1;
+        }
         let known = match &seen {
             Some(seen) => directory.files.insert(name.into(), Known::from_seen(*seen)),
             None => directory.files.remove(name),
@@ -1071,7 +1130,7 @@ fn await_path(path: &Path, root: &Path, anchors: &mut BTreeSet<PathBuf>, awaited
 }
 
 /// The symbolic links on the way to a path, and where they lead.
-fn links(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn links(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut rest: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
     let mut at = PathBuf::new();

@@ -2,4 +2,5 @@
 
 mod changes;
 mod editors;
+mod hostile;
 mod support;
