@@ -565,7 +565,8 @@ impl Up<'_> {
                 EventKind::Notice { .. }
                 | EventKind::LogDropped { .. }
                 | EventKind::PlanChanged { .. }
-                | EventKind::PlanRefused { .. },
+                | EventKind::PlanRefused { .. }
+                | EventKind::Violation(_),
                 _,
             ) => true,
             // Whatever came over it is told itself.

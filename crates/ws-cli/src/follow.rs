@@ -142,7 +142,8 @@ impl<'a> Follow<'a> {
             | EventKind::FilesChanged { .. }
             | EventKind::Reloaded { .. }
             | EventKind::PlanChanged { .. }
-            | EventKind::PlanRefused { .. } => ours,
+            | EventKind::PlanRefused { .. }
+            | EventKind::Violation(_) => ours,
             // The progress block shows it.
             EventKind::Phase { phase, .. } => {
                 ours && !self.context.ui.err_terminal && *phase != Phase::Pending

@@ -191,7 +191,7 @@ impl Host for Pretender {
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
         let missing = vec!["memory limits: there are none here".to_owned()];
-        let standing = Standing { level: Level::Limited, missing };
+        let standing = Standing { level: Level::Limited, missing, undetected: Vec::new() };
         self.plan.services.keys().map(|name| (name.clone(), standing.clone())).collect()
     }
 

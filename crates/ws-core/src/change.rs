@@ -13,7 +13,7 @@
 //!
 //! Links, with where they lead outside of the workspace; files and volumes, by what is really seen and not by which
 //! mount shows it (the private module `access`); secrets; published ports; limits that are raised or go; what runs elsewhere; and
-//! a lower level of enforcement. A command, its environment and a hook are none: they can do no more than what the
+//! a lower level of enforcement; and a policy that sees or does less. A command, its environment and a hook are none: they can do no more than what the
 //! rights of their service allow, and those are told. A further replica has the rights of its siblings.
 //!
 //! # What needs what
@@ -23,6 +23,7 @@
 //! follows `limits.memory`, which is live, so a run that goes on keeps the number that it was started with.
 
 mod access;
+mod policy;
 mod words;
 
 use std::cmp::Ordering;
@@ -292,6 +293,7 @@ fn rights_of_a_new_one(unit: &ServicePlan, plans: &Plans<'_>) -> Vec<String> {
     rights.extend(volumes.map(|(volume, access)| volume_text(volume, access)));
     rights.extend(secrets(&unit.view));
     rights.extend(unit.publish.iter().map(|port| format!("published port {}", words::published(port))));
+    rights.extend(policy::rights(&unit.policy));
     rights
 }
 
@@ -332,6 +334,7 @@ fn differences(old: &ServicePlan, new: &ServicePlan, plans: &Plans<'_>) -> Vec<D
         restart,
         stop,
         limits: _, // see `limit_differences`
+        policy: of_policy,
     } = new;
 
     if *kind != old.kind {
@@ -369,6 +372,7 @@ fn differences(old: &ServicePlan, new: &ServicePlan, plans: &Plans<'_>) -> Vec<D
         found.replace(became("listen", listens(&old.listen), listens(listen)));
     }
     limit_differences(old, new, &mut found);
+    policy::differences(&old.policy, of_policy, &mut found);
 
     if *waits != old.waits {
         let text = |plan: &Plan, unit: &ServicePlan| words::or_nothing(words::waits_for(plan, unit));

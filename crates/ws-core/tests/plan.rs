@@ -1422,8 +1422,11 @@ fn the_level_follows_from_what_is_declared() {
 #[test]
 fn what_stands_below_the_level_is_told_with_what_is_missing() {
     let plan = world([svc("api").memory(64), svc("db")]).plan();
-    let standing =
-        |level| Standing { level, missing: vec!["memory limits: no memory controller".to_owned()] };
+    let standing = |level| Standing {
+        level,
+        missing: vec!["memory limits: no memory controller".to_owned()],
+        undetected: Vec::new(),
+    };
     let good =
         BTreeMap::from([(name("api"), standing(Level::Standard)), (name("db"), standing(Level::Full))]);
     assert_eq!(check_standing(&plan, &good), Ok(()));

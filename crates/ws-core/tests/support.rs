@@ -78,6 +78,7 @@ pub(crate) fn svc(text: &str) -> Svc {
         },
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(10) },
         limits: Limits::default(),
+        policy: ws_model::Policy::default(),
     };
     Svc { name: name(text), service }
 }
@@ -340,6 +341,7 @@ pub(crate) fn world(services: impl IntoIterator<Item = Svc>) -> World {
         builds: BTreeMap::from([(name("all"), making(vec!["make".to_owned()]))]),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
+        policy: ws_model::Policy::default(),
         services: services.into_iter().map(|svc| (svc.name, svc.service)).collect(),
     };
     let facts = Facts {

@@ -592,7 +592,7 @@ fn standing(groups: &Cgroups, rootless: bool) -> Standing {
         level = level.min(Level::Standard);
         missing.push("distinct uids: every service runs as your own user".to_owned());
     }
-    Standing { level, missing }
+    Standing { level, missing, undetected: Vec::new() }
 }
 
 impl Host for LinuxHost {

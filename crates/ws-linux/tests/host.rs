@@ -125,6 +125,7 @@ fn service(root: &Path, script: &str, links: Vec<Link>) -> Service {
         },
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(5) },
         limits: Limits::default(),
+        policy: ws_model::Policy::default(),
     }
 }
 
@@ -181,6 +182,7 @@ async fn drive(spawner: ws_linux::sandbox::spawner::Spawner, directory: &Path) {
         builds: BTreeMap::new(),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
+        policy: ws_model::Policy::default(),
         services: BTreeMap::from([
             (name("api"), service(&root, "exec sleep 1000", vec![link, orders])),
             (name("db"), service(&root, SERVER, vec![])),

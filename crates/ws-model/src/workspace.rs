@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, MilliCpus, SecretName, ServiceName, Subnet, VolumeName, WorkspaceName};
+use crate::{ByteSize, MilliCpus, Policy, SecretName, ServiceName, Subnet, VolumeName, WorkspaceName};
 
 /// How much is enforced for a service, or asked for.
 #[derive(
@@ -78,6 +78,8 @@ pub struct Workspace {
     pub parallel_builds: Option<u32>,
     /// How files are watched.
     pub watching: Watching,
+    /// What is done about violations, where a service does not say otherwise.
+    pub policy: Policy,
     /// Services and tasks that are active under the chosen profiles.
     pub services: BTreeMap<ServiceName, Service>,
 }
@@ -352,6 +354,8 @@ pub struct Service {
     pub stop: Stop,
     /// What it may use.
     pub limits: Limits,
+    /// What is done about its violations, where that is not what the workspace says.
+    pub policy: Policy,
 }
 
 /// When a dependency is satisfied.

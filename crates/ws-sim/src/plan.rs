@@ -106,6 +106,7 @@ pub fn service(unit: &Unit, index: u32) -> ServicePlan {
             pids_declared: false,
             files: None,
         },
+        policy: ws_core::plan::PolicyPlan::default(),
     }
 }
 

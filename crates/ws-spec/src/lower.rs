@@ -205,6 +205,7 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
         builds: built,
         parallel_builds: first.parallel_builds.as_ref().map(|most| most.value.0),
         watching,
+        policy: ws_model::Policy::default(),
         services: models,
     };
     Some(Lowered { workspace, origins })
@@ -816,6 +817,7 @@ fn service(
         restart,
         stop,
         limits,
+        policy: ws_model::Policy::default(),
     })
 }
 

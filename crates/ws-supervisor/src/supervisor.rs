@@ -507,6 +507,7 @@ impl Loop {
             | Input::Placed { .. }
             | Input::Updated { .. }
             | Input::Switched { .. }
+            | Input::Observed(_)
             | Input::Tick => {}
         }
         let updated = if let Input::Updated { service, result: Ok(()) } = &input {

@@ -208,6 +208,7 @@ impl Engine {
                     self.switched(i, generation, now, &mut out);
                 }
             }
+            Input::Observed(_) => {}
             Input::Tick => self.miss_deadlines(now, &mut out),
         }
         // Before anything is started: what is to be another is not there for those that start now.
