@@ -4,4 +4,5 @@
 mod change;
 mod engine;
 mod plan;
+mod policy;
 mod support;

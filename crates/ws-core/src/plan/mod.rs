@@ -44,6 +44,7 @@ pub use describe::{describe, to_json};
 pub use facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES, directories_of_interest, paths_of_interest};
 pub use lint::lint;
 pub use one_off::{OneOff, one_off};
+pub(crate) use policy::wildcard;
 pub use policy::{
     CpuWindow, DEFAULT_CPU_WINDOW, DEFAULT_LOG_RATE, Decoy, PolicyPlan, RulePlan, RuleSource, default_action,
 };
