@@ -6,3 +6,4 @@ mod engine;
 mod plan;
 mod policy;
 mod support;
+mod violations;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -347,47 +346,42 @@ fn is_free(view: &View, path: &Path, below: &str) -> bool {
 /// What a decoy holds: looks like what it pretends to be, works for nothing, and is found again when it turns up
 /// somewhere. As if it were not there for a library that looks at it: nothing in it is a default.
 fn contents(bait: Bait, of: &str) -> Arc<str> {
-    let mut text = String::new();
     let word = |length: usize, part: u32| canary(of, part, length);
-    let _ = match bait {
+    let text = match bait {
         Bait::SshKey => {
             let lines: Vec<String> = (0..5).map(|line| canary(of, line, 70)).collect();
-            write!(
-                text,
-                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n\
+            format!(
+                "-----BEGIN OPENSSH PRIVATE KEY-----\n\
+                 b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n\
                  {}\n-----END OPENSSH PRIVATE KEY-----\n",
                 lines.join("\n")
             )
         }
-        Bait::PgpKey => write!(
-            text,
+        Bait::PgpKey => format!(
             "Created: 20240311T091512\nKey: (private-key (ecc (curve Ed25519)(flags eddsa)(q #40{}#)(d #{}#)))\n",
             hex(of, 0),
             hex(of, 1)
         ),
-        Bait::Wallet => write!(text, "minversion 60000\nmkey {}{}\nname default\n", hex(of, 0), hex(of, 1)),
-        Bait::Browser => write!(
-            text,
+        Bait::Wallet => format!("minversion 60000\nmkey {}{}\nname default\n", hex(of, 0), hex(of, 1)),
+        Bait::Browser => format!(
             "{{\"nextId\":2,\"logins\":[{{\"id\":1,\"hostname\":\"https://accounts.internal.invalid\",\
              \"encryptedUsername\":\"{}\",\"encryptedPassword\":\"{}\"}}],\"version\":3}}\n",
             word(40, 0),
             word(56, 1)
         ),
-        Bait::Aws => write!(
-            text,
+        Bait::Aws => format!(
             "[production-backup]\naws_access_key_id = AKIA{}\naws_secret_access_key = {}\n",
             hex(of, 0)[..16].to_uppercase(),
             word(40, 1)
         ),
-        Bait::Kube => write!(
-            text,
+        Bait::Kube => format!(
             "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers:\n- name: admin\n  user:\n    token: {}\n",
             word(64, 0)
         ),
         Bait::Docker => {
-            write!(text, "{{\"auths\":{{\"registry.internal.invalid\":{{\"auth\":\"{}\"}}}}}}\n", word(48, 0))
+            format!("{{\"auths\":{{\"registry.internal.invalid\":{{\"auth\":\"{}\"}}}}}}\n", word(48, 0))
         }
-        Bait::Gcloud => write!(text, "admin@internal.invalid {}\n", word(64, 0)),
+        Bait::Gcloud => format!("admin@internal.invalid {}\n", word(64, 0)),
     };
     text.into()
 }
