@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ws_model::{Accept, Evidence, Mechanism, Offender, PolicyAction, ServiceName, ViolationClass};
+use ws_model::policy::host_and_port;
+use ws_model::{Evidence, Mechanism, Offender, PolicyAction, ServiceName, ViolationClass};
 
 use crate::engine::{Generation, Tick};
 use crate::plan::wildcard;
@@ -262,7 +263,7 @@ impl PolicyPlan {
     }
 }
 
-/// Whether evidence is about what an [`Accept`] names.
+/// Whether evidence is about what an [`Accept`](ws_model::Accept) names.
 fn is_about(evidence: &Evidence, to: &str) -> bool {
     match evidence {
         Evidence::Network { destination, port, name, lookup, .. } => {
@@ -290,17 +291,6 @@ fn is_about(evidence: &Evidence, to: &str) -> bool {
     }
 }
 
-/// `db:5432`, `db`, `[fe80::1]:80`, `fe80::1`
-fn host_and_port(text: &str) -> (&str, Option<&str>) {
-    if let Some((host, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return (host, rest.strip_prefix(':'));
-    }
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') => (host, Some(port)),
-        Some(_) | None => (text, None),
-    }
-}
-
 /// Whether an address is the one, or in the network, that is written there.
 fn is_within(address: IpAddr, text: &str) -> bool {
     let Some((network, bits)) = text.split_once('/') else { return text.parse() == Ok(address) };
@@ -310,32 +300,6 @@ fn is_within(address: IpAddr, text: &str) -> bool {
             u32::from(address) & mask == u32::from(network) & mask
         }
         (_, _, _) => false,
-    }
-}
-
-/// Whether a text can stand as the `to` of an [`Accept`] of this class; else why not.
-///
-/// # Errors
-/// A phrase.
-pub fn check_accept(accept: &Accept) -> Result<(), &'static str> {
-    match (accept.class, accept.to.as_deref()) {
-        (
-            ViolationClass::Memory | ViolationClass::Pids | ViolationClass::Cpu | ViolationClass::Logs,
-            Some(_),
-        ) => Err("violations of this class are about nothing in particular"),
-        (_, Some("")) => Err("it is empty"),
-        (ViolationClass::Network, Some(to)) => {
-            let (host, port) = host_and_port(to);
-            let port_is_good =
-                port.is_none_or(|port| port == "*" || port.parse::<u16>().is_ok_and(|it| it > 0));
-            if !port_is_good || host.is_empty() {
-                return Err(
-                    "it is none of `NAME`, `ADDRESS`, `NETWORK/BITS` and `*`, with or without `:PORT`",
-                );
-            }
-            Ok(())
-        }
-        (_, _) => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ws_core::plan::{Decoy, PolicyPlan, RulePlan, RuleSource, default_action};
-use ws_core::policy::{History, Life, Observation, Told, Verdict, check_accept, judge};
+use ws_core::policy::{History, Life, Observation, Told, Verdict, judge};
 use ws_model::{
     Accept, ConfigPath, Evidence, FileAct, Mechanism, NetworkAct, PolicyAction, Posture, ServiceName,
     ViolationClass,
@@ -186,7 +186,7 @@ fn what_is_accepted_is_not_told() {
     let accepting = |class: ViolationClass, to: Option<&str>| {
         let mut policy = policy(class, PolicyAction::Kill);
         let accept = Accept { class, to: to.map(str::to_owned), why: "known".to_owned() };
-        assert_eq!(check_accept(&accept), Ok(()));
+        assert_eq!(accept.check(), Ok(()));
         policy.accept.push((accept, ConfigPath::root()));
         policy
     };
@@ -217,8 +217,7 @@ fn what_is_accepted_is_not_told() {
 
 #[test]
 fn an_acceptance_that_can_never_be_met_is_refused() {
-    let check =
-        |class, to: &str| check_accept(&Accept { class, to: Some(to.to_owned()), why: String::new() });
+    let check = |class, to: &str| Accept { class, to: Some(to.to_owned()), why: String::new() }.check();
     assert!(check(ViolationClass::Network, "db:http").is_err());
     assert!(check(ViolationClass::Network, "db:0").is_err());
     assert!(check(ViolationClass::Network, ":80").is_err());

@@ -4,13 +4,15 @@
 //! killed for its memory by parts; a `?` at the end: it is not certain who it was.
 
 use std::path::Path;
+use std::time::Duration;
 
+use ws_core::change::{UnitChange, between};
 use ws_core::engine::{Generation, Input};
 use ws_core::plan::{PolicyPlan, RuleSource};
 use ws_core::policy::Observation;
 use ws_model::{
-    ByteSize, ConfigPath, Evidence, FileAct, Mechanism, NetworkAct, PolicyAction, PolicyRule, Posture,
-    Reload, RestartPolicy, ServiceName, Violation, ViolationClass,
+    Accept, ByteSize, ConfigPath, Evidence, FileAct, Mechanism, NetworkAct, PolicyAction, PolicyRule,
+    Posture, Reload, RestartPolicy, ServiceName, Violation, ViolationClass,
 };
 
 use crate::engine::{check, check_plan};
@@ -443,4 +445,83 @@ fn a_new_run_that_breaks_the_policy_does_not_take_the_place_of_the_old_one() {
          web~2 oom      -> KILL web web!memory:kill web! web=stopping
          web~1 killed 9 -> web=violated",
     );
+}
+
+// ---- another policy while it runs
+
+/// What is different when the policy of the one service becomes another, and whether it is started again.
+#[track_caller]
+fn check_change(from: &str, to: &str, change: impl FnOnce(Svc) -> Svc, restart: bool, expected: &[&str]) {
+    let plan = |service: Svc| world([service]).plan();
+    let difference = between(&plan(svc("web").about(from)), &plan(change(svc("web").about(to))));
+    let lines: Vec<String> = difference
+        .lines
+        .iter()
+        .map(|line| format!("{}{}", line.text, if line.widens { " [widens]" } else { "" }))
+        .collect();
+    assert_eq!(lines, expected);
+    let wanted = if restart { UnitChange::Restart } else { UnitChange::Live };
+    assert!(difference.units.values().all(|unit| *unit == wanted), "{:?}", difference.units);
+}
+
+#[test]
+fn a_policy_that_does_less_widens() {
+    let same = |web: Svc| web;
+    check_change(
+        "network:kill",
+        "network:report",
+        same,
+        false,
+        &["policy network: kill becomes report [widens]"],
+    );
+    check_change("network:report", "network:stop", same, false, &["policy network: report becomes stop"]);
+    // That it is said is no difference.
+    check_change("", "network:report", same, false, &[]);
+    check_change("decoys:kill", "decoys:off", same, true, &["policy decoys: kill becomes off [widens]"]);
+    // The default is less for some of them.
+    check_change("decoys:kill", "", same, false, &["policy decoys: less is done about some [widens]"]);
+    let rule = |after, within| {
+        move |mut web: Svc| {
+            let rule = web.service.policy.rules.entry(ViolationClass::Network).or_default();
+            (rule.after, rule.within) = (Some(after), Some(Duration::from_secs(within)));
+            web
+        }
+    };
+    check_change(
+        "network:kill",
+        "network:kill",
+        rule(3, 10),
+        false,
+        &["policy network: kill becomes kill after 3 within 10 s [widens]"],
+    );
+    let limited = |percent| {
+        move |mut web: Svc| {
+            let rule = web.service.policy.rules.entry(ViolationClass::Cpu).or_default();
+            rule.over = Some(percent);
+            web
+        }
+    };
+    check_change("", "", limited(90), false, &["policy cpu: any becomes over 90 % for 10 s"]);
+    let programs = |mut web: Svc| {
+        web.service.policy.processes = Some(vec!["node".to_owned()]);
+        web
+    };
+    check_change("", "", programs, false, &["processes: any becomes node, serve"]);
+    let accepting = |mut web: Svc| {
+        let to = Some("db:5432".to_owned());
+        web.service.policy.accept.push(Accept { class: ViolationClass::Network, to, why: "old".to_owned() });
+        web
+    };
+    check_change("", "", accepting, false, &["accepted: network db:5432: old [widens]"]);
+}
+
+#[test]
+fn a_new_service_that_is_watched_less_widens() {
+    let with = |services: Vec<Svc>| world(services).plan();
+    let change = between(&with(vec![svc("db")]), &with(vec![svc("db"), svc("web").about("network:off")]));
+    let texts: Vec<&str> = change.lines.iter().map(|line| line.text.as_str()).collect();
+    assert!(change.widens(), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("policy network: off")), "{texts:?}");
+    let change = between(&with(vec![svc("db")]), &with(vec![svc("db"), svc("web").about("network:kill")]));
+    assert!(!change.widens());
 }

@@ -200,6 +200,7 @@ fn service(root: &Path, command: CommandLine) -> Service {
         },
         stop: Stop { command: None, signal: 15, grace: LONG },
         limits: Limits::default(),
+        policy: ws_model::Policy::default(),
     }
 }
 
@@ -252,6 +253,7 @@ fn workspace(root: &Path) -> Workspace {
         builds: BTreeMap::new(),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
+        policy: ws_model::Policy::default(),
         services: services.map(|(text, service)| (name(text), service)).into(),
     }
 }

@@ -557,6 +557,54 @@ pub struct Accept {
     pub why: String,
 }
 
+impl Accept {
+    /// Whether a violation of this class can be about that.
+    ///
+    /// # Errors
+    /// Why not, as a phrase.
+    pub fn check(&self) -> Result<(), &'static str> {
+        match (self.class, self.to.as_deref()) {
+            (
+                ViolationClass::Memory | ViolationClass::Pids | ViolationClass::Cpu | ViolationClass::Logs,
+                Some(_),
+            ) => Err("violations of this class are about nothing in particular"),
+            (_, Some("")) => Err("it is empty"),
+            (ViolationClass::Network, Some(to)) => {
+                let (host, port) = host_and_port(to);
+                let is_port = |port: &str| port == "*" || port.parse::<u16>().is_ok_and(|port| port > 0);
+                if port.is_some_and(|port| !is_port(port)) || host.is_empty() {
+                    return Err("none of `NAME`, `ADDRESS`, `NETWORK/BITS` and `*`, with or without `:PORT`");
+                }
+                Ok(())
+            }
+            (
+                ViolationClass::Network
+                | ViolationClass::Syscalls
+                | ViolationClass::Decoys
+                | ViolationClass::Processes
+                | ViolationClass::Filesystem,
+                _,
+            )
+            | (
+                ViolationClass::Memory | ViolationClass::Pids | ViolationClass::Cpu | ViolationClass::Logs,
+                None,
+            ) => Ok(()),
+        }
+    }
+}
+
+/// The parts of `db:5432`, `db`, `[fe80::1]:80`, `fe80::1`.
+#[must_use]
+pub fn host_and_port(text: &str) -> (&str, Option<&str>) {
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return (host, rest.strip_prefix(':'));
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => (host, Some(port)),
+        Some(_) | None => (text, None),
+    }
+}
+
 /// What the file says about violations, for the workspace or for one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {

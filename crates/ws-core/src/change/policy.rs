@@ -31,7 +31,7 @@ pub(super) fn differences(old: &PolicyPlan, new: &PolicyPlan, found: &mut Differ
         let change = if same_files { UnitChange::Live } else { UnitChange::Restart };
         let softer = same_files
             && acts(&old.decoys).iter().zip(&acts(decoys)).any(|(from, to)| loosens(Some(from), Some(to)));
-        let told = old.rules.get(&ViolationClass::Decoys) != rules.get(&ViolationClass::Decoys);
+        let told = rule_text(ViolationClass::Decoys, old) != rule_text(ViolationClass::Decoys, new);
         let text =
             if softer && !told { "policy decoys: less is done about some".to_owned() } else { String::new() };
         found.add(text, change, softer);
