@@ -36,6 +36,7 @@ use ws_model::{ByteSize, MilliCpus, PlanEffect, PlanLine, PortProto, ServiceKind
 use crate::plan::{ExternalPlan, HOSTS, LimitsPlan, LinkRule, Plan, Run, ServicePlan, View};
 use crate::text::{duration, elsewhere, some};
 use access::{Access, Sight};
+pub(crate) use policy::rule_words;
 use words::{became, listed, listens, mount_text, place, rule_text, watching_lines};
 
 /// What it takes to make a unit what another plan says.
