@@ -35,6 +35,7 @@ pub mod take_down;
 pub mod ui;
 pub mod units;
 pub mod view;
+pub mod violations;
 pub mod waiting;
 pub mod watching;
 
@@ -103,6 +104,7 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Shell(args) => cmd::shell::run(args, context),
         Command::Run(args) => cmd::run::run(args, context),
         Command::Events(args) => cmd::events::run(args, context),
+        Command::Violations(args) => cmd::violations::run(args, context),
         Command::Port(args) => cmd::port::run(args, context),
         Command::Check(args) => cmd::check::run(args, context),
         Command::Config(args) => cmd::config::run(args, context),

@@ -28,6 +28,7 @@ pub mod stats;
 pub mod stop;
 pub mod up;
 pub mod version;
+pub mod violations;
 pub mod wait;
 pub mod watch;
 pub mod why;

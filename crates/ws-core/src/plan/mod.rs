@@ -16,6 +16,7 @@ mod net;
 mod one_off;
 mod order;
 mod policy;
+mod reach;
 mod requires;
 mod units;
 mod view;
@@ -48,6 +49,7 @@ pub(crate) use policy::wildcard;
 pub use policy::{
     CpuWindow, DEFAULT_CPU_WINDOW, DEFAULT_LOG_RATE, Decoy, PolicyPlan, RulePlan, RuleSource, default_action,
 };
+pub use reach::{Reach, Reacher, reach, reached_by};
 pub use requires::requirement_met;
 pub(crate) use units::times;
 

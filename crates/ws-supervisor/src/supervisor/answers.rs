@@ -49,6 +49,10 @@ impl Loop {
             Request::Apply(request, reply) => self.ask_to_apply(request.environment, reply),
             Request::Set(request, reply) => self.ask_to_set(request, reply),
             Request::Watched(reply) => drop(reply.send(self.watched())),
+            Request::Violations(services, reply) => {
+                let answer = self.all_units(&services).map(|units| self.violation_rows(&units));
+                drop(reply.send(answer));
+            }
             Request::Names(services, reply) => drop(reply.send(self.names(services))),
             Request::Usage(reply) => drop(reply.send(self.usage())),
             Request::MayExec(service, reply) => drop(reply.send(self.may_exec(&service))),
