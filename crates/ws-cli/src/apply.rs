@@ -281,6 +281,7 @@ impl Following<'_> {
                 | EventKind::Reloaded { .. }
                 | EventKind::PlanChanged { .. }
                 | EventKind::PlanRefused { .. }
+                | EventKind::Violation(_)
                 | EventKind::Notice { .. } => {}
             }
         }

@@ -9,8 +9,8 @@ use ws_client::{Client, EventQuery, EventStream, Hold, LogLines, LogQuery};
 use ws_core::plan::{self, Plan};
 use ws_model::wire::{DownRequest, LogLine, PlanFilesRequest, ServiceStatus};
 use ws_model::{
-    Event, EventKind, ExitReason, Phase, ProbeKind, Reason, ReloadResult, ServiceKind, ServiceName,
-    Timestamp, exit,
+    Event, EventKind, ExitReason, Phase, PolicyAction, ProbeKind, Reason, ReloadResult, ServiceKind,
+    ServiceName, Timestamp, exit,
 };
 
 use crate::args::PlanOptions;
@@ -24,7 +24,7 @@ use crate::render::log::Painter;
 use crate::render::progress::{self, Goal};
 use crate::render::report;
 use crate::render::summary::{self, About};
-use crate::render::{difference, event};
+use crate::render::{difference, event, violation};
 use crate::units::{human_duration, now};
 use crate::view::View;
 use crate::{Context, causes, inside, instances, machine, names, runtime, take_down};
@@ -248,6 +248,8 @@ struct State<'a> {
     reloading: BTreeSet<ServiceName>,
     /// Services came or went.
     stale: bool,
+    /// Whether what a service did takes the workspace down.
+    broken: bool,
 }
 
 /// A run that ended by itself.
@@ -326,6 +328,7 @@ impl Up<'_> {
             crashing: None,
             reloading: BTreeSet::new(),
             stale: false,
+            broken: false,
         };
         let ended = self.attend(state, events, logs, &mut signals, &owner, until).await;
         drop(hold);
@@ -413,6 +416,9 @@ impl Up<'_> {
                 Next::Event(Some(event)) => self.on_event(&mut state, &event),
                 Next::Event(None) => {
                     state.block.clear();
+                    if state.broken {
+                        return self.broken(state.stopped.as_deref()).await;
+                    }
                     // What failed and why it ends are the same when the machine gave way under it.
                     let failed = state.stopped.is_some() && state.stopped == state.failed;
                     return self.ended_elsewhere(state.stopped.as_deref(), failed, until).await;
@@ -472,7 +478,7 @@ impl Up<'_> {
                 state.told.retain(|name| lost.contains(name));
                 if matches!(owner, Owner::Us(_)) && state.view.is_over() {
                     state.block.clear();
-                    return self.all_over(&lost).await.map(Some);
+                    return self.all_over(&lost, state).await.map(Some);
                 }
                 Ok(None)
             }
@@ -551,6 +557,9 @@ impl Up<'_> {
                 | Phase::Failed
                 | Phase::Violated => {}
             }
+        }
+        if let EventKind::Violation(violation) = &event.kind {
+            state.broken |= violation.action == PolicyAction::Stop;
         }
         if let EventKind::SupervisorStopped { cause } = &event.kind {
             state.stopped = Some(cause.clone());
@@ -690,6 +699,7 @@ impl Up<'_> {
             took: Some(self.began.elapsed()),
             http: speaks_http(&self.planned.plan),
             accepted_below: self.planned.asked,
+            violations: Some(self.client.violations(&[]).await?),
         };
         self.context.ui.say(&summary::line(&rows, &about));
         Ok(())
@@ -710,11 +720,8 @@ impl Up<'_> {
     async fn failed(&self, lost: &[ServiceName], state: &State<'_>) -> Result<u8, Failure> {
         self.report(lost, state).await;
         let names: Vec<String> = lost.iter().map(|name| format!("`{name}`")).collect();
-        let violated = |name: &ServiceName| {
-            state.view.services.get(name).is_some_and(|row| row.phase == Phase::Violated)
-        };
         self.context.ui.fail(&self.left_running(format!("{} failed", crate::render::list(&names))));
-        Ok(if lost.iter().any(violated) { exit::VIOLATION } else { exit::FAILED })
+        Ok(failure_of(lost, state))
     }
 
     async fn timed_out(&self, state: &State<'_>, until: Until) -> Result<u8, Failure> {
@@ -742,10 +749,18 @@ impl Up<'_> {
     }
 
     /// Everything has ended by itself: nobody needs the supervisor any more.
-    async fn all_over(&self, lost: &[ServiceName]) -> Result<u8, Failure> {
+    async fn all_over(&self, lost: &[ServiceName], state: &State<'_>) -> Result<u8, Failure> {
         self.context.ui.say("everything has ended");
         take_down::ask(self.context, &self.client, &self.place, DownRequest::default()).await?;
-        Ok(if lost.is_empty() { exit::OK } else { exit::FAILED })
+        Ok(if lost.is_empty() { exit::OK } else { failure_of(lost, state) })
+    }
+
+    /// A service broke its policy, which takes the workspace down.
+    async fn broken(&self, cause: Option<&str>) -> Result<u8, Failure> {
+        instances::gone(self.context, &self.place).await?;
+        let cause = cause.unwrap_or("a service broke its policy");
+        Err(Failure::new(exit::VIOLATION, format!("the stack was taken down: {cause}"))
+            .hint("`ws violations` has more"))
     }
 
     /// The supervisor ended and we did not ask it to.
@@ -785,8 +800,9 @@ impl Up<'_> {
             ui.say("stopping; Ctrl-C again kills everything now");
         }
         let began = Instant::now();
+        let violations = self.client.violations(&[]).await.unwrap_or_default();
         self.go_down(signals, logs).await?;
-        ui.say(&take_down::summary(began.elapsed()));
+        ui.say(&format!("{} · {}", take_down::summary(began.elapsed()), violation::count(&violations)));
         Ok(exit::INTERRUPTED)
     }
 
@@ -851,10 +867,18 @@ impl State<'_> {
             | EventKind::PlanChanged { .. }
             | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
+            | EventKind::Violation(_)
             | EventKind::Notice { .. } => {}
         }
         false
     }
+}
+
+/// What services that are lost mean for the exit code.
+fn failure_of(lost: &[ServiceName], state: &State<'_>) -> u8 {
+    let violated =
+        |name: &ServiceName| state.view.services.get(name).is_some_and(|row| row.phase == Phase::Violated);
+    if lost.iter().any(violated) { exit::VIOLATION } else { exit::FAILED }
 }
 
 /// Phases that are worth a line in the middle of logs, once everything was ready.

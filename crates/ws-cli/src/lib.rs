@@ -7,6 +7,7 @@
 //!
 //! Read [`main`] first, then [`bring_up::up`].
 
+pub mod access;
 pub mod addresses;
 pub mod apply;
 pub mod args;

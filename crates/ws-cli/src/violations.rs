@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ws_client::EventQuery;
 use ws_core::policy::tally::{self, Tally};
-use ws_model::{ConfigPath, EventKind, ServiceName, ViolationRow, exit};
+use ws_model::{ConfigPath, EventKind, ViolationRow, exit};
 use ws_spec::SpanMap;
 
 use crate::args::{Format, PlanOptions};
@@ -161,10 +161,4 @@ fn service_of(path: &ConfigPath) -> Option<ConfigPath> {
         path = path.parent()?;
     }
     Some(path)
-}
-
-/// For `ws why`: whether these name a service and where it wants to go.
-#[must_use]
-pub fn is_target(known: &[ServiceName], typed: &str) -> bool {
-    typed.contains([':', '/']) || !known.iter().any(|name| name.as_str() == typed)
 }

@@ -188,6 +188,8 @@ impl Client {
     pub async fn watch(&self, query: &WatchQuery) -> Result<WatchReport, ClientError> {
         let doing = "asking what is watched";
         http::json(self.request(Method::GET, "/watch", &query.to_pairs(), None, doing).await?, doing).await
+    }
+
     /// How services (all, when empty) broke their policies in this life of the stack: a row for each kind.
     ///
     /// # Errors

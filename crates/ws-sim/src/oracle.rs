@@ -1142,6 +1142,7 @@ impl Oracle {
             | Input::Displaced { .. }
             | Input::Updated { .. }
             | Input::Switched { .. }
+            | Input::Observed(_)
             | Input::Tick => false,
         };
         let stops = |(service, event): &&(Option<ServiceName>, EventKind)| {

@@ -285,9 +285,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/plan", get(plan_as_it_was_read).post(plan))
         .route("/apply", post(apply))
         .route("/set", post(set))
-        .route("/watch", get(watch));
-        .route("/violations", get(violations))
-        .route("/why/{service}", get(why));
+        .route("/watch", get(watch))
+        .route("/violations", get(violations));
     Router::new()
         .nest(&format!("/{}", ws_model::wire::API_VERSION), v1)
         .fallback(not_found)
@@ -382,6 +381,8 @@ async fn watch(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
     });
     let broken = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "could not look at what is watched");
     Ok(json(StatusCode::OK, &report.await.map_err(broken)?))
+}
+
 async fn violations(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
     let query = read_query(pairs, |pairs| ViolationQuery::from_pairs(pairs))?;
     Ok(json(StatusCode::OK, &api.ask(|reply| Request::Violations(query.services, reply)).await??))
