@@ -102,7 +102,14 @@ pub fn up(context: &Context, asked: &Asked<'_>) -> Result<u8, Failure> {
         };
         let up =
             Up { context, client, place, planned: &planned, wanted, shown, began, since, abort, code_from };
-        up.follow(owner, until).await
+        match up.follow(owner, until).await {
+            // It can be over before anything could be followed.
+            Err(failure) if failure.code == exit::FAILED => match up.verdict() {
+                Some(cause) => up.broken(Some(&cause)).await,
+                None => Err(failure),
+            },
+            ended => ended,
+        }
     })
 }
 
@@ -753,6 +760,20 @@ impl Up<'_> {
         self.context.ui.say("everything has ended");
         take_down::ask(self.context, &self.client, &self.place, DownRequest::default()).await?;
         Ok(if lost.is_empty() { exit::OK } else { failure_of(lost, state) })
+    }
+
+    /// Whether the last life of the stack, where it is over, ended because a service broke its policy; then why.
+    fn verdict(&self) -> Option<String> {
+        let events = ws_supervisor::last_life(&self.place.state).ok()?;
+        let stops = |event: &&Event| {
+            event.at >= self.since
+                && matches!(&event.kind, EventKind::Violation(it) if it.action == PolicyAction::Stop)
+        };
+        events.iter().find(stops)?;
+        match events.last().map(|event| &event.kind) {
+            Some(EventKind::SupervisorStopped { cause }) => Some(cause.clone()),
+            Some(_) | None => None,
+        }
     }
 
     /// A service broke its policy, which takes the workspace down.
