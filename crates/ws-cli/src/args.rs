@@ -218,6 +218,8 @@ pub enum Command {
     Plan(cmd::plan::PlanArgs),
     /// Show who waits for whom and who may reach whom.
     Graph(cmd::graph::GraphArgs),
+    /// Propose the links, limits and programs that would have sufficed.
+    Learn(cmd::learn::LearnArgs),
     /// List the workspaces of this user that run, crashed or left state.
     Ls(cmd::ls::LsArgs),
     /// Clear what crashed workspaces left behind.

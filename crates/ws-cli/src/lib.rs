@@ -20,6 +20,7 @@ pub mod follow;
 pub mod inside;
 pub mod instances;
 pub mod launch;
+pub mod learn;
 pub mod live;
 pub mod load;
 pub mod look;
@@ -111,6 +112,7 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Config(args) => cmd::config::run(args, context),
         Command::Plan(args) => cmd::plan::run(args, context),
         Command::Graph(args) => cmd::graph::run(args, context),
+        Command::Learn(args) => cmd::learn::run(args, context),
         Command::Ls(args) => cmd::ls::run(args, context),
         Command::Gc(args) => cmd::gc::run(args, context),
         Command::Schema(args) => cmd::schema::run(args, context),

@@ -61,7 +61,10 @@ fn write(file: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// Those of the last life of the stack, from its journal.
-fn of_last_run(context: &Context, typed: &[String]) -> Result<Vec<ViolationRow>, Failure> {
+///
+/// # Errors
+/// When there was none.
+pub fn of_last_run(context: &Context, typed: &[String]) -> Result<Vec<ViolationRow>, Failure> {
     let Some(place) = instances::locate(&context.settings)? else {
         return Err(instances::not_running(context));
     };

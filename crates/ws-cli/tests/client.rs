@@ -792,6 +792,29 @@ fn what_a_service_may_not_is_told_everywhere_in_the_same_words() {
 }
 
 #[test]
+fn what_would_have_sufficed_is_proposed_as_a_patch() {
+    let stage = Stage::with(TROUBLE);
+    let file = stage.root().join("workspace.yaml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let _ = stage.ws(&["learn"]).code(exit::OK).says(&["nothing that a right of the file would allow"]);
+    let _ = stage.ws(&["up", "--wait", "sneaks"]).code(exit::OK);
+    let did = stage.ws(&["learn"]).code(exit::OK).says(&["`ws learn --write` writes it"]);
+    let patch = [
+        "--- a/workspace.yaml\n+++ b/workspace.yaml\n",
+        "   sneaks:\n     command: sleep 1000\n+    links: [\"db:5432\"]\n   breaks:\n",
+    ];
+    assert!(patch.iter().all(|part| did.out.contains(part)), "{}", did.out);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    let _ = stage.ws(&["learn", "db"]).code(exit::OK).says(&["nothing that a right"]);
+    let _ = stage.ws(&["learn", "--write"]).code(exit::OK).says(&["`ws apply` takes it over"]);
+    let line = "  sneaks:\n    command: sleep 1000\n";
+    let after = before.replace(line, &format!("{line}    links: [\"db:5432\"]\n"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
+    let json = stage.ws(&["learn", "--json"]).code(exit::OK).json();
+    assert_eq!((&json["patch"], &json["wishes"][0]), (&"".into(), &"sneaks: link to db:5432/tcp".into()));
+}
+
+#[test]
 fn who_breaks_its_policy_is_violated_and_the_code_says_so() {
     let stage = Stage::with(TROUBLE);
     let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);

@@ -4,6 +4,7 @@
 //! what is done and what is told; the engine carries that out. Nothing here grows with what a service does: what
 //! repeats is counted and told now and then, and what is new too often is put together.
 
+pub mod learn;
 pub mod tally;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use ws_core::plan::{Decoy, PolicyPlan, RulePlan, RuleSource, default_action};
+use ws_core::policy::learn::{Learned, learn};
 use ws_core::policy::{History, Life, Observation, Told, Verdict, judge};
 use ws_model::{
     Accept, ConfigPath, Evidence, FileAct, Mechanism, NetworkAct, PolicyAction, Posture, ServiceName,
     ViolationClass,
 };
+
+use crate::support::{svc, world};
 
 const NOTHING: Verdict = Verdict { action: PolicyAction::Off, told: None };
 
@@ -363,4 +366,63 @@ fn a_deed_is_told_at_once_with_all_that_led_to_it() {
     }
     assert_eq!((last.action, told(&last).count), (PolicyAction::Kill, 4), "the first was told by itself");
     assert_eq!(history.due(), None);
+}
+
+// ---- what would have sufficed
+
+fn row(service: &str, evidence: Evidence) -> ws_model::ViolationRow {
+    let at = ws_model::Timestamp { unix_ms: 0 };
+    ws_model::ViolationRow {
+        seq: 1,
+        at,
+        service: ServiceName::new(service).expect("a name"),
+        class: evidence.class(),
+        mechanism: Mechanism::Nflog,
+        evidence,
+        action: PolicyAction::Report,
+        count: 1,
+        events_lost: 0,
+        first_at: at,
+        last_at: at,
+        process: None,
+        rule: "default".to_owned(),
+        unless: None,
+        suggestion: None,
+    }
+}
+
+#[test]
+fn what_is_learnt_is_the_least_that_would_have_sufficed() {
+    let api = svc("api").memory(64).with(|service| service.replicas = 2);
+    let plan = world([api, svc("db").expose("5432 5433"), svc("web").build("make")]).plan();
+    let limit = |limit| Evidence::Memory { limit_bytes: Some(limit) };
+    let executed = Evidence::Process { executable: "/usr/bin/git".to_owned() };
+    let rows = [
+        // Two replicas, one link; twice the same.
+        row("api-1", tried("db:5432")),
+        row("api-2", tried("db:5432")),
+        row("api-1", tried("api-2:80")),
+        row("api-1", limit(64 << 20)),
+        row("api-2", limit(32 << 20)),
+        row("db", Evidence::Pids { limit: 10 }),
+        row("db", executed),
+        row("db", tried("8.8.8.8:53")),
+        row("db", syscall("mount")),
+        row("db", decoy("/root/.ssh/id_rsa")),
+        row("web-build", tried("db:5432")),
+    ];
+    let learned = learn(&plan, &rows);
+    let wishes: Vec<String> = learned.wishes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        wishes,
+        [
+            "api: link to db:5432/tcp",
+            "api: limits.memory: 128M",
+            "db: limits.pids: 20",
+            "db: may execute /usr/bin/git"
+        ]
+    );
+    assert_eq!(learned.left.len(), 5, "{:#?}", learned.left);
+    assert!(learned.left.iter().any(|text| text.contains("8.8.8.8:53") && text.contains("`external`")));
+    assert_eq!(learn(&plan, &[]), Learned::default());
 }

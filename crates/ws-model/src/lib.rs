@@ -28,8 +28,8 @@ pub use event::{
 pub use instance::InstanceId;
 pub use name::{NameError, SecretName, ServiceName, VolumeName, WorkspaceName};
 pub use policy::{
-    Accept, Evidence, FileAct, Mechanism, NetworkAct, Offender, Policy, PolicyAction, PolicyRule, Posture,
-    Suggestion, Violation, ViolationClass, ViolationRow,
+    Accept, Evidence, FileAct, Mechanism, Need, NetworkAct, Offender, Policy, PolicyAction, PolicyRule,
+    Posture, Suggestion, Violation, ViolationClass, ViolationRow, Wish,
 };
 pub use problem::{ConfigPath, Problem, Severity};
 pub use units::{ByteSize, MilliCpus, Subnet};

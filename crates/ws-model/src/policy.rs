@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, ServiceName, Timestamp};
+use crate::{ByteSize, PortProto, ServiceName, Timestamp};
 
 /// What kind of violation: a fixed lower-case word in the file and in every output.
 #[derive(
@@ -469,6 +469,45 @@ impl fmt::Display for Violation {
         match &self.suggestion {
             Some(suggestion) => write!(f, "; to allow it, {suggestion}"),
             None => Ok(()),
+        }
+    }
+}
+
+/// A right that a service would have needed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wish {
+    /// Which service, by its name in the file.
+    pub service: ServiceName,
+    /// What.
+    pub need: Need,
+}
+
+/// What a [`Wish`] is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// A link.
+    Link {
+        /// To a service, or something external.
+        to: ServiceName,
+        /// On which port.
+        port: PortProto,
+    },
+    /// A higher limit of its memory.
+    Memory(ByteSize),
+    /// A higher limit of its processes.
+    Pids(u32),
+    /// A further program that it may execute.
+    Program(String),
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let service = &self.service;
+        match &self.need {
+            Need::Link { to, port } => write!(f, "{service}: link to {to}:{port}"),
+            Need::Memory(size) => write!(f, "{service}: limits.memory: {size}"),
+            Need::Pids(count) => write!(f, "{service}: limits.pids: {count}"),
+            Need::Program(program) => write!(f, "{service}: may execute {program}"),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod gc;
 pub mod graph;
 pub mod kill;
+pub mod learn;
 pub mod logs;
 pub mod ls;
 pub mod man;
