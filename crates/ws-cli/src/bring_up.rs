@@ -27,7 +27,7 @@ use crate::render::summary::{self, About};
 use crate::render::{difference, event, violation};
 use crate::units::{human_duration, now};
 use crate::view::View;
-use crate::{Context, causes, inside, instances, machine, names, runtime, take_down};
+use crate::{Context, causes, inside, instances, machine, names, rights, runtime, take_down};
 
 /// Until when the command follows the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,7 @@ pub(crate) async fn reach(
         if let Some(client) = instances::connect_to(context, place).await? {
             return Ok((client, Owner::Somebody));
         }
+        let approval = rights::approve(context, planned, &place.state, options.yes)?;
         meets_requirements(planned)?;
         let Planned { plan, loaded, .. } = planned;
         let secrets = load::secrets(plan, &loaded.workspace, &context.settings.around.env)?;
@@ -159,6 +160,7 @@ pub(crate) async fn reach(
         };
         match launch::start(&order, &context.settings.around.env).await? {
             Launched::Ours(supervisor) => {
+                approval.keep(&place.state)?;
                 for notice in &supervisor.notices {
                     context.ui.note(notice);
                 }

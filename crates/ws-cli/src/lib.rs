@@ -30,6 +30,7 @@ pub mod one_off;
 pub mod own_dirs;
 pub mod render;
 pub mod replan;
+pub mod rights;
 pub mod settings;
 pub mod stats;
 pub mod supervise;
