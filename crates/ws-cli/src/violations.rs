@@ -5,7 +5,8 @@ use std::path::Path;
 
 use ws_client::EventQuery;
 use ws_core::policy::tally::{self, Tally};
-use ws_model::{ConfigPath, EventKind, ViolationRow, exit};
+use ws_model::wire::ServiceStatus;
+use ws_model::{ConfigPath, EventKind, ServiceName, ViolationRow, exit};
 use ws_spec::SpanMap;
 
 use crate::args::{Format, PlanOptions};
@@ -25,6 +26,7 @@ pub fn show(context: &Context, args: &ViolationsArgs) -> Result<u8, Failure> {
             Some((client, _)) => {
                 let known = client.services().await?;
                 let wanted = names::services(&args.services, &known)?;
+                tell_what_is_not_seen(context, &known, &wanted);
                 if args.follow {
                     // What is told after this is read after it.
                     let since = client.services_at().await?.1;
@@ -53,6 +55,17 @@ pub fn show(context: &Context, args: &ViolationsArgs) -> Result<u8, Failure> {
         print(context, &rows, args, &lines)?;
         Ok(if args.exit_code && !rows.is_empty() { exit::VIOLATION } else { exit::OK })
     })
+}
+
+/// That there is nothing of a class says little where it cannot be seen.
+fn tell_what_is_not_seen(context: &Context, rows: &[ServiceStatus], wanted: &[ServiceName]) {
+    let rows = rows.iter().filter(|row| wanted.is_empty() || wanted.contains(&row.name));
+    let mut all: Vec<&String> = rows.flat_map(|row| &row.undetected).collect();
+    all.sort_unstable();
+    all.dedup();
+    for text in all {
+        context.ui.note(&format!("not seen here: {text}"));
+    }
 }
 
 fn write(file: &Path, text: &str) -> Result<(), Failure> {

@@ -19,7 +19,10 @@ use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Us
 use ws_core::plan::{self, Plan, ServicePlan};
 use ws_core::policy::Observation;
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{Evidence, ExitReason, FileAct, InstanceId, Level, Mechanism, NetworkAct, ServiceName, exit};
+use ws_model::{
+    Evidence, ExitReason, FileAct, InstanceId, Level, Mechanism, NetworkAct, ServiceName, ViolationClass,
+    exit,
+};
 use ws_spec::Sources;
 use ws_supervisor::state_dir::{self, Acquired};
 use ws_supervisor::{Config, LogLimits, LogStore, Supervisor};
@@ -241,7 +244,8 @@ impl Host for Pretender {
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
         let missing = vec!["memory limits: there are none here".to_owned()];
-        let standing = Standing { level: Level::Limited, missing, undetected: Vec::new() };
+        let blind = vec![(ViolationClass::Memory, "nothing counts it here".to_owned())];
+        let standing = Standing { level: Level::Limited, missing, undetected: blind };
         self.plan.services.keys().map(|name| (name.clone(), standing.clone())).collect()
     }
 
@@ -756,7 +760,9 @@ fn waiting_ends_when_it_is_so_or_never_can_be() {
 #[test]
 fn what_a_service_may_not_is_told_everywhere_in_the_same_words() {
     let stage = Stage::with(TROUBLE);
-    assert_eq!(stage.ws(&["violations", "--json"]).code(exit::OK).json(), serde_json::json!([]));
+    let did = stage.ws(&["violations", "--json"]).code(exit::OK);
+    let did = did.says(&["note: not seen here: memory: nothing counts it here"]);
+    assert_eq!(did.json(), serde_json::json!([]));
     let did = stage.ws(&["up", "--wait", "sneaks"]).code(exit::OK);
     let tried = "tried db:5432 (tcp), and no link leads there";
     let did = did.says(&["violation:", tried, "· 1 violation (`ws violations`)"]);

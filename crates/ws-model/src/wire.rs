@@ -83,6 +83,9 @@ pub struct ServiceStatus {
     pub level: Option<Level>,
     /// What is missing for the next level, a phrase each.
     pub missing: Vec<String>,
+    /// What its policy wants to be looked for and cannot be seen here, or not all of it: a phrase each.
+    #[serde(default)]
+    pub undetected: Vec<String>,
     /// Memory in use.
     pub memory_bytes: Option<u64>,
     /// Processor time used.

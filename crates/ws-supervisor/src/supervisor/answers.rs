@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use ws_core::engine::{Effect, EngineStatus, Input};
+use ws_core::host::Standing;
 use ws_core::plan::ServicePlan;
 use ws_model::event::{signal_name, signal_number};
 use ws_model::wire::{Accepted, DownRequest, Info, KillRequest, ServiceStatus, StatsSample, Why};
@@ -281,6 +282,7 @@ impl Loop {
                 signal,
                 level: standing.map(|standing| standing.level),
                 missing: standing.map(|standing| standing.missing.clone()).unwrap_or_default(),
+                undetected: standing.map(|standing| undetected(standing, plan)).unwrap_or_default(),
                 memory_bytes: usage.memory_bytes,
                 cpu_usec: usage.cpu_usec,
                 pids: usage.pids,
@@ -294,6 +296,12 @@ impl Loop {
         };
         self.engine.status().into_iter().filter_map(row).collect()
     }
+}
+
+/// What of its policy cannot be seen here.
+fn undetected(standing: &Standing, plan: &ServicePlan) -> Vec<String> {
+    let wanted = standing.undetected.iter().filter(|(class, _)| plan.policy.detects(*class));
+    wanted.map(|(class, why)| format!("{class}: {why}")).collect()
 }
 
 fn name_of(plan: &ServicePlan) -> ServiceName {

@@ -81,11 +81,12 @@ fn share(service: &ServicePlan, class: ViolationClass) -> String {
             policy.cpu.map(|cpu| format!("{} % for {}", cpu.percent, duration(cpu.window)))
         }
         ViolationClass::Logs => policy.log_rate.map(|rate| format!("{} in a second", ByteSize(rate))),
+        // On most kernels only the program learns that it may not.
+        ViolationClass::Filesystem => return " where the kernel tells".to_owned(),
         ViolationClass::Network
         | ViolationClass::Syscalls
         | ViolationClass::Decoys
-        | ViolationClass::Processes
-        | ViolationClass::Filesystem => None,
+        | ViolationClass::Processes => None,
     };
     text.map(|text| format!(" over {text}")).unwrap_or_default()
 }
