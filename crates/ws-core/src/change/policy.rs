@@ -46,7 +46,12 @@ pub(super) fn differences(old: &PolicyPlan, new: &PolicyPlan, found: &mut Differ
             }
             (None, None) => (String::new(), false),
         };
-        found.add(text, UnitChange::Live, widens);
+        // Whether executions are asked about at all is settled at the start of a run.
+        let change = match &old.processes {
+            None => UnitChange::Restart,
+            Some(_) => UnitChange::Live,
+        };
+        found.add(text, change, widens);
     }
     if *cpu != old.cpu {
         let widens = match (old.cpu, *cpu) {
