@@ -59,8 +59,9 @@ fn project(mode: Mode) -> Stack {
         stack.write(name, text);
     }
     fs::set_permissions(stack.project.join("data/sgid"), fs::Permissions::from_mode(0o2775)).unwrap();
+    // Not one of the names that the service has a decoy for.
     fs::create_dir(stack.home.join(".ssh")).unwrap();
-    fs::write(stack.home.join(".ssh/id_ed25519"), "a key").unwrap();
+    fs::write(stack.home.join(".ssh/id_ecdsa"), "a key").unwrap();
     let yaml = STACK
         .replace("{project}", &stack.project.to_string_lossy())
         .replace("    reads: [/etc/hostname-of-nobody-else]\n", "");
@@ -104,7 +105,7 @@ const ATTEMPTS: &[Row] = &[
     row("may", "read a read-only volume", "read /shared/read-me", "did"),
     row("may", "read its own passwd", "read /etc/passwd", "did"),
     // What is others'.
-    row("read", "a key in the user's home", "read {home}/.ssh/id_ed25519", HIDDEN),
+    row("read", "a key in the user's home", "read {home}/.ssh/id_ecdsa", HIDDEN),
     row("read", "the user's home by the user database", "list {users_home}/.ssh", HIDDEN),
     row("read", "root's home", "read /root/.bashrc", "ENOENT|EACCES"),
     row("read", "the env file", "read {project}/.env", HIDDEN),
@@ -185,7 +186,7 @@ const ATTEMPTS: &[Row] = &[
     row(
         "link",
         "a symbolic link to the user's key",
-        "through-link {home}/.ssh/id_ed25519 {project}/data/soft",
+        "through-link {home}/.ssh/id_ecdsa {project}/data/soft",
         HIDDEN,
     ),
     row("link", "a symbolic link to the env file", "through-link ../.env {project}/data/soft", HIDDEN),

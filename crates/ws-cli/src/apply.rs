@@ -9,7 +9,7 @@ use ws_client::{Client, ClientError, EventQuery};
 use ws_model::wire::{ApiError, Applying, PlanDifference, PlanFilesRequest, SetRequest};
 use ws_model::{EventKind, Phase, ServiceName, exit};
 
-use crate::args::Format;
+use crate::args::{Format, PlanOptions};
 use crate::change::quoted;
 use crate::error::Failure;
 use crate::follow::{self, Follow, Outcome, Verdict, sleep_until};
@@ -17,9 +17,10 @@ use crate::instances::Place;
 use crate::live::Signals;
 use crate::render::progress::Goal;
 use crate::render::{difference, event};
+use crate::rights::Approval;
 use crate::ui::{GOOD, paint};
 use crate::units::{human_duration, now};
-use crate::{Context, causes, instances, runtime};
+use crate::{Context, causes, instances, load, runtime};
 
 /// How long it is followed.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,10 @@ pub fn apply(context: &Context, waiting: Waiting) -> Result<u8, Failure> {
         let (client, place) = instances::connected(context).await?;
         let mut signals = Signals::listen()?;
         let applying = client.apply(&request(context)).await.map_err(refused)?;
+        // Somebody wants it: what it gives is approved.
+        if let Ok((_, sources)) = load::read(&context.settings, &PlanOptions::default()) {
+            Approval::of(&sources).keep(&place.state)?;
+        }
         let following = Following { context, client: &client, place: &place, began, waiting };
         following.to_the_end(&applying, &mut signals).await
     })
@@ -281,6 +286,7 @@ impl Following<'_> {
                 | EventKind::Reloaded { .. }
                 | EventKind::PlanChanged { .. }
                 | EventKind::PlanRefused { .. }
+                | EventKind::Violation(_)
                 | EventKind::Notice { .. } => {}
             }
         }

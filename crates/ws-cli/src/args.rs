@@ -206,6 +206,8 @@ pub enum Command {
     Run(cmd::run::RunArgs),
     /// Show what has happened: phases and their causes, ports, notices.
     Events(cmd::events::EventsArgs),
+    /// Show what services tried and may not, and the limits that they ran into.
+    Violations(cmd::violations::ViolationsArgs),
     /// Print where a port of a service is published.
     Port(cmd::port::PortArgs),
     /// Say everything that is wrong with the workspace file.
@@ -216,6 +218,8 @@ pub enum Command {
     Plan(cmd::plan::PlanArgs),
     /// Show who waits for whom and who may reach whom.
     Graph(cmd::graph::GraphArgs),
+    /// Propose the links, limits and programs that would have sufficed.
+    Learn(cmd::learn::LearnArgs),
     /// List the workspaces of this user that run, crashed or left state.
     Ls(cmd::ls::LsArgs),
     /// Clear what crashed workspaces left behind.

@@ -9,8 +9,8 @@ use ws_client::{Client, EventQuery, EventStream, Hold, LogLines, LogQuery};
 use ws_core::plan::{self, Plan};
 use ws_model::wire::{DownRequest, LogLine, PlanFilesRequest, ServiceStatus};
 use ws_model::{
-    Event, EventKind, ExitReason, Phase, ProbeKind, Reason, ReloadResult, ServiceKind, ServiceName,
-    Timestamp, exit,
+    Event, EventKind, ExitReason, Phase, PolicyAction, ProbeKind, Reason, ReloadResult, ServiceKind,
+    ServiceName, Timestamp, exit,
 };
 
 use crate::args::PlanOptions;
@@ -24,10 +24,10 @@ use crate::render::log::Painter;
 use crate::render::progress::{self, Goal};
 use crate::render::report;
 use crate::render::summary::{self, About};
-use crate::render::{difference, event};
+use crate::render::{difference, event, violation};
 use crate::units::{human_duration, now};
 use crate::view::View;
-use crate::{Context, causes, inside, instances, machine, names, runtime, take_down};
+use crate::{Context, causes, inside, instances, machine, names, rights, runtime, take_down};
 
 /// Until when the command follows the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,14 @@ pub fn up(context: &Context, asked: &Asked<'_>) -> Result<u8, Failure> {
         };
         let up =
             Up { context, client, place, planned: &planned, wanted, shown, began, since, abort, code_from };
-        up.follow(owner, until).await
+        match up.follow(owner, until).await {
+            // It can be over before anything could be followed.
+            Err(failure) if failure.code == exit::FAILED => match up.verdict() {
+                Some(cause) => up.broken(Some(&cause)).await,
+                None => Err(failure),
+            },
+            ended => ended,
+        }
     })
 }
 
@@ -130,6 +137,7 @@ pub(crate) async fn reach(
         if let Some(client) = instances::connect_to(context, place).await? {
             return Ok((client, Owner::Somebody));
         }
+        let approval = rights::approve(context, planned, &place.state, options.yes)?;
         meets_requirements(planned)?;
         let Planned { plan, loaded, .. } = planned;
         let secrets = load::secrets(plan, &loaded.workspace, &context.settings.around.env)?;
@@ -152,6 +160,7 @@ pub(crate) async fn reach(
         };
         match launch::start(&order, &context.settings.around.env).await? {
             Launched::Ours(supervisor) => {
+                approval.keep(&place.state)?;
                 for notice in &supervisor.notices {
                     context.ui.note(notice);
                 }
@@ -248,6 +257,8 @@ struct State<'a> {
     reloading: BTreeSet<ServiceName>,
     /// Services came or went.
     stale: bool,
+    /// Whether what a service did takes the workspace down.
+    broken: bool,
 }
 
 /// A run that ended by itself.
@@ -332,6 +343,7 @@ impl Up<'_> {
             crashing: None,
             reloading: BTreeSet::new(),
             stale: false,
+            broken: false,
         };
         let ended = self.attend(state, events, logs, &mut signals, &owner, until).await;
         drop(hold);
@@ -419,6 +431,9 @@ impl Up<'_> {
                 Next::Event(Some(event)) => self.on_event(&mut state, &event),
                 Next::Event(None) => {
                     state.block.clear();
+                    if state.broken {
+                        return self.broken(state.stopped.as_deref()).await;
+                    }
                     // What failed and why it ends are the same when the machine gave way under it.
                     let failed = state.stopped.is_some() && state.stopped == state.failed;
                     return self.ended_elsewhere(state.stopped.as_deref(), failed, until).await;
@@ -478,7 +493,7 @@ impl Up<'_> {
                 state.told.retain(|name| lost.contains(name));
                 if matches!(owner, Owner::Us(_)) && state.view.is_over() {
                     state.block.clear();
-                    return self.all_over(&lost).await.map(Some);
+                    return self.all_over(&lost, state).await.map(Some);
                 }
                 Ok(None)
             }
@@ -566,6 +581,9 @@ impl Up<'_> {
                 | Phase::Violated => {}
             }
         }
+        if let EventKind::Violation(violation) = &event.kind {
+            state.broken |= violation.action == PolicyAction::Stop;
+        }
         if let EventKind::SupervisorStopped { cause } = &event.kind {
             state.stopped = Some(cause.clone());
         }
@@ -580,7 +598,8 @@ impl Up<'_> {
                 EventKind::Notice { .. }
                 | EventKind::LogDropped { .. }
                 | EventKind::PlanChanged { .. }
-                | EventKind::PlanRefused { .. },
+                | EventKind::PlanRefused { .. }
+                | EventKind::Violation(_),
                 _,
             ) => true,
             // Whatever came over it is told itself.
@@ -708,6 +727,7 @@ impl Up<'_> {
             took: Some(self.began.elapsed()),
             http: speaks_http(&self.planned.plan),
             accepted_below: self.planned.asked,
+            violations: Some(self.client.violations(&[]).await?),
         };
         self.context.ui.say(&summary::line(&rows, &about));
         Ok(())
@@ -728,11 +748,8 @@ impl Up<'_> {
     async fn failed(&self, lost: &[ServiceName], state: &State<'_>) -> Result<u8, Failure> {
         self.report(lost, state).await;
         let names: Vec<String> = lost.iter().map(|name| format!("`{name}`")).collect();
-        let violated = |name: &ServiceName| {
-            state.view.services.get(name).is_some_and(|row| row.phase == Phase::Violated)
-        };
         self.context.ui.fail(&self.left_running(format!("{} failed", crate::render::list(&names))));
-        Ok(if lost.iter().any(violated) { exit::VIOLATION } else { exit::FAILED })
+        Ok(failure_of(lost, state))
     }
 
     async fn timed_out(&self, state: &State<'_>, until: Until) -> Result<u8, Failure> {
@@ -760,10 +777,32 @@ impl Up<'_> {
     }
 
     /// Everything has ended by itself: nobody needs the supervisor any more.
-    async fn all_over(&self, lost: &[ServiceName]) -> Result<u8, Failure> {
+    async fn all_over(&self, lost: &[ServiceName], state: &State<'_>) -> Result<u8, Failure> {
         self.context.ui.say("everything has ended");
         take_down::ask(self.context, &self.client, &self.place, DownRequest::default()).await?;
-        Ok(if lost.is_empty() { exit::OK } else { exit::FAILED })
+        Ok(if lost.is_empty() { exit::OK } else { failure_of(lost, state) })
+    }
+
+    /// Whether the last life of the stack, where it is over, ended because a service broke its policy; then why.
+    fn verdict(&self) -> Option<String> {
+        let events = ws_supervisor::last_life(&self.place.state).ok()?;
+        let stops = |event: &&Event| {
+            event.at >= self.since
+                && matches!(&event.kind, EventKind::Violation(it) if it.action == PolicyAction::Stop)
+        };
+        events.iter().find(stops)?;
+        match events.last().map(|event| &event.kind) {
+            Some(EventKind::SupervisorStopped { cause }) => Some(cause.clone()),
+            Some(_) | None => None,
+        }
+    }
+
+    /// A service broke its policy, which takes the workspace down.
+    async fn broken(&self, cause: Option<&str>) -> Result<u8, Failure> {
+        instances::gone(self.context, &self.place).await?;
+        let cause = cause.unwrap_or("a service broke its policy");
+        Err(Failure::new(exit::VIOLATION, format!("the stack was taken down: {cause}"))
+            .hint("`ws violations` has more"))
     }
 
     /// The supervisor ended and we did not ask it to.
@@ -803,8 +842,9 @@ impl Up<'_> {
             ui.say("stopping; Ctrl-C again kills everything now");
         }
         let began = Instant::now();
+        let violations = self.client.violations(&[]).await.unwrap_or_default();
         self.go_down(signals, logs).await?;
-        ui.say(&take_down::summary(began.elapsed()));
+        ui.say(&format!("{} · {}", take_down::summary(began.elapsed()), violation::count(&violations)));
         Ok(exit::INTERRUPTED)
     }
 
@@ -874,10 +914,18 @@ impl State<'_> {
             | EventKind::PlanChanged { .. }
             | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
+            | EventKind::Violation(_)
             | EventKind::Notice { .. } => {}
         }
         false
     }
+}
+
+/// What services that are lost mean for the exit code.
+fn failure_of(lost: &[ServiceName], state: &State<'_>) -> u8 {
+    let violated =
+        |name: &ServiceName| state.view.services.get(name).is_some_and(|row| row.phase == Phase::Violated);
+    if lost.iter().any(violated) { exit::VIOLATION } else { exit::FAILED }
 }
 
 /// Phases that are worth a line in the middle of logs, once everything was ready.

@@ -11,7 +11,7 @@ use crate::args::Format;
 use crate::error::Failure;
 use crate::render::report::{self, Case, LAST_LINES};
 use crate::view::{Row, View};
-use crate::{Context, instances, names, runtime};
+use crate::{Context, access, instances, names, runtime};
 
 /// `ws why`
 ///
@@ -38,6 +38,9 @@ pub fn why(context: &Context, typed: &[String]) -> Result<u8, Failure> {
             for why in &chains {
                 let row = why.chain.first().and_then(|link| rows.iter().find(|row| row.name == link.service));
                 ui.data(&report::tree(&why.chain, row))?;
+            }
+            for name in typed {
+                ui.data(&access::who(context, name))?;
             }
         }
     }

@@ -143,7 +143,8 @@ impl<'a> Follow<'a> {
             | EventKind::FilesChanged { .. }
             | EventKind::Reloaded { .. }
             | EventKind::PlanChanged { .. }
-            | EventKind::PlanRefused { .. } => ours,
+            | EventKind::PlanRefused { .. }
+            | EventKind::Violation(_) => ours,
             // The progress block shows it.
             EventKind::Phase { phase, cause, .. } => {
                 let told = *phase != Phase::Pending && !event::is_a_step(*phase, cause);

@@ -7,6 +7,7 @@
 //!
 //! Read [`main`] first, then [`bring_up::up`].
 
+pub mod access;
 pub mod addresses;
 pub mod apply;
 pub mod args;
@@ -19,6 +20,7 @@ pub mod follow;
 pub mod inside;
 pub mod instances;
 pub mod launch;
+pub mod learn;
 pub mod live;
 pub mod load;
 pub mod look;
@@ -28,6 +30,7 @@ pub mod one_off;
 pub mod own_dirs;
 pub mod render;
 pub mod replan;
+pub mod rights;
 pub mod settings;
 pub mod stats;
 pub mod supervise;
@@ -35,6 +38,7 @@ pub mod take_down;
 pub mod ui;
 pub mod units;
 pub mod view;
+pub mod violations;
 pub mod waiting;
 pub mod watching;
 
@@ -103,11 +107,13 @@ fn run(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Shell(args) => cmd::shell::run(args, context),
         Command::Run(args) => cmd::run::run(args, context),
         Command::Events(args) => cmd::events::run(args, context),
+        Command::Violations(args) => cmd::violations::run(args, context),
         Command::Port(args) => cmd::port::run(args, context),
         Command::Check(args) => cmd::check::run(args, context),
         Command::Config(args) => cmd::config::run(args, context),
         Command::Plan(args) => cmd::plan::run(args, context),
         Command::Graph(args) => cmd::graph::run(args, context),
+        Command::Learn(args) => cmd::learn::run(args, context),
         Command::Ls(args) => cmd::ls::run(args, context),
         Command::Gc(args) => cmd::gc::run(args, context),
         Command::Schema(args) => cmd::schema::run(args, context),

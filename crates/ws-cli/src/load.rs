@@ -219,6 +219,18 @@ pub fn quietly(settings: &Settings, place: &Place) -> Option<Plan> {
     resolve(settings, &workspace, &options).ok()
 }
 
+/// The workspace with its plan as the file says now; nothing when it cannot be read or is not good, and nothing is said
+/// about it. For advice only.
+#[must_use]
+pub fn silently(settings: &Settings) -> Option<Planned> {
+    let options = PlanOptions::default();
+    let (found, sources) = read(settings, &options).ok()?;
+    let parsed = ws_spec::parse(&sources);
+    let workspace = parsed.workspace?;
+    let plan = resolve(settings, &workspace, &options).ok()?;
+    Some(Planned { loaded: Loaded { found, sources, workspace, spans: parsed.spans }, plan, asked: None })
+}
+
 fn resolve(settings: &Settings, workspace: &Workspace, options: &PlanOptions) -> Result<Plan, Vec<Problem>> {
     let previous = addresses::read(&Place::of(settings, workspace).state);
     plan::resolve(
@@ -435,6 +447,14 @@ pub fn explain(context: &Context, code: &str) -> Result<u8, Failure> {
         Format::Json => context.ui.json(&json!({ "code": code, "text": text }))?,
     }
     Ok(exit::OK)
+}
+
+/// As [`line_of`], of the key and not of its value.
+#[must_use]
+pub fn line_of_key(loaded: &Loaded, at: &ConfigPath) -> String {
+    let place = loaded.spans.locate_key(at);
+    let name = place.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{name}:{}", place.line)
 }
 
 /// Where the file speaks of a service, for pointing at it: `workspace.yaml:12`.

@@ -166,7 +166,7 @@ impl Going<'_> {
 /// What a person should read even though the progress block shows the phases.
 fn worth_a_line(event: &Event, terminal: bool) -> bool {
     match &event.kind {
-        EventKind::Notice { .. } => true,
+        EventKind::Notice { .. } | EventKind::Violation(_) => true,
         EventKind::Phase { phase, .. } => !terminal && *phase != Phase::Pending,
         EventKind::FilesChanged { .. }
         | EventKind::Reloaded { .. }

@@ -131,6 +131,7 @@ impl View {
             | EventKind::PlanChanged { .. }
             | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
+            | EventKind::Violation(_)
             | EventKind::SupervisorStarted { .. }
             | EventKind::SupervisorStopped { .. }
             | EventKind::WorkspaceReady { .. }

@@ -2,6 +2,7 @@
 //!
 //! Only commands that start nothing; what needs a machine is in the end-to-end tests of the workspace.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -339,4 +340,55 @@ fn what_is_required_is_looked_for_before_anything_starts() {
     }
     let _ = here.ws(&["run", "a", "true"]).code(exit::PASSED_MACHINE);
     assert!(!here.root().join("run").exists() && !here.root().join("state").exists(), "nothing was made");
+}
+
+#[test]
+fn a_plan_is_compared_with_that_of_another_revision() {
+    let before = "name: shop\nservices:\n  api: { command: ./api, limits: { memory: 64M } }\n  db: { command: ./db }\n";
+    let here = Sealed::new(&[("workspace.yaml", before)]);
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command
+            .current_dir(here.root().join("shop"))
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/local/bin");
+        command.env("HOME", here.root());
+        for role in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{role}_NAME"), "x").env(format!("GIT_{role}_EMAIL"), "x@example.com");
+        }
+        command.output()
+    };
+    match git(&["init", "-q"]) {
+        Ok(output) if output.status.success() => {}
+        _ => {
+            let _ = writeln!(std::io::stderr(), "skipped: there is no `git`");
+            return;
+        }
+    }
+    assert!(git(&["add", "."]).unwrap().status.success());
+    assert!(git(&["commit", "-qm", "x"]).unwrap().status.success());
+    let ws = |args: &[&str]| {
+        let mut command = here.command(args);
+        here.did(&command.env("PATH", "/usr/bin:/bin:/usr/local/bin").output().unwrap())
+    };
+    let did = ws(&["plan", "--against", "HEAD"]).code(exit::OK);
+    assert!(
+        did.out.is_empty() && did.err.contains("it gives what it gave at `HEAD`"),
+        "{}{}",
+        did.out,
+        did.err
+    );
+    let now = before.replace("64M }", "32M }, links: [\"db:5432\"]");
+    std::fs::write(here.root().join("shop/workspace.yaml"), now).unwrap();
+    let did = ws(&["plan", "--against", "HEAD"]).code(exit::OK);
+    let lines: Vec<&str> = did.out.lines().collect();
+    assert!(lines[1].contains("more") && lines[1].contains("link to db:5432/tcp"), "{}", did.out);
+    assert!(did.out.contains("limits.memory: 64M becomes 32M"), "{}", did.out);
+    assert!(did.err.contains("1 gets more rights"), "{}", did.err);
+    let json = ws(&["plan", "--against", "HEAD", "--json"]).code(exit::OK).json();
+    assert_eq!((&json["widens"], &json["lines"][0]["widens"]), (&true.into(), &true.into()));
+    let did = ws(&["plan", "--against", "nowhere"]).code(exit::USAGE);
+    assert!(did.err.contains("could not read"), "{}", did.err);
+    let _ = ws(&["plan", "--against", "--output=x"]).code(exit::USAGE);
 }

@@ -17,8 +17,12 @@ use ws_cli::replan::Replanner;
 use ws_core::engine::{Effect, Generation, Input};
 use ws_core::host::{ExecId, ExecIo, ExecSpec, Host, Inbox, LogSink, Standing, Usage};
 use ws_core::plan::{self, Plan, ServicePlan};
+use ws_core::policy::Observation;
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{ExitReason, InstanceId, Level, ServiceName, exit};
+use ws_model::{
+    Evidence, ExitReason, FileAct, InstanceId, Level, Mechanism, NetworkAct, ServiceName, ViolationClass,
+    exit,
+};
 use ws_spec::Sources;
 use ws_supervisor::state_dir::{self, Acquired};
 use ws_supervisor::{Config, LogLimits, LogStore, Supervisor};
@@ -56,6 +60,17 @@ services:
     restart: { policy: on-failure, max: 5, backoff: 1ms..1ms }
 ";
 
+/// Services that break their policies.
+const TROUBLE: &str = "  sneaks:
+    command: sleep 1000
+  breaks:
+    command: sleep 1000
+    policy: { syscalls: kill }
+  dooms:
+    command: sleep 1000
+    policy: { decoys: stop }
+";
+
 /// Does what the name of a service says.
 struct Pretender {
     inbox: Inbox,
@@ -72,6 +87,43 @@ impl Pretender {
             self.logs.end(&service, LogStream::Stdout);
             (self.inbox)(Input::Exited { service, generation, exit, oom: false });
         }
+    }
+}
+
+impl Pretender {
+    /// Tells what the name of a service says that it does.
+    fn see(&self, service: ServiceName, generation: Generation) {
+        let (evidence, mechanism) = match service.as_str() {
+            "sneaks" => {
+                let evidence = Evidence::Network {
+                    act: NetworkAct::Sent,
+                    protocol: "tcp".to_owned(),
+                    destination: Some(self.plan.services["db"].address.into()),
+                    port: Some(5432),
+                    name: None,
+                    lookup: None,
+                };
+                (evidence, Mechanism::Nflog)
+            }
+            "breaks" => {
+                let (name, answer) = ("mount".to_owned(), "EPERM".to_owned());
+                (Evidence::Syscall { name, detail: None, answer }, Mechanism::Seccomp)
+            }
+            _ => {
+                let path = self.plan.services[&service].policy.decoys[0].path.display().to_string();
+                (Evidence::Decoy { path, act: FileAct::Opened }, Mechanism::Inotify)
+            }
+        };
+        (self.inbox)(Input::Observed(Box::new(Observation {
+            service,
+            generation: Some(generation),
+            evidence,
+            mechanism,
+            process: None,
+            count: 1,
+            lost: 0,
+            certain: true,
+        })));
     }
 }
 
@@ -114,6 +166,7 @@ impl Host for Pretender {
                 match service.as_str() {
                     "bad" | "worse" | "crashes" => self.end(service, generation, ExitReason::Code(3)),
                     "migrate" => self.end(service, generation, ExitReason::Code(0)),
+                    "sneaks" | "breaks" | "dooms" => self.see(service, generation),
                     _ => {}
                 }
             }
@@ -191,7 +244,8 @@ impl Host for Pretender {
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
         let missing = vec!["memory limits: there are none here".to_owned()];
-        let standing = Standing { level: Level::Limited, missing };
+        let blind = vec![(ViolationClass::Memory, "nothing counts it here".to_owned())];
+        let standing = Standing { level: Level::Limited, missing, undetected: blind };
         self.plan.services.keys().map(|name| (name.clone(), standing.clone())).collect()
     }
 
@@ -235,7 +289,13 @@ struct Stage {
 impl Stage {
     /// With a supervisor that listens.
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With these services too.
+    fn with(more: &str) -> Self {
         let mut stage = Self::without_supervisor();
+        std::fs::write(stage.root().join("workspace.yaml"), format!("{FILE}{more}")).unwrap();
         let (listening, heard) = std::sync::mpsc::channel();
         let root = stage.root();
         let (runtime, state) = (stage.runtime(), stage.state());
@@ -301,7 +361,7 @@ fn supervise(root: &Path, runtime: &Path, state: &Path, listening: std::sync::mp
     let sources = Sources {
         file: root.join("workspace.yaml"),
         root: root.to_owned(),
-        text: FILE.into(),
+        text: std::fs::read_to_string(root.join("workspace.yaml")).unwrap().into(),
         default_name: "shop".to_owned(),
         home: "/".into(),
         ..Sources::default()
@@ -694,6 +754,132 @@ fn waiting_ends_when_it_is_so_or_never_can_be() {
         "{}: {}",
         did.code,
         did.err
+    );
+}
+
+#[test]
+fn what_a_service_may_not_is_told_everywhere_in_the_same_words() {
+    let stage = Stage::with(TROUBLE);
+    let did = stage.ws(&["violations", "--json"]).code(exit::OK);
+    let did = did.says(&["note: not seen here: memory: nothing counts it here"]);
+    assert_eq!(did.json(), serde_json::json!([]));
+    let did = stage.ws(&["up", "--wait", "sneaks"]).code(exit::OK);
+    let tried = "tried db:5432 (tcp), and no link leads there";
+    let did = did.says(&["violation:", tried, "· 1 violation (`ws violations`)"]);
+    assert!(did.err.contains("add `links: [\"db:5432\"]` to `services.sneaks`"), "{}", did.err);
+
+    let rows = stage.ws(&["violations", "--json"]).code(exit::OK).json();
+    let row = &rows[0];
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+    for (key, value) in
+        [("service", "sneaks"), ("class", "network"), ("mechanism", "nflog"), ("action", "report")]
+    {
+        assert_eq!(row[key], value, "{row}");
+    }
+    assert_eq!((&row["evidence"]["name"], &row["count"]), (&"db".into(), &1.into()));
+    let line = 1 + FILE.lines().count() + TROUBLE.lines().position(|line| line == "  sneaks:").unwrap();
+    let did = stage.ws(&["violations"]).code(exit::OK);
+    assert!(did.out.contains("sneaks  network reported") && did.out.contains(tried), "{}", did.out);
+    assert!(did.out.contains(&format!("(workspace.yaml:{line})")), "{}", did.out);
+    let did = stage.ws(&["violations", "--github", "--exit-code"]).code(exit::VIOLATION);
+    let annotation =
+        format!("::warning file=workspace.yaml,line={line},title=ws network violation::sneaks {tried}");
+    assert!(did.out.starts_with(&annotation), "{}", did.out);
+    let report = stage.root().join("report.xml");
+    let _ = stage.ws(&["violations", "--junit", report.to_str().unwrap()]).code(exit::OK);
+    assert!(std::fs::read_to_string(report).unwrap().contains("failures=\"1\""));
+    assert_eq!(stage.ws(&["violations", "db", "--json"]).code(exit::OK).json(), serde_json::json!([]));
+    let _ = stage.ws(&["violations", "nobody"]).code(exit::USAGE);
+    // The program only says that it could not connect.
+    let log = stage.ws(&["logs", "sneaks"]).code(exit::OK).out;
+    assert!(log.contains("ws: violation (network): tried db:5432"), "{log}");
+    let events = stage.ws(&["events", "sneaks", "--json"]).code(exit::OK).json_lines();
+    assert!(events.iter().any(|event| event["kind"] == "violation" && event["run"] == 1), "{events:?}");
+}
+
+#[test]
+fn what_would_have_sufficed_is_proposed_as_a_patch() {
+    let stage = Stage::with(TROUBLE);
+    let file = stage.root().join("workspace.yaml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let _ = stage.ws(&["learn"]).code(exit::OK).says(&["nothing that a right of the file would allow"]);
+    let _ = stage.ws(&["up", "--wait", "sneaks"]).code(exit::OK);
+    let did = stage.ws(&["learn"]).code(exit::OK).says(&["`ws learn --write` writes it"]);
+    let patch = [
+        "--- a/workspace.yaml\n+++ b/workspace.yaml\n",
+        "   sneaks:\n     command: sleep 1000\n+    links: [\"db:5432\"]\n   breaks:\n",
+    ];
+    assert!(patch.iter().all(|part| did.out.contains(part)), "{}", did.out);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    let _ = stage.ws(&["learn", "db"]).code(exit::OK).says(&["nothing that a right"]);
+    let _ = stage.ws(&["learn", "--write"]).code(exit::OK).says(&["`ws apply` takes it over"]);
+    let line = "  sneaks:\n    command: sleep 1000\n";
+    let after = before.replace(line, &format!("{line}    links: [\"db:5432\"]\n"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
+    let json = stage.ws(&["learn", "--json"]).code(exit::OK).json();
+    assert_eq!((&json["patch"], &json["wishes"][0]), (&"".into(), &"sneaks: link to db:5432/tcp".into()));
+}
+
+#[test]
+fn who_breaks_its_policy_is_violated_and_the_code_says_so() {
+    let stage = Stage::with(TROUBLE);
+    let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);
+    let did = stage.ws(&["up", "--wait", "breaks"]).code(exit::VIOLATION);
+    let _ = did.says(&["breaks: violated", "called mount, answered EPERM"]);
+    let rows = stage.ws(&["ps", "breaks", "db", "--json"]).code(exit::OK).json();
+    let row = |i: usize, key: &str| rows[i][key].clone();
+    assert_eq!(
+        (row(0, "phase"), row(0, "reason"), row(1, "phase")),
+        ("violated".into(), "violation".into(), "ready".into())
+    );
+    let did = stage.ws(&["why", "breaks"]).code(exit::OK);
+    assert!(did.out.contains("✗ breaks broke its policy: called mount"), "{}", did.out);
+}
+
+#[test]
+fn a_policy_can_take_the_workspace_down() {
+    let mut stage = Stage::with(TROUBLE);
+    let _ = stage.ws(&["up", "--wait", "db"]).code(exit::OK);
+    let did = stage.ws(&["up", "--wait", "dooms"]).code(exit::VIOLATION);
+    let _ =
+        did.says(&["opened the decoy", "its policy stops the workspace for it", "`ws violations` has more"]);
+    stage.supervisor.take().unwrap().join().unwrap();
+    // It can be looked at afterwards.
+    let rows = stage.ws(&["violations", "--json"]).code(exit::OK).json();
+    assert_eq!((&rows[0]["service"], &rows[0]["action"]), (&"dooms".into(), &"stop".into()));
+}
+
+#[test]
+fn who_may_reach_whom_is_told_with_its_line() {
+    let stage = Stage::new();
+    let line = |text: &str| 1 + FILE.lines().position(|line| line.contains(text)).unwrap();
+    let link = line("links: [\"db:5432\"]");
+    let did = stage.ws(&["why", "web", "db:5432"]).code(exit::OK);
+    assert!(
+        did.out.contains(&format!("✓ web may reach db:5432/tcp: 5432/tcp by workspace.yaml:{link}")),
+        "{}",
+        did.out
+    );
+    let did = stage.ws(&["why", "pair", "db:5432"]).code(exit::FAILED);
+    let text = format!(
+        "✗ pair may not reach db:5432/tcp: no link of `pair` leads there\n  to allow it, add `links: [\"db:5432\"]` to \
+         `services.pair` (workspace.yaml:{})\n  who may reach it: web on 5432/tcp (workspace.yaml:{link})\n",
+        line("  pair:")
+    );
+    assert_eq!(did.out, text);
+    let json = stage.ws(&["why", "pair", "db:5432", "--json"]).code(exit::FAILED).json();
+    assert_eq!(
+        (&json["allowed"], &json["suggestion"]["add"]),
+        (&false.into(), &"links: [\"db:5432\"]".into())
+    );
+    assert_eq!(json["reached_by"][0]["service"], "web");
+    let _ = stage.ws(&["why", "web", "db:x"]).code(exit::USAGE);
+    let _ = stage.ws(&["why", "nobody", "db"]).code(exit::USAGE);
+    let did = stage.ws(&["why", "db"]).code(exit::OK);
+    assert!(
+        did.out.contains(&format!("may be reached by web on 5432/tcp (workspace.yaml:{link})")),
+        "{}",
+        did.out
     );
 }
 

@@ -8,12 +8,12 @@ use hyper::Method;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ws_model::ServiceName;
 use ws_model::wire::{
     API_VERSION, Accepted, Applying, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest,
     LogQuery, PlanDifference, PlanFilesRequest, RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest,
-    SetRequest, StatsQuery, UpRequest, WatchQuery, WatchReport, Why,
+    SetRequest, StatsQuery, UpRequest, ViolationQuery, WatchQuery, WatchReport, Why,
 };
+use ws_model::{ServiceName, ViolationRow};
 
 use crate::http::{self, Answer, Driver};
 use crate::{
@@ -188,6 +188,17 @@ impl Client {
     pub async fn watch(&self, query: &WatchQuery) -> Result<WatchReport, ClientError> {
         let doing = "asking what is watched";
         http::json(self.request(Method::GET, "/watch", &query.to_pairs(), None, doing).await?, doing).await
+    }
+
+    /// How services (all, when empty) broke their policies in this life of the stack: a row for each kind.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ClientError::Api`] with status 404 when a service does not exist.
+    pub async fn violations(&self, services: &[ServiceName]) -> Result<Vec<ViolationRow>, ClientError> {
+        let doing = "asking for violations";
+        let query = ViolationQuery { services: services.to_vec() };
+        http::json(self.request(Method::GET, "/violations", &query.to_pairs(), None, doing).await?, doing)
+            .await
     }
 
     /// Events with a number greater than `since` (0: all that are kept); with `follow`, new ones too,

@@ -156,6 +156,7 @@ mod tests {
             signal: None,
             level: None,
             missing: Vec::new(),
+            undetected: Vec::new(),
             memory_bytes: None,
             cpu_usec: None,
             pids: None,

@@ -14,7 +14,7 @@
 //! Links, with where they lead outside of the workspace; files and volumes, by what is really seen and not by which
 //! mount shows it (the private module `access`); secrets, with where they come from; what the text of the file tells of
 //! the user's (variables of the shell and of `.env`, env files: no service sees them otherwise); published ports; limits that are raised or go; what runs elsewhere; and
-//! a lower level of enforcement. A command, its environment and a hook are none by themselves: they can do no more than what the
+//! a lower level of enforcement; and a policy that sees or does less. A command, its environment and a hook are none by themselves: they can do no more than what the
 //! rights of their service allow, and those are told. A further replica has the rights of its siblings.
 //!
 //! # What needs what
@@ -24,6 +24,7 @@
 //! follows `limits.memory`, which is live, so a run that goes on keeps the number that it was started with.
 
 mod access;
+mod policy;
 mod words;
 
 use std::cmp::Ordering;
@@ -39,6 +40,7 @@ use ws_model::{
 use crate::plan::{ExternalPlan, HOSTS, LimitsPlan, LinkRule, Plan, Run, ServicePlan, View};
 use crate::text::{duration, elsewhere, some};
 use access::{Access, Sight};
+pub(crate) use policy::rule_words;
 use words::{became, listed, listens, mount_text, place, rule_text, watching_lines};
 use ws_model::problem::Segment;
 
@@ -351,6 +353,7 @@ fn rights_of_a_new_one(unit: &ServicePlan, plans: &Plans<'_>) -> Vec<String> {
     rights.extend(volumes.map(|(volume, access)| volume_text(volume, access)));
     rights.extend(secrets(&unit.view));
     rights.extend(unit.publish.iter().map(|port| format!("published port {}", words::published(port))));
+    rights.extend(policy::rights(&unit.policy));
     rights
 }
 
@@ -391,6 +394,7 @@ fn differences(old: &ServicePlan, new: &ServicePlan, plans: &Plans<'_>) -> Vec<D
         restart,
         stop,
         limits: _, // see `limit_differences`
+        policy: of_policy,
     } = new;
 
     if *kind != old.kind {
@@ -428,6 +432,7 @@ fn differences(old: &ServicePlan, new: &ServicePlan, plans: &Plans<'_>) -> Vec<D
         found.replace(became("listen", listens(&old.listen), listens(listen)));
     }
     limit_differences(old, new, &mut found);
+    policy::differences(&old.policy, of_policy, &mut found);
 
     if *waits != old.waits {
         let text = |plan: &Plan, unit: &ServicePlan| words::or_nothing(words::waits_for(plan, unit));

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ws_model::wire::{ExecResult, LogStream};
-use ws_model::{Level, SecretName, ServiceName};
+use ws_model::{Level, SecretName, ServiceName, ViolationClass};
 
 use crate::engine::{Effect, Input};
 use crate::plan::{ExternalPlan, ServicePlan};
@@ -74,6 +74,8 @@ pub struct Standing {
     pub level: Level,
     /// What is missing for the next level, a phrase each ("memory limits: no memory controller").
     pub missing: Vec<String>,
+    /// What cannot be seen of it here, and why, a phrase each ("no processes controller").
+    pub undetected: Vec<(ViolationClass, String)>,
 }
 
 /// Carries out effects. Two implementations: Linux (`ws-linux`) and the tests' simulated one.

@@ -14,4 +14,5 @@ pub mod files;
 pub mod graph;
 pub mod host;
 pub mod plan;
+pub mod policy;
 mod text;

@@ -3,7 +3,7 @@
 //!
 //! Done: `+db` start, `*db` start its build, `TERM db` and the like, `KILL db`, `?db` probe whether it is ready
 //! (`?db/startup`, `?db/live`), `-?db` stop that, `>db/post_start` run a hook. Told: `db=ready` a phase, `db!` a
-//! notice, `db"busy"` what it says of itself, `READY` and `FAILED [cause]` of the workspace.
+//! notice, `db!network:report` a violation, `db"busy"` what it says of itself, `READY` and `FAILED [cause]` of the workspace.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,13 +21,13 @@ use crate::support::{Svc, name, shared, svc, task, world};
 
 /// Plays a scenario; shows the whole of it as it really went when a line differs.
 #[track_caller]
-fn check(services: impl IntoIterator<Item = Svc>, script: &str) {
+pub(crate) fn check(services: impl IntoIterator<Item = Svc>, script: &str) {
     check_plan(world(services).plan(), script);
 }
 
 /// As [`check`]; what is named `…-run-…` is not of the plan, it comes with `add`.
 #[track_caller]
-fn check_plan(mut plan: Plan, script: &str) {
+pub(crate) fn check_plan(mut plan: Plan, script: &str) {
     let (later, services) = plan.services.into_iter().partition(|(name, _)| name.as_str().contains("-run-"));
     plan.services = services;
     let stage = Stage { engine: Engine::new(plan), later, plans: BTreeMap::new(), now: Duration::ZERO };
@@ -182,7 +182,7 @@ impl Stage {
                     other => panic!("nobody says {other}"),
                 },
             },
-            other => panic!("no such news: {other}"),
+            _ => crate::violations::seen(service, generation, words),
         }
     }
 
@@ -288,6 +288,7 @@ fn show(outcome: &Outcome, engine: &Engine) -> String {
             format!("{service}~{}:{result:?}", action.as_str())
         }
         (Some(service), EventKind::Notice { .. }) => format!("{service}!"),
+        (Some(service), EventKind::Violation(it)) => crate::violations::show(service, it),
         (Some(service), EventKind::Status { text }) => format!("{service}{text:?}"),
         (None, EventKind::Notice { .. }) => "!".to_owned(),
         (None, EventKind::WorkspaceReady { .. }) => "READY".to_owned(),
@@ -939,7 +940,7 @@ fn out_of_memory_is_told_as_such() {
         [svc("web")],
         "up           -> +web web=starting
          web executed -> web=ready READY
-         web oom      -> web=backoff
+         web oom      -> web!memory:restart web=backoff
          status web   -> backoff restarts=0 was killed by SIGKILL because oom",
     );
 }
@@ -2292,7 +2293,7 @@ fn out_of_memory_is_no_success() {
         [svc("web").with(|service| service.success_exit_codes = vec![137])],
         "up           -> +web web=starting
          web executed -> web=ready READY
-         web oom      -> web=backoff",
+         web oom      -> web!memory:restart web=backoff",
     );
 }
 

@@ -4,4 +4,6 @@
 mod change;
 mod engine;
 mod plan;
+mod policy;
 mod support;
+mod violations;

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use ws_core::graph;
 use ws_core::host::Standing;
 use ws_core::plan::{
-    self, BindSource, DEFAULT_PIDS, DEFAULT_TMP, ExternalPlan, OneOff, PathKind, Plan, ServicePlan,
+    self, BindSource, DEFAULT_PIDS, DEFAULT_TMP, ExternalPlan, OneOff, PathKind, Plan, Reach, ServicePlan,
     check_standing, closure, describe, directories_of_interest, lint, paths_of_interest, resolve, to_json,
 };
 use ws_model::{
@@ -1422,8 +1422,11 @@ fn the_level_follows_from_what_is_declared() {
 #[test]
 fn what_stands_below_the_level_is_told_with_what_is_missing() {
     let plan = world([svc("api").memory(64), svc("db")]).plan();
-    let standing =
-        |level| Standing { level, missing: vec!["memory limits: no memory controller".to_owned()] };
+    let standing = |level| Standing {
+        level,
+        missing: vec!["memory limits: no memory controller".to_owned()],
+        undetected: Vec::new(),
+    };
     let good =
         BTreeMap::from([(name("api"), standing(Level::Standard)), (name("db"), standing(Level::Full))]);
     assert_eq!(check_standing(&plan, &good), Ok(()));
@@ -1799,4 +1802,44 @@ fn a_thousand_services_are_planned() {
     let plan = resolve(&world.workspace, &world.facts, &world.options).unwrap();
     assert!(plan.services.values().all(|service| service.view.binds.len() <= 4));
     assert_eq!(plan.channels.len(), 500);
+}
+
+// ---- who may reach whom
+
+#[test]
+fn who_may_reach_whom_is_told_with_its_line() {
+    let web = svc("web").links("api").with(|service| service.replicas = 2);
+    let world = world([svc("db").expose("5432 5433"), svc("api").expose("80").links("db:5432"), web]);
+    let plan = world.plan();
+    let tcp = |port| Some(PortProto { port, protocol: Protocol::Tcp });
+    let yes = |from: &str, to: &str, port| match plan::reach(&plan, from, to, port) {
+        Some(Reach::Yes(rules)) => rules.iter().map(|rule| format!("{} {}", rule.port, rule.at)).collect(),
+        _ => Vec::new(),
+    };
+    assert_eq!(yes("api", "db", tcp(5432)), ["5432/tcp services.api.links[0]"]);
+    assert_eq!(yes("api", "db", None), ["5432/tcp services.api.links[0]"]);
+    assert_eq!(yes("web", "api", tcp(80)), ["80/tcp services.web.links[0]"]);
+    assert_eq!(yes("web-2", "api", tcp(80)), ["80/tcp services.web.links[0]"]);
+    let Some(Reach::OtherPorts { by, suggestion }) = plan::reach(&plan, "api", "db", tcp(5433)) else {
+        panic!("it may reach another port")
+    };
+    assert_eq!(
+        (by.len(), suggestion.to_string()),
+        (1, "add `links: [\"db:5433\"]` to `services.api`".into())
+    );
+    let no = |from: &str, to: &str| match plan::reach(&plan, from, to, tcp(80)) {
+        Some(Reach::No { suggestion }) => suggestion.map(|it| it.add),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(no("db", "web"), Some("links: [\"web:80\"]".to_owned()));
+    // Nothing in the file leads there.
+    assert_eq!(no("db", "example.com"), None);
+    assert_eq!(plan::reach(&plan, "nobody", "db", None), None);
+    assert_eq!(plan::reach(&plan, "web-1", "web-2", None), Some(Reach::Itself));
+    let who: Vec<String> = plan::reached_by(&plan, "api")
+        .into_iter()
+        .map(|it| format!("{} {} {}", it.service, it.port, it.at))
+        .collect();
+    assert_eq!(who, ["web 80/tcp services.web.links[0]"], "once for all replicas");
+    assert!(plan::reached_by(&plan, "web").is_empty());
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use ws_core::plan::{Facts, Options, PathKind, Plan, resolve};
 use ws_model::{
     Build, ByteSize, CommandLine, Condition, Dependency, HookCommand, Hooks, Limits, Link, LinkPorts,
-    LogRetention, Mount, MountSource, PortProto, Probe, ProbeKind, Problem, Protocol, Publish, Restart,
-    RestartPolicy, SecretName, SecretSource, SecretTarget, SecretUse, Service, ServiceKind, ServiceName,
-    Stdin, Stop, Subnet, Tmpfs, VolumeDecl, VolumeName, Workspace, WorkspaceName,
+    LogRetention, Mount, MountSource, PolicyAction, PolicyRule, PortProto, Probe, ProbeKind, Problem,
+    Protocol, Publish, Restart, RestartPolicy, SecretName, SecretSource, SecretTarget, SecretUse, Service,
+    ServiceKind, ServiceName, Stdin, Stop, Subnet, Tmpfs, ViolationClass, VolumeDecl, VolumeName, Workspace,
+    WorkspaceName,
 };
 
 pub(crate) const ROOT: &str = "/home/me/shop";
@@ -78,6 +79,7 @@ pub(crate) fn svc(text: &str) -> Svc {
         },
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(10) },
         limits: Limits::default(),
+        policy: ws_model::Policy::default(),
     };
     Svc { name: name(text), service }
 }
@@ -286,6 +288,26 @@ impl Svc {
         self.with(|service| service.stop.grace = Duration::from_secs(seconds))
     }
 
+    /// `network:kill memory:report`
+    pub(crate) fn about(self, text: &str) -> Self {
+        let rules = text.split_whitespace().map(|rule| {
+            let (class, action) = rule.split_once(':').unwrap();
+            let class = ViolationClass::ALL.into_iter().find(|it| it.as_str() == class).unwrap();
+            let action = [
+                PolicyAction::Off,
+                PolicyAction::Report,
+                PolicyAction::Restart,
+                PolicyAction::Kill,
+                PolicyAction::Stop,
+            ]
+            .into_iter()
+            .find(|it| it.as_str() == action);
+            (class, PolicyRule { action: Some(action.unwrap()), ..PolicyRule::default() })
+        });
+        let rules = rules.collect();
+        self.with(|service| service.policy.rules = rules)
+    }
+
     pub(crate) fn memory(self, mib: u64) -> Self {
         self.with(|service| service.limits.memory = Some(ByteSize::mib(mib)))
     }
@@ -341,6 +363,7 @@ pub(crate) fn world(services: impl IntoIterator<Item = Svc>) -> World {
         builds: BTreeMap::from([(name("all"), making(vec!["make".to_owned()]))]),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
+        policy: ws_model::Policy::default(),
         services: services.into_iter().map(|svc| (svc.name, svc.service)).collect(),
     };
     let facts = Facts {

@@ -218,6 +218,24 @@ impl Cgroups {
         self.tree.usable().has(Controller::Pids)
     }
 
+    /// Whether a controller can be used here.
+    #[must_use]
+    pub fn has(&self, controller: Controller) -> bool {
+        self.tree.usable().has(controller)
+    }
+
+    /// Whether processor time is counted; `true` while there is no service to ask for.
+    #[must_use]
+    pub fn counts_time(&self) -> bool {
+        self.services.values().next().is_none_or(|one| one.group.usage().cpu_usec.is_some())
+    }
+
+    /// Whether the kernel says when it refuses a process; `true` while there is no service to ask for.
+    #[must_use]
+    pub fn tells_pids(&self) -> bool {
+        self.services.values().next().is_none_or(|one| one.group.pids_events().is_some())
+    }
+
     /// Moves the spawner to where it may place processes into services' groups.
     ///
     /// # Errors
@@ -386,6 +404,12 @@ impl ServiceGroup {
         self.group.oom_kills().ok().flatten().unwrap_or(0)
     }
 
+    /// How many processes the kernel has refused for the limit since the group was made.
+    #[must_use]
+    pub fn pids_refused(&self) -> u64 {
+        self.group.pids_refused().ok().flatten().unwrap_or(0)
+    }
+
     /// Whether the kernel has killed a process of the present run for lack of memory. True only after the
     /// process is dead: ask when it has exited.
     #[must_use]
@@ -448,12 +472,12 @@ impl ServiceGroup {
     }
 
     /// Kills the rest of the service whenever the kernel kills one of its processes for lack of memory, as
-    /// v2 does by itself: half a service is worse than none. Ends when the future is dropped; at once where
-    /// the kernel does it or nothing is limited.
+    /// v2 does by itself: half a service is worse than none. Calls `told` each time. Ends when the future is dropped; at
+    /// once where the kernel does it or nothing is limited.
     ///
     /// # Errors
     /// When the kernel's notification cannot be had.
-    pub async fn guard_oom(&self) -> Result<(), Error> {
+    pub async fn guard_oom(&self, told: impl Fn()) -> Result<(), Error> {
         if self.group.dies_as_a_whole() {
             return Ok(());
         }
@@ -471,6 +495,7 @@ impl ServiceGroup {
             if now > seen {
                 seen = now;
                 self.kill()?;
+                told();
             }
         }
     }
@@ -716,7 +741,7 @@ mod tests {
         let api = Arc::clone(fixture.api());
         let guard = {
             let api = Arc::clone(&api);
-            tokio::spawn(async move { api.guard_oom().await })
+            tokio::spawn(async move { api.guard_oom(|| {}).await })
         };
         // The guard is a task of this thread: it registers before anything else happens.
         tokio::task::yield_now().await;

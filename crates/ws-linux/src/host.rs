@@ -31,6 +31,7 @@ use ws_sys::aio::Readable;
 use ws_sys::cgroup::Layout;
 
 use crate::cgroups::{self, Cgroups};
+use crate::detect::{self, Detectors};
 use crate::external::External;
 use crate::net::{self, Network, NsRef, SocketSource};
 use crate::publish::{self, Dial, Publisher};
@@ -94,6 +95,9 @@ pub enum StartError {
     /// The layout of control groups of this machine.
     #[error("could not find the control groups of this machine")]
     Layout(#[source] ws_sys::cgroup::Error),
+    /// What watches services.
+    #[error("could not begin to watch for violations")]
+    Detect(#[source] io::Error),
     /// The private network.
     #[error("could not set up the private network")]
     Network(#[source] net::NetError),
@@ -178,6 +182,7 @@ struct Shared {
     inbox: Inbox,
     logs: Arc<dyn LogSink>,
     dial: Arc<dyn Dial>,
+    detect: Arc<detect::Common>,
 }
 
 impl Shared {
@@ -311,6 +316,7 @@ impl LinuxHost {
                 external: tokio::sync::Mutex::default(),
                 inbox,
                 logs,
+                detect: Arc::new(detect::Common::start().map_err(StartError::Detect)?),
                 dial: Arc::new(Sockets { spawner: spawner.clone(), namespaces: BTreeMap::new() }),
                 spawner,
                 root: plan.root.clone(),
@@ -365,6 +371,7 @@ impl LinuxHost {
         };
         let net = net.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         *shared.net.lock().unwrap_or_else(PoisonError::into_inner) = Some(net.map_err(StartError::Network)?);
+        listen_to_router(&shared).map_err(StartError::Detect)?;
         {
             let mut external = shared.external.lock().await;
             for plan in &plan.external {
@@ -402,6 +409,31 @@ impl LinuxHost {
             let _ = task.commands.send(command);
         }
     }
+}
+
+/// Begins to hear of what the router denies.
+fn listen_to_router(shared: &Shared) -> io::Result<()> {
+    let net = shared.net.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(net) = net.as_ref() else { return Ok(()) };
+    let socket = || net.sockets.netlink_netfilter(NsRef::Router);
+    shared.detect.router.listen(socket()?, socket()?)
+}
+
+/// What hears of a service's network, whose namespace is in the network already.
+fn ears(shared: &Arc<Shared>, service: &ServiceName) -> io::Result<detect::Ears> {
+    let (shared, name) = (Arc::downgrade(shared), service.clone());
+    let socket = move || {
+        let shared = shared.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+        let net = shared.net.lock().unwrap_or_else(PoisonError::into_inner);
+        let net = net.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        net.sockets.netlink_netfilter(NsRef::Service(&name))
+    };
+    Ok((socket()?, detect::network::counters(socket)))
+}
+
+/// Makes the detectors of a service.
+fn detectors(shared: &Arc<Shared>, service: &ServicePlan) -> io::Result<Detectors> {
+    Detectors::new(Arc::clone(&shared.detect), service, &shared.inbox, || ears(shared, &service.name))
 }
 
 /// Binds the published ports of a service and tells which they are.
@@ -526,21 +558,23 @@ fn take_up(
     let failed = |failure| StartError::Service { service: service.name.clone(), failure };
     let launcher = pidfd.try_clone().stage("keeping the launcher").map_err(failed)?;
     let serve = |publisher: &mut Publisher| publisher.serve(Arc::clone(&shared.dial));
-    let taken =
-        publishers.iter_mut().try_for_each(serve).stage("registering a published port").and_then(|()| {
-            Service::new(
-                Arc::clone(shared),
-                service.clone(),
-                channel,
-                pidfd,
-                namespace,
-                group,
-                publishers,
-                io,
-                commands,
-            )
-            .stage("registering the launcher")
-        });
+    let served = publishers.iter_mut().try_for_each(serve).stage("registering a published port");
+    let watched = served.and_then(|()| detectors(shared, service).stage("watching for violations"));
+    let taken = watched.and_then(|detectors| {
+        Service::new(
+            Arc::clone(shared),
+            service.clone(),
+            channel,
+            pidfd,
+            namespace,
+            group,
+            publishers,
+            io,
+            commands,
+            detectors,
+        )
+        .stage("registering the launcher")
+    });
     if taken.is_err() {
         place::end_launcher(launcher.as_fd());
     }
@@ -592,7 +626,7 @@ fn standing(groups: &Cgroups, rootless: bool) -> Standing {
         level = level.min(Level::Standard);
         missing.push("distinct uids: every service runs as your own user".to_owned());
     }
-    Standing { level, missing }
+    Standing { level, missing, undetected: detect::undetected(groups) }
 }
 
 impl Host for LinuxHost {
@@ -765,6 +799,7 @@ impl Host for LinuxHost {
                 let _ = task.await;
             }
             let errors = tokio::task::spawn_blocking(move || {
+                shared.detect.router.stop();
                 drop(shared.net.lock().unwrap_or_else(PoisonError::into_inner).take());
                 shared.spawner.end();
                 let groups = shared.cgroups.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -4,6 +4,7 @@
 //! how a service starts, [`host`] for how effects become requests to it.
 
 pub mod cgroups;
+mod detect;
 pub mod external;
 pub mod host;
 pub mod net;

@@ -60,6 +60,7 @@ use ws_sys::netlink::{self, Socket};
 use ws_sys::nft::{self, InterfaceName, Transaction};
 
 use rules::Flow;
+pub(crate) use rules::{ICMP, TCP, UDP};
 
 /// The interface of a service, inside.
 pub const INSIDE_NAME: &str = "eth0";
@@ -67,6 +68,9 @@ pub const INSIDE_NAME: &str = "eth0";
 pub const DENIED_GROUP: u16 = 5;
 /// The group (NFLOG), in the router, of frames that are not what the service behind the port may send.
 pub const SPOOFED_GROUP: u16 = 6;
+
+/// How many bytes of a packet come with the message of a rule that logs: the headers, and a name that is looked up.
+pub const SNAPLEN: u32 = 256;
 
 /// Settings of the router's namespace, below `/proc/sys`, to be written in this order before [`set_up`].
 /// Those for which [`sysctl_may_be_missing`] may be missing; any other that cannot be written is an error.
@@ -282,6 +286,18 @@ impl<'a> Member<'a> {
 fn port(index: u32, mac: [u8; 6], address: Ipv4Addr) -> rules::Port {
     let name = InterfaceName::new(&links::port_name(index)).expect("a letter and a number");
     rules::Port { name, mac, address }
+}
+
+/// The index, in the router, of the interface of the service with the number `index`.
+pub(crate) fn port_index(index: u32) -> u32 {
+    links::FIRST_PORT + index
+}
+
+/// How many attempts the rules in a service's namespace have denied since they were loaded. `socket` is in that
+/// namespace.
+pub(crate) fn attempts(socket: &mut Socket) -> Result<u64, netlink::Error> {
+    let counters = nft::counters(socket, rules::INET)?;
+    Ok(counters.iter().filter(|one| one.comment == rules::ATTEMPTS).map(|one| one.packets).sum())
 }
 
 /// A service that is connected.

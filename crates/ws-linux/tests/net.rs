@@ -972,6 +972,7 @@ fn plan(services: &[Declared<'_>]) -> Plan {
             },
             stop: Stop { command: None, signal: libc::SIGTERM, grace: Duration::ZERO },
             limits: LimitsPlan { memory: None, cpus: None, pids: 1, pids_declared: false, files: None },
+            policy: ws_core::plan::PolicyPlan::default(),
         };
         (plan.name.clone(), plan)
     });

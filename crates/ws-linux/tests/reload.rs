@@ -200,6 +200,7 @@ fn service(root: &Path, command: CommandLine) -> Service {
         },
         stop: Stop { command: None, signal: 15, grace: LONG },
         limits: Limits::default(),
+        policy: ws_model::Policy::default(),
     }
 }
 
@@ -253,6 +254,7 @@ fn workspace(root: &Path) -> Workspace {
         builds: BTreeMap::new(),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
+        policy: ws_model::Policy::default(),
         services: services.map(|(text, service)| (name(text), service)).into(),
     }
 }
@@ -545,7 +547,11 @@ async fn drive(spawner: Spawner, directory: &Path) {
     let workspace = workspace(&root);
     let plan = planned(&workspace);
     let (sender, inputs) = mpsc::unbounded_channel();
-    let inbox: ws_core::host::Inbox = Arc::new(move |input| drop(sender.send(input)));
+    let inbox: ws_core::host::Inbox = Arc::new(move |input| match input {
+        // That what is denied is seen is looked at elsewhere (`tests/detect.rs`).
+        Input::Observed(_) => {}
+        other => drop(sender.send(other)),
+    });
     let output = Arc::new(Output::default());
     let instance = InstanceId::new(&workspace.name, &root, None);
     let state_dir = directory.join("state");

@@ -133,6 +133,7 @@ fn service(root: &Path, script: &str) -> Service {
         },
         stop: Stop { command: None, signal: 15, grace: LONG },
         limits: Limits::default(),
+        policy: ws_model::Policy::default(),
     }
 }
 
@@ -262,6 +263,7 @@ async fn drive(spawner: Spawner, directory: &Path) {
         builds: BTreeMap::new(),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
+        policy: ws_model::Policy::default(),
         services: services(&root),
     };
     let facts = ws_linux::observe::facts(&workspace);

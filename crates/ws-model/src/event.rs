@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ServiceName;
+use crate::{ServiceName, Violation};
 
 /// A point in time on the wall clock, UTC, written as RFC 3339 with milliseconds.
 #[derive(
@@ -378,6 +378,8 @@ pub enum EventKind {
         /// The errors, drawn as text.
         text: String,
     },
+    /// It did what it must not, or ran into a limit.
+    Violation(Box<Violation>),
     /// Something that a person should know: a lower enforcement level, a leftover that was cleared.
     Notice {
         /// What.

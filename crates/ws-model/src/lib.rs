@@ -14,6 +14,7 @@ pub mod event;
 pub mod exit;
 pub mod instance;
 pub mod name;
+pub mod policy;
 pub mod problem;
 pub mod units;
 pub mod version;
@@ -26,6 +27,10 @@ pub use event::{
 };
 pub use instance::InstanceId;
 pub use name::{NameError, SecretName, ServiceName, VolumeName, WorkspaceName};
+pub use policy::{
+    Accept, Evidence, FileAct, Mechanism, Need, NetworkAct, Offender, Policy, PolicyAction, PolicyRule,
+    Posture, Suggestion, Violation, ViolationClass, ViolationRow, Wish,
+};
 pub use problem::{ConfigPath, Problem, Severity};
 pub use units::{ByteSize, MilliCpus, Subnet};
 pub use version::{Version, VersionRange};

@@ -32,6 +32,24 @@ impl ConfigPath {
         Self::root().key("services").key(name)
     }
 
+    /// Reads what [`Display`](fmt::Display) writes; `None` when it is none. Keys with a dot or bracket cannot be told
+    /// apart from several, and names have none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut path = Self::root();
+        for part in text.split('.') {
+            let (key, indexes) = part.split_at(part.find('[').unwrap_or(part.len()));
+            if key.is_empty() {
+                return None;
+            }
+            path = path.key(key);
+            for index in indexes.split_terminator(']') {
+                path = path.index(index.strip_prefix('[')?.parse().ok()?);
+            }
+        }
+        Some(path)
+    }
+
     /// One step into a mapping.
     #[must_use]
     pub fn key(&self, key: impl AsRef<str>) -> Self {

@@ -83,6 +83,9 @@ pub struct ServiceStatus {
     pub level: Option<Level>,
     /// What is missing for the next level, a phrase each.
     pub missing: Vec<String>,
+    /// What its policy wants to be looked for and cannot be seen here, or not all of it: a phrase each.
+    #[serde(default)]
+    pub undetected: Vec<String>,
     /// Memory in use.
     pub memory_bytes: Option<u64>,
     /// Processor time used.
@@ -654,6 +657,36 @@ impl StatsQuery {
     }
 }
 
+/// Whose violations `GET /v1/violations` answers; its query string.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ViolationQuery {
+    /// `service=`, once for each: of which services; empty: of all.
+    pub services: Vec<ServiceName>,
+}
+
+impl ViolationQuery {
+    /// As the pairs of a query string, not yet escaped.
+    #[must_use]
+    pub fn to_pairs(&self) -> Vec<(&'static str, String)> {
+        self.services.iter().map(|service| ("service", service.to_string())).collect()
+    }
+
+    /// From the pairs of a query string.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value is not a service: what is wrong, as a sentence.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut query = Self::default();
+        for (key, value) in pairs {
+            match key {
+                "service" => query.services.push(parse_service(value)?),
+                _ => return Err(format!("`{key}` is not a parameter of violations")),
+            }
+        }
+        Ok(query)
+    }
+}
+
 /// Which events `GET /v1/events` answers; its query string.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EventQuery {
@@ -779,6 +812,8 @@ mod tests {
         assert_eq!(StatsQuery::from_pairs(pairs(&stats.to_pairs())), Ok(stats));
         let watch = WatchQuery { paths: vec!["src/a b.rs".to_owned(), "/etc/x".to_owned()] };
         assert_eq!(WatchQuery::from_pairs(pairs(&watch.to_pairs())), Ok(watch));
+        let violations = ViolationQuery { services: vec![ServiceName::new("db").unwrap()] };
+        assert_eq!(ViolationQuery::from_pairs(pairs(&violations.to_pairs())), Ok(violations));
         let events = EventQuery { since: 7, follow: true };
         assert_eq!(EventQuery::from_pairs(pairs(&events.to_pairs())), Ok(events));
         assert_eq!(

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, ConfigPath, MilliCpus, SecretName, ServiceName, Subnet, VolumeName, WorkspaceName};
+use crate::{
+    ByteSize, ConfigPath, MilliCpus, Policy, SecretName, ServiceName, Subnet, VolumeName, WorkspaceName,
+};
 
 /// How much is enforced for a service, or asked for.
 #[derive(
@@ -80,6 +82,8 @@ pub struct Workspace {
     pub watching: Watching,
     /// What services and builds are told of what is the user's, by where they stand in the file.
     pub borrowed: BTreeMap<ConfigPath, BTreeSet<Borrowed>>,
+    /// What is done about violations, where a service does not say otherwise.
+    pub policy: Policy,
     /// Services and tasks that are active under the chosen profiles.
     pub services: BTreeMap<ServiceName, Service>,
 }
@@ -363,6 +367,8 @@ pub struct Service {
     pub stop: Stop,
     /// What it may use.
     pub limits: Limits,
+    /// What is done about its violations, where that is not what the workspace says.
+    pub policy: Policy,
 }
 
 /// When a dependency is satisfied.

@@ -511,6 +511,7 @@ impl Oracle {
             | Input::Checked { .. }
             | Input::Recorded { .. }
             | Input::Adopt { .. }
+            | Input::Observed(_)
             | Input::Tick => {}
         }
     }
@@ -606,6 +607,7 @@ impl Oracle {
             | EventKind::PlanChanged { .. }
             | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
+            | EventKind::Violation(_)
             | EventKind::Published { .. }
             | EventKind::Notice { .. }
             | EventKind::Status { .. } => Ok(()),
@@ -632,6 +634,7 @@ impl Oracle {
             | EventKind::PlanChanged { .. }
             | EventKind::PlanApplied { .. }
             | EventKind::PlanRefused { .. }
+            | EventKind::Violation(_)
             | EventKind::Notice { .. } => return Ok(()),
             EventKind::SupervisorStarted { .. }
             | EventKind::SupervisorStopped { .. }
@@ -1107,6 +1110,7 @@ impl Oracle {
             | Input::Displaced { .. }
             | Input::Updated { .. }
             | Input::Switched { .. }
+            | Input::Observed(_)
             | Input::Tick => Ok(()),
         }
     }
@@ -1138,6 +1142,7 @@ impl Oracle {
             | Input::Displaced { .. }
             | Input::Updated { .. }
             | Input::Switched { .. }
+            | Input::Observed(_)
             | Input::Tick => false,
         };
         let stops = |(service, event): &&(Option<ServiceName>, EventKind)| {

@@ -1,5 +1,6 @@
 //! The plan of a scenario: made by hand, so that what is simulated is the engine and not the planner.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub fn plan(scenario: &Scenario, number: usize) -> Plan {
         requires: Vec::new(),
         parallel_builds: None,
         watching: ws_model::Watching::default(),
+        secrets: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         services: services.collect(),
         waves: Vec::new(),
         channels: Vec::new(),
@@ -106,6 +109,7 @@ pub fn service(unit: &Unit, index: u32) -> ServicePlan {
             pids_declared: false,
             files: None,
         },
+        policy: ws_core::plan::PolicyPlan::default(),
     }
 }
 

@@ -36,6 +36,7 @@ pub fn step(to: &mut String, now: Tick, what: &Input, outcome: &Outcome) {
         | Input::Displaced { .. }
         | Input::Updated { .. }
         | Input::Switched { .. }
+        | Input::Observed(_)
         | Input::HostLost { .. } => false,
     };
     if !nothing_new || !outcome.effects.is_empty() || !outcome.events.is_empty() {
@@ -114,6 +115,7 @@ fn input(input: &Input) -> String {
         Input::Updated { service, result: Ok(()) } => format!("{service} is updated"),
         Input::Updated { service, result: Err(error) } => format!("{service} is not updated: {error}"),
         Input::Switched { service, generation } => format!("{service}~{generation} switched"),
+        Input::Observed(seen) => format!("{} {} x{}", seen.service, seen.evidence, seen.count),
         Input::Tick => "tick".to_owned(),
     }
 }
@@ -182,6 +184,7 @@ pub fn event(service: Option<&ServiceName>, event: &EventKind) -> String {
         EventKind::PlanChanged { lines, applied } => format!("plan changed {lines:?} {applied}"),
         EventKind::PlanApplied { errors } => format!("plan applied {errors:?}"),
         EventKind::PlanRefused { text } => format!("plan refused {text}"),
+        EventKind::Violation(it) => format!("{who} violation: {} x{} {}", it.evidence, it.count, it.action),
         EventKind::Notice { text } => format!("{who} notice: {text}"),
     }
 }

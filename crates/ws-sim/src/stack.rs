@@ -634,7 +634,7 @@ impl Host for Handle {
     }
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
-        let standing = Standing { level: Level::None, missing: Vec::new() };
+        let standing = Standing { level: Level::None, missing: Vec::new(), undetected: Vec::new() };
         self.shared().units.iter().map(|unit| (unit.name.clone(), standing.clone())).collect()
     }
 

@@ -137,7 +137,7 @@ relative to the directory of the file that includes it.";
 Files include each other in a circle. What two files both need belongs into a third one, which both may include: it \
 is read once.";
     FIRST_FILE_ONLY = "WS0048", "\
-`name`, `enforcement`, `network`, `watch` and `parallel_builds` are of the workspace as a whole, so only its first \
+`name`, `enforcement`, `network`, `watch`, `policy` and `parallel_builds` are of the workspace as a whole, so only its first \
 file has them, not one that it includes.";
     BAD_EXIT_CODE = "WS0049", "\
 `success_exit_codes` takes exit codes from 0 to 255, and names of signals: a program that a signal ended counts as \
@@ -191,6 +191,10 @@ An entry of `listen` is a TCP port, each once, or `{ port: 8080, name: http }`. 
     BAD_OUTPUT = "WS0065", "\
 The outputs of a build are everything in its `working_dir`, and so is what it is made of. What a build makes never \
 counts as its input, so nothing would ever be a reason to build. Name what is made.";
+    BAD_ACCEPT = "WS0066", "\
+An entry of `policy.accept` says of which class the violations are, what they are about, and why they are fine: \
+`{ class: network, to: \"169.254.169.254:80\", why: \"the SDK looks for a role\" }`. In `processes.allow` stand names, \
+absolute paths inside, and beginnings of them with `*` at the end.";
 }
 
 /// The codes of the planner, which finds its problems in the finished workspace and on the machine.

@@ -207,7 +207,8 @@ fn service(key: &str) -> Option<&'static str> {
         "prestop" | "before_stop" => "write `pre_stop: [./drain]`",
         "post_stop" => "there is no hook after the stop: write a task, or `pre_stop: [./drain]`",
         "success_codes" | "exit_codes" | "success_exit_status" => "write `success_exit_codes: [143]`",
-        "egress" | "policy" | "use" | "toolchains" | "posture" => "this key is not in this version of ws",
+        "posture" | "accept" => "write it into `policy`",
+        "egress" | "use" | "toolchains" => "this key is not in this version of ws",
         "restart_policy" => "write `restart: { policy: on-failure, max: 10 }`",
         "depends" | "after" | "needs" | "requires" => {
             "write `depends_on: [db]`, or `links: [\"db:5432\"]` to reach it too"

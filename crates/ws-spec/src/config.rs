@@ -1,5 +1,7 @@
 //! The resolved workspace as a workspace file again: what `ws config` prints.
 
+mod policy;
+
 use std::fmt::Write as _;
 
 use ws_model::{
@@ -76,6 +78,7 @@ pub fn config(workspace: &Workspace, spans: &SpanMap, origins: bool) -> String {
     if workspace.watching != Watching::default() || workspace.services.values().any(is_watched) {
         out.watching(&workspace.watching, &root);
     }
+    out.policy(&workspace.policy, &root);
     out.open("services");
     for (name, service) in &workspace.services {
         out.open(name.as_str());
@@ -281,6 +284,7 @@ impl Writer<'_> {
         self.value("grace", &show_duration(service.stop.grace), &at.key("stop").key("grace"));
         self.close();
         self.limits(&service.limits, at);
+        self.policy(&service.policy, at);
     }
 
     fn limits(&mut self, limits: &Limits, at: &ConfigPath) {

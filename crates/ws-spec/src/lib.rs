@@ -11,6 +11,7 @@
 //! defaults and makes the model, `check` looks at what concerns several services. Places are places in all
 //! files, as if they stood one behind the other. Read [`parse`] first.
 
+mod amend;
 mod borrowed;
 mod check;
 mod codes;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use ws_model::Workspace;
 
+pub use amend::{Amended, amend, patch};
 pub use codes::explain;
 pub use config::config;
 pub use diag::{Diagnostic, Fix, Place, Style, diagnostics_schema, render, to_json};

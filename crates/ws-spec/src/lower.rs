@@ -1,6 +1,7 @@
 //! From the raw file to the model: defaults merged, paths and variables settled, every value checked
 //! that can be checked by looking at one service. What concerns two of them is in [`crate::check`].
 
+mod policy;
 pub(crate) mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,10 +164,11 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
 
     let rights =
         Rights { hidden: &hidden, policy_inputs: &policy_inputs, file: &sources.file, root: &sources.root };
+    let shared_policy = policy::policy(files[0].raw.policy.as_ref(), None, report);
     let mut models = BTreeMap::new();
     let mut origins = BTreeMap::new();
     for draft in &drafts {
-        let model = service(draft, &rights, sources, &mut budget, report);
+        let model = service(draft, &rights, &shared_policy, sources, &mut budget, report);
         if draft.active {
             let at = ConfigPath::service(&draft.name.value);
             add_origins(&draft.environment, &at, &mut origins);
@@ -206,6 +208,7 @@ pub(crate) fn lower(loaded: Loaded<'_>, sources: &Sources, report: &mut Report) 
         borrowed: crate::borrowed::all(&files, &drafts, &builds, &env_files.made_of),
         parallel_builds: first.parallel_builds.as_ref().map(|most| most.value.0),
         watching,
+        policy: shared_policy,
         services: models,
     };
     Some(Lowered { workspace, origins })
@@ -258,6 +261,7 @@ fn check_included(file: &crate::raw::FileRaw, report: &mut Report) {
         ("network", file.network.as_ref().map(|at| at.key)),
         ("parallel_builds", file.parallel_builds.as_ref().map(|at| at.key)),
         ("watch", file.watch.as_ref().map(|at| at.key)),
+        ("policy", file.policy.as_ref().map(|at| at.key)),
     ];
     for (key, span) in keys {
         let Some(span) = span else { continue };
@@ -711,6 +715,7 @@ impl Rights<'_> {
 fn service(
     draft: &Draft<'_>,
     rights: &Rights<'_>,
+    shared_policy: &ws_model::Policy,
     sources: &Sources,
     budget: &mut Budget,
     report: &mut Report,
@@ -765,6 +770,7 @@ fn service(
     let hooks = hooks(draft, sources, report);
     let restart = restart(draft, report);
     let limits = limits(raw.limits.as_ref(), report);
+    let policy = policy::policy(raw.policy.as_ref(), Some(shared_policy), report);
     let stop = stop(draft, sources, report);
     let stdin = stdin(draft, report);
     let logs = logs(raw, report);
@@ -817,6 +823,7 @@ fn service(
         restart,
         stop,
         limits,
+        policy,
     })
 }
 

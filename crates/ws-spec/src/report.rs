@@ -118,6 +118,18 @@ impl SourceMap {
         before.rsplit('\n').next().unwrap_or_default()
     }
 
+    /// The text from an offset to the end of its file.
+    pub(crate) fn from(&self, offset: usize) -> &str {
+        let (start, file) = self.at(offset);
+        file.text.get(offset - start..).unwrap_or_default()
+    }
+
+    /// The text of the file before an offset.
+    pub(crate) fn until(&self, offset: usize) -> &str {
+        let (start, file) = self.at(offset);
+        file.text.get(..offset - start).unwrap_or_default()
+    }
+
     /// What is written there.
     pub(crate) fn text(&self, span: Span) -> Option<&str> {
         let range = span.range();

@@ -1,5 +1,7 @@
 //! Where the parts of the workspace stand in the text, and where their values came from.
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -35,9 +35,9 @@ use ws_core::host::{ExecIo, ExecSpec};
 use ws_model::wire::{
     Accepted, ApiError, Applying, DownRequest, EXEC_PROTOCOL, EventQuery, ExecRequest, Info, KillRequest,
     LogQuery, PlanDifference, PlanFilesRequest, RunRequest, SEQ_HEADER, ServiceStatus, ServicesRequest,
-    SetRequest, StatsQuery, StatsSample, UpRequest, WatchQuery, Why,
+    SetRequest, StatsQuery, StatsSample, UpRequest, ViolationQuery, WatchQuery, Why,
 };
-use ws_model::{EventKind, ServiceName};
+use ws_model::{EventKind, ServiceName, ViolationRow};
 
 use crate::exec;
 use crate::journal::Journal;
@@ -88,6 +88,7 @@ pub(crate) enum Request {
     Apply(PlanFilesRequest, Reply<Answer<Applying>>),
     Set(SetRequest, Reply<Answer<Applying>>),
     Watched(Reply<Answer<Watched>>),
+    Violations(Vec<ServiceName>, Reply<Answer<Vec<ViolationRow>>>),
     /// Of which names there are logs when somebody wants these.
     Names(Vec<ServiceName>, Reply<Vec<ServiceName>>),
     Usage(Reply<Vec<StatsSample>>),
@@ -284,7 +285,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/plan", get(plan_as_it_was_read).post(plan))
         .route("/apply", post(apply))
         .route("/set", post(set))
-        .route("/watch", get(watch));
+        .route("/watch", get(watch))
+        .route("/violations", get(violations));
     Router::new()
         .nest(&format!("/{}", ws_model::wire::API_VERSION), v1)
         .fallback(not_found)
@@ -379,6 +381,11 @@ async fn watch(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
     });
     let broken = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "could not look at what is watched");
     Ok(json(StatusCode::OK, &report.await.map_err(broken)?))
+}
+
+async fn violations(State(api): State<Api>, pairs: Pairs) -> Answer<Response> {
+    let query = read_query(pairs, |pairs| ViolationQuery::from_pairs(pairs))?;
+    Ok(json(StatusCode::OK, &api.ask(|reply| Request::Violations(query.services, reply)).await??))
 }
 
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;

@@ -65,6 +65,25 @@ pub(crate) fn last_of(state_dir: &Path) -> io::Result<Last> {
     Ok(Last { seq: 0, clean: whole && nothing_told })
 }
 
+/// The events of the last supervisor of an instance that are on disk: for whoever asks when it has ended.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn last_life(state_dir: &Path) -> io::Result<Vec<Event>> {
+    let mut events = Vec::new();
+    for line in Parts::open(&state_dir.join(FILE))?.lines_backwards() {
+        // One that only a later version knows, or of which a part was written.
+        let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
+        let is_first = matches!(event.kind, EventKind::SupervisorStarted { .. });
+        events.push(event);
+        if is_first {
+            break;
+        }
+    }
+    events.reverse();
+    Ok(events)
+}
+
 /// The events of an instance. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Journal {
@@ -403,6 +422,21 @@ mod tests {
     fn end_well(journal: &Journal, writer: &Writer) {
         journal.append(None, EventKind::SupervisorStopped { cause: "asked".to_owned() });
         assert!(journal.flush(writer, Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn the_events_of_the_last_life_can_be_read_when_it_is_over() {
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(last_life(temp.path()).unwrap(), Vec::new());
+        for life in 1..=2 {
+            let (journal, writer) = open(temp.path());
+            journal.append(None, EventKind::SupervisorStarted { version: "0".to_owned(), pid: life });
+            journal.append(None, notice(life as usize));
+            end_well(&journal, &writer);
+        }
+        let events = last_life(temp.path()).unwrap();
+        assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [4, 5, 6]);
+        assert!(matches!(events[0].kind, EventKind::SupervisorStarted { pid: 2, .. }));
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ mod stats;
 mod supervisor;
 
 pub use api::PeerCheck;
+pub use journal::last_life;
 pub use logs::{BadPattern, LogLimits, LogStore, ReadError, read_disk};
 pub use planner::{ExplainWatch, MakeFiles, PlanRefused, PlanRequest, Planned, Planner};
 pub use schema::schemas;

@@ -3,12 +3,12 @@
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
-use ws_model::Event;
 use ws_model::wire::{
     API_VERSION, Accepted, ApiError, Applying, DownRequest, EXEC_PROTOCOL, ExecRequest, ExecResult, Info,
     InstanceRow, KillRequest, LogLine, PlanDifference, PlanFilesRequest, RunRequest, SEQ_HEADER,
     ServiceStatus, ServicesRequest, SetRequest, StatsSample, UpRequest, WatchReport, Why,
 };
+use ws_model::{Event, ViolationRow};
 
 /// Every document: its name in `schemas/` and its content.
 ///
@@ -20,6 +20,7 @@ use ws_model::wire::{
 /// - `difference.schema.json`: `ws apply --dry-run --json` and `GET /v1/plan`;
 /// - `apply.schema.json`: `ws apply --json`, `ws set --json` and what `POST /v1/apply` answers;
 /// - `watch.schema.json`: `ws watch --json` and `GET /v1/watch`;
+/// - `violations.schema.json`: `ws violations --json` and `GET /v1/violations`;
 /// - `control.openapi.json`: the control API.
 #[must_use]
 pub fn schemas() -> Vec<(&'static str, Value)> {
@@ -32,6 +33,7 @@ pub fn schemas() -> Vec<(&'static str, Value)> {
         ("difference.schema.json", document::<PlanDifference>("What `ws apply --dry-run --json` prints")),
         ("apply.schema.json", document::<Applying>("What `ws apply --json` and `ws set --json` print")),
         ("watch.schema.json", document::<WatchReport>("What `ws watch --json` prints")),
+        ("violations.schema.json", document::<Vec<ViolationRow>>("What `ws violations --json` prints")),
         ("control.openapi.json", openapi()),
     ]
 }
@@ -93,6 +95,14 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
 const ENDPOINTS: &[Endpoint] = &[
     get("/info", "Who the supervisor is.", Gives::Json(of::<Info>)),
     get("/services", "The state of every service.", Gives::Json(of::<Vec<ServiceStatus>>)),
+    Endpoint {
+        takes: Takes::Query(&[("service", "string", true, "of which services; without it of all")]),
+        ..get(
+            "/violations",
+            "How services broke their policies in this life of the stack, a row for each kind.",
+            Gives::Json(of::<Vec<ViolationRow>>),
+        )
+    },
     get("/why/{service}", "Why a service is in its phase.", Gives::Json(of::<Why>)),
     Endpoint {
         takes: Takes::Query(&[

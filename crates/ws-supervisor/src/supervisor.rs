@@ -12,6 +12,7 @@
 mod answers;
 mod planning;
 mod sessions;
+mod violations;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +30,7 @@ use ws_core::engine::{Effect, Engine, Generation, Input, Tick};
 use ws_core::files::{Files, Moment, News};
 use ws_core::host::Host;
 use ws_core::plan::Plan;
+use ws_core::policy::tally::Tally;
 use ws_model::wire::PublishedPort;
 use ws_model::{EventKind, InstanceId, Protocol, SecretName, ServiceName, Timestamp};
 
@@ -241,6 +243,7 @@ impl Supervisor {
             down: None,
             remove_volumes: false,
             torn_down: false,
+            violations: Tally::default(),
         };
         let pid = state.record.pid;
         state.tell(None, EventKind::SupervisorStarted { version: state.record.version.clone(), pid });
@@ -389,6 +392,8 @@ struct Loop {
     remove_volumes: bool,
     /// The host has been told to tear down: nothing may be submitted any more.
     torn_down: bool,
+    /// What was told of violations in this life of the stack.
+    violations: Tally,
 }
 
 impl Loop {
@@ -507,6 +512,7 @@ impl Loop {
             | Input::Placed { .. }
             | Input::Updated { .. }
             | Input::Switched { .. }
+            | Input::Observed(_)
             | Input::Tick => {}
         }
         let updated = if let Input::Updated { service, result: Ok(()) } = &input {
@@ -551,7 +557,12 @@ impl Loop {
 
     /// The only way to tell anything.
     fn tell(&mut self, service: Option<ServiceName>, kind: EventKind) {
-        self.journal.append(service, kind);
+        let violation =
+            if let EventKind::Violation(violation) = &kind { Some(violation.clone()) } else { None };
+        let seq = self.journal.append(service.clone(), kind);
+        if let (Some(service), Some(violation)) = (service, violation) {
+            self.take_violation(seq, &service, &violation);
+        }
     }
 
     fn take_notice(&mut self, notice: Notice) {

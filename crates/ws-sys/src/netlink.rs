@@ -320,6 +320,12 @@ impl Socket {
         Ok(Self { fd, next_seq: 1, buffer: vec![0; 64 << 10] })
     }
 
+    /// Gives the descriptor back: for a socket on which messages come by themselves from now on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Has the kernel carry out every message of the batch, one after the other; a message that it refuses
     /// does not keep it from the next ones of the same send, but no further send follows.
     ///

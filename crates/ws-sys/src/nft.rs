@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 
 use crate::netlink::{self, Batch, Body, Socket};
 
-pub use list::{ChainInfo, RuleInfo, chains, elements, generation, rules, tables};
+pub use list::{ChainInfo, CounterInfo, RuleInfo, chains, counters, elements, generation, rules, tables};
 
 /// `NFNL_SUBSYS_NFTABLES` in the upper byte of a message's type.
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;

@@ -1,7 +1,10 @@
 //! The system call filter of a service (seccomp(2)): an allow-list with two errors.
 //!
 //! What is not known gets `ENOSYS`, as from an older kernel, so that programs fall back; what is known and
-//! forbidden gets `EPERM`. Another architecture's calls kill the process.
+//! forbidden gets `EPERM`. What no benign program tries gets it from a listener ([`Listener`]), which so learns of it.
+//! Another architecture's calls kill the process.
+
+mod notice;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,11 +14,16 @@ use seccompiler::{
     TargetArch,
 };
 
-/// A compiled filter: two programs, to be installed in this order.
+pub use notice::{Listener, Notice};
+
+/// A compiled filter: programs that are installed one after the other.
 #[derive(Debug, Clone)]
 pub struct Filter {
     allow: BpfProgram,
     deny: BpfProgram,
+    ask: BpfProgram,
+    /// As `ask`, and about every execution.
+    ask_executions: BpfProgram,
 }
 
 /// A condition on the low 32 bits of argument `index`: the kernel looks at no more of them for flags, modes
@@ -30,6 +38,8 @@ fn rule(conditions: Vec<SeccompCondition>) -> io::Result<SeccompRule> {
 }
 
 const ALL: u64 = 0xffff_ffff;
+/// The ancient kind of a socket for whole frames.
+const SOCK_PACKET: i32 = 10;
 const SETUID: u64 = 0o4000;
 const SETGID: u64 = 0o2000;
 
@@ -56,11 +66,17 @@ impl Filter {
     /// When the architecture is not supported.
     pub fn for_services() -> io::Result<Self> {
         let arch: TargetArch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+        // An error counts for more than a question: what is asked about must be refused by nothing else.
+        let asked = notice::tripwires()?;
+        let also_allowed = asked.iter().map(|(call, _)| *call);
         let allow: BTreeMap<i64, Vec<SeccompRule>> =
-            allowed().into_iter().map(|call| (call, vec![])).collect();
+            allowed().into_iter().chain(also_allowed).map(|call| (call, vec![])).collect();
         let mut deny: BTreeMap<i64, Vec<SeccompRule>> =
             forbidden().into_iter().map(|call| (call, vec![])).collect();
         deny.extend(conditional()?);
+        let ask: BTreeMap<i64, Vec<SeccompRule>> = asked.into_iter().collect();
+        let mut ask_executions = ask.clone();
+        ask_executions.extend([(libc::SYS_execve, vec![]), (libc::SYS_execveat, vec![])]);
         let errno = |errno: i32| SeccompAction::Errno(errno.cast_unsigned());
         let compile = |rules, mismatch, matched| -> io::Result<BpfProgram> {
             SeccompFilter::new(rules, mismatch, matched, arch)
@@ -70,17 +86,29 @@ impl Filter {
         Ok(Self {
             allow: compile(allow, errno(libc::ENOSYS), SeccompAction::Allow)?,
             deny: compile(deny, SeccompAction::Allow, errno(libc::EPERM))?,
+            ask: notice::asking(compile(ask, SeccompAction::Allow, SeccompAction::Trace(notice::MARK))?),
+            ask_executions: notice::asking(compile(
+                ask_executions,
+                SeccompAction::Allow,
+                SeccompAction::Trace(notice::MARK),
+            )?),
         })
     }
 
-    /// Installs the filter on this process and its children for good. Needs `no_new_privs`.
+    /// Installs the filter on this process, which has one thread, and its children for good. Needs `no_new_privs`.
+    ///
+    /// From here on this process must make no call that is asked about: it would wait for itself. With `executions`
+    /// every execve(2) is asked about too, for somebody who wants to know what is executed.
     ///
     /// # Errors
-    /// When the kernel has no seccomp.
-    pub fn install(&self) -> io::Result<()> {
+    /// When the kernel has no seccomp, or none that asks (before 5.0).
+    pub fn install(&self, executions: bool) -> io::Result<Listener> {
         // Of two filters that both answer with an error, the one that was installed last decides which.
         seccompiler::apply_filter(&self.allow).map_err(io::Error::other)?;
-        seccompiler::apply_filter(&self.deny).map_err(io::Error::other)
+        let listener = notice::install(if executions { &self.ask_executions } else { &self.ask })?;
+        // Last: seccomp(2) itself is among what it looks at.
+        seccompiler::apply_filter(&self.deny).map_err(io::Error::other)?;
+        Ok(listener)
     }
 }
 
@@ -126,56 +154,34 @@ fn conditional() -> io::Result<Vec<(i64, Vec<SeccompRule>)>> {
         calls.push((libc::SYS_mknod, special(1)?));
     }
 
-    let mut namespaces = Vec::new();
-    for bit in CLONE_NEW.into_iter().filter(|bit| *bit != 0) {
-        let bit = u64::from(bit.cast_unsigned());
-        namespaces.push(rule(vec![low(0, bit, bit)?])?);
-    }
-    calls.push((libc::SYS_clone, namespaces));
+    // With such a bit it is asked about.
+    calls.push((libc::SYS_unshare, vec![rule(vec![low(0, notice::namespaces(), 0)?])?]));
+    // PTRACE_TRACEME; the rest is asked about.
+    calls.push((libc::SYS_ptrace, vec![rule(vec![low(0, ALL, 0)?])?]));
 
     // socket(2) and socketpair(2): every family but those of the list; SOCK_RAW and SOCK_PACKET of none.
-    let mut sockets = Vec::new();
-    {
+    let families = |asked: bool| -> io::Result<SeccompRule> {
         let mut others = Vec::new();
-        for family in FAMILIES {
-            others.push(
-                SeccompCondition::new(
-                    0,
-                    SeccompCmpArgLen::Dword,
-                    SeccompCmpOp::Ne,
-                    u64::from(family.cast_unsigned()),
-                )
-                .map_err(io::Error::other)?,
-            );
+        for family in FAMILIES.into_iter().chain(notice::BESIDE.into_iter().filter(|_| asked)) {
+            let family = u64::from(family.cast_unsigned());
+            let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family);
+            others.push(other.map_err(io::Error::other)?);
         }
-        sockets.push(rule(others)?);
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            for kind in [libc::SOCK_RAW, 10 /* SOCK_PACKET */] {
-                sockets.push(rule(vec![
-                    low(0, ALL, u64::from(family.cast_unsigned()))?,
-                    low(1, 0xf, u64::from(kind.cast_unsigned()))?,
-                ])?);
-            }
-        }
-        // Of netlink, only NETLINK_ROUTE (0): getaddrinfo and getifaddrs need it.
-        sockets.push(rule(vec![
-            low(0, ALL, u64::from(libc::AF_NETLINK.cast_unsigned()))?,
-            SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)
-                .map_err(io::Error::other)?,
-        ])?);
-    }
-    calls.push((libc::SYS_socketpair, sockets.clone()));
-    calls.push((libc::SYS_socket, sockets));
+        rule(others)
+    };
+    // Of netlink, only NETLINK_ROUTE (0): getaddrinfo and getifaddrs need it.
+    let netlink = rule(vec![
+        low(0, ALL, u64::from(libc::AF_NETLINK.cast_unsigned()))?,
+        SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0).map_err(io::Error::other)?,
+    ])?;
+    let mut pairs = notice::raw_sockets()?;
+    pairs.extend([families(false)?, netlink.clone()]);
+    calls.push((libc::SYS_socketpair, pairs));
+    calls.push((libc::SYS_socket, vec![families(true)?, netlink]));
 
-    // Typing into a terminal that others read, its selection, its line discipline; freezing a file system.
+    // The line discipline of a terminal that others read; freezing a file system. Typing into it is asked about.
     let mut ioctls = Vec::new();
-    for request in [
-        0x5412u64, /* TIOCSTI */
-        0x541c,    /* TIOCLINUX */
-        0x5423,    /* TIOCSETD */
-        0xc004_5877,
-        0xc004_5878,
-    ] {
+    for request in [0x5423u64 /* TIOCSETD */, 0xc004_5877, 0xc004_5878] {
         ioctls.push(rule(vec![low(1, ALL, request)?])?);
     }
     calls.push((libc::SYS_ioctl, ioctls));
@@ -508,57 +514,27 @@ fn allowed() -> Vec<i64> {
     calls
 }
 
-/// What is refused with `EPERM`: known, never of use to a service, dangerous. `io_uring`, `clone3` and
-/// `openat2` are not here: they get `ENOSYS`, so that programs use what they had before.
+/// What is refused with `EPERM`: known, never of use to a service, dangerous. What is asked about is not here (see
+/// `notice`). `io_uring`, `clone3` and `openat2` are not either: they get `ENOSYS`, so that programs use what they had
+/// before.
 fn forbidden() -> Vec<i64> {
     let mut calls = vec![
         // Namespaces and mounts.
-        libc::SYS_unshare,
-        libc::SYS_setns,
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_open_tree,
-        libc::SYS_move_mount,
-        libc::SYS_fsopen,
         libc::SYS_fsconfig,
-        libc::SYS_fsmount,
-        libc::SYS_fspick,
-        libc::SYS_mount_setattr,
         457, /* statmount */
         458, /* listmount */
         467, /* open_tree_attr */
         // Kernel code and tracing.
-        libc::SYS_bpf,
         libc::SYS_perf_event_open,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_kexec_load,
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
         libc::SYS_process_madvise,
         libc::SYS_kcmp,
-        libc::SYS_pidfd_getfd,
         // Helpers of exploits.
-        libc::SYS_userfaultfd,
-        libc::SYS_keyctl,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
         libc::SYS_move_pages,
         libc::SYS_migrate_pages,
         libc::SYS_remap_file_pages,
         // The host's state.
-        libc::SYS_settimeofday,
-        libc::SYS_clock_settime,
         libc::SYS_adjtimex,
         libc::SYS_clock_adjtime,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_acct,
         libc::SYS_quotactl,
         libc::SYS_quotactl_fd,
         libc::SYS_syslog,
@@ -566,21 +542,17 @@ fn forbidden() -> Vec<i64> {
         libc::SYS_setdomainname,
         libc::SYS_vhangup,
         // Handles that go round paths; watching other people's files.
-        libc::SYS_open_by_handle_at,
         libc::SYS_name_to_handle_at,
         libc::SYS_fanotify_init,
         libc::SYS_fanotify_mark,
     ];
     #[cfg(target_arch = "x86_64")]
     calls.extend([
-        libc::SYS_iopl,
-        libc::SYS_ioperm,
         libc::SYS_modify_ldt,
         libc::SYS_uselib,
         libc::SYS__sysctl,
         libc::SYS_ustat,
         libc::SYS_sysfs,
-        libc::SYS_kexec_file_load,
         174, /* create_module */
         177, /* get_kernel_syms */
         178, /* query_module */
@@ -601,6 +573,10 @@ mod tests {
         let allowed: BTreeSet<i64> = allowed().into_iter().collect();
         let both: Vec<i64> = forbidden().into_iter().filter(|call| allowed.contains(call)).collect();
         assert_eq!(both, Vec::<i64>::new());
+        let asked = notice::whole().into_iter().map(|(call, _)| call);
+        let both: Vec<i64> =
+            asked.filter(|call| allowed.contains(call) || forbidden().contains(call)).collect();
+        assert_eq!(both, Vec::<i64>::new(), "what is asked about is for the listener alone");
     }
 
     #[test]
@@ -613,7 +589,8 @@ mod tests {
 
     #[test]
     fn every_conditional_call_is_allowed_otherwise() {
-        let allowed = allowed();
+        let mut allowed = allowed();
+        allowed.extend(notice::tripwires().unwrap().into_iter().map(|(call, _)| call));
         for (call, rules) in conditional().unwrap() {
             assert!(allowed.contains(&call), "{call}");
             assert!(!rules.is_empty(), "{call}: an empty rule set would refuse the call altogether");
@@ -623,6 +600,14 @@ mod tests {
     #[test]
     fn the_filter_compiles() {
         let filter = Filter::for_services().unwrap();
-        assert!(filter.allow.len() < 4096 && filter.deny.len() < 4096);
+        let all = [&filter.allow, &filter.deny, &filter.ask, &filter.ask_executions];
+        assert!(all.iter().all(|program| program.len() < 4096));
+        // The mark is in none any more, and whoever asks does ask.
+        let returns = |program: &BpfProgram, action: u32| {
+            program.iter().any(|instruction| instruction.code == 6 && instruction.k & 0xffff_0000 == action)
+        };
+        assert!(all.iter().all(|program| !returns(program, libc::SECCOMP_RET_TRACE)));
+        let asks = all.map(|program| returns(program, libc::SECCOMP_RET_USER_NOTIF));
+        assert_eq!(asks, [false, false, true, true]);
     }
 }

@@ -21,7 +21,8 @@ Examples:
 Without -d, the stack goes down when this terminal does. Ctrl-C stops it gracefully, a second one
 kills it now. If it runs already, `ws up` attaches to it, and Ctrl-C only detaches.
 While it runs, services are built and started again as their `watch` says. Changes of workspace.yaml
-are carried out too; those that give a service more rights wait for `ws apply`.
+are carried out too; those that give a service more rights wait for `ws apply`. Where it gives more than
+at the last run here (a pull can do that), this is shown and asked for first; --yes approves it.
 When `--wait` fails, what was started stays for a look (`ws ps`, `ws logs`); `ws down` removes it.
 
 Exit codes: 0 ready (or started) · 1 a service failed, or the time ran out · 2 bad file or use ·
@@ -73,8 +74,9 @@ pub struct UpArgs {
     #[arg(long)]
     pub no_watch: bool,
 
-    /// Carry changes of workspace.yaml out even where they give a service more rights.
-    #[arg(short, long, conflicts_with = "no_watch")]
+    /// Approve that workspace.yaml gives services more rights than at the last run here, and carry changes of it
+    /// out even where they do while it runs.
+    #[arg(short, long)]
     pub yes: bool,
 
     /// What decides the plan.

@@ -158,6 +158,7 @@ fn what(kind: &EventKind, of: Option<ServiceKind>) -> String {
             let head = paint(BAD, "the workspace file has errors, and what runs goes on as it is");
             format!("{head}\n{}", lines.join("\n"))
         }
+        EventKind::Violation(it) => super::violation::line(it),
         EventKind::Notice { text } => format!("{} {text}", paint(CARE, "notice:")),
     }
 }

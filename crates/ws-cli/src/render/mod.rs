@@ -10,6 +10,7 @@ pub mod report;
 pub mod stats;
 pub mod summary;
 pub mod svg;
+pub mod violation;
 pub mod watch;
 
 use anstyle::Style;

@@ -226,6 +226,7 @@ pub(crate) mod tests {
             signal: None,
             level: None,
             missing: Vec::new(),
+            undetected: Vec::new(),
             memory_bytes: None,
             cpu_usec: None,
             pids: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ws_model::wire::{PublishedPort, ServiceStatus};
-use ws_model::{Level, ServiceName};
+use ws_model::{Level, ServiceName, ViolationRow};
 
 use crate::render::ps::endpoint;
 use crate::ui::{BOLD, CARE, GOOD, paint};
@@ -24,9 +24,11 @@ pub struct About {
     pub http: BTreeSet<(ServiceName, u16)>,
     /// The level that the file asks for, where a lower one was accepted.
     pub accepted_below: Option<Level>,
+    /// How services broke their policies, where somebody asked.
+    pub violations: Option<Vec<ViolationRow>>,
 }
 
-/// `ready in 3.2 s · web http://127.0.0.1:3000 · level standard (missing: distinct uids)`
+/// `ready in 3.2 s · web http://127.0.0.1:3000 · level standard (missing: distinct uids) · 0 violations`
 #[must_use]
 pub fn line(rows: &[ServiceStatus], about: &About) -> String {
     let head = match about.took {
@@ -36,6 +38,7 @@ pub fn line(rows: &[ServiceStatus], about: &About) -> String {
     let mut parts = vec![paint(GOOD.bold(), head)];
     parts.extend(places(rows, &about.http));
     parts.extend(level(rows, about.accepted_below));
+    parts.extend(about.violations.as_deref().map(super::violation::count));
     parts.join(" · ")
 }
 
@@ -104,6 +107,7 @@ mod tests {
             took: Some(Duration::from_millis(3210)),
             http: BTreeSet::from([(ServiceName::new("web").unwrap(), 80)]),
             accepted_below: None,
+            violations: None,
         };
         assert_eq!(plain(&rows, &about), "ready in 3.2 s · db 127.0.0.1:5432 · web http://127.0.0.1:3000");
 
@@ -119,6 +123,8 @@ mod tests {
         );
 
         rows[1].ports = (1..=9).map(|n| published(3000 + n, 80)).collect();
+        about.violations = Some(Vec::new());
+        assert!(plain(&rows, &about).ends_with("missing: distinct uids) · 0 violations"));
         assert!(plain(&rows, &about).contains("· 4 more ports in `ws ps` ·"), "{}", plain(&rows, &about));
     }
 }

@@ -51,7 +51,7 @@ impl Unit {
             | State::Starting { .. }
             | State::Up { health: Health::Unready { .. }, .. } => self.holding || replaced,
             State::Up { health: Health::Ready { .. } | Health::Unhealthy, .. }
-            | State::Ending { then: Then::Stop | Then::Exit, .. }
+            | State::Ending { then: Then::Stop | Then::Exit | Then::Violate, .. }
             | State::Pending
             | State::Stopped
             | State::Exited

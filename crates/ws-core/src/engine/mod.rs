@@ -29,6 +29,7 @@ mod requests;
 mod runs;
 mod service;
 mod stop;
+mod violations;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,7 +148,7 @@ impl Engine {
             Input::Exited { service, generation, exit, oom } => {
                 if let Some(i) = self.number(&service) {
                     if self.is_beside(i, generation) {
-                        self.beside_exited(i, exit, oom, &mut out);
+                        self.beside_exited(i, exit, oom, now, &mut out);
                     }
                     self.exited(i, generation, exit, oom, now, &mut out);
                 }
@@ -208,6 +209,7 @@ impl Engine {
                     self.switched(i, generation, now, &mut out);
                 }
             }
+            Input::Observed(seen) => self.observed(*seen, now, &mut out),
             Input::Tick => self.miss_deadlines(now, &mut out),
         }
         // Before anything is started: what is to be another is not there for those that start now.
@@ -244,8 +246,9 @@ impl Engine {
     /// When the next [`Input::Tick`] is needed at the latest, if nothing else happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        let of_units =
-            self.units.iter().flat_map(|unit| [unit.deadline(), unit.deadline_beside(), unit.lately.due()]);
+        let of_units = self.units.iter().flat_map(|unit| {
+            [unit.deadline(), unit.deadline_beside(), unit.lately.due(), unit.history.due()]
+        });
         of_units.chain([self.answers_by]).flatten().min()
     }
 
@@ -389,6 +392,7 @@ impl Engine {
             self.forget_answers();
         }
         for i in 0..self.units.len() {
+            self.tell_what_repeated(i, now, out);
             if over(self.units[i].lately.due()) {
                 self.act_on_what_was_put_off(i, now, out);
             }

@@ -185,9 +185,21 @@ impl Engine {
         }
     }
 
-    pub(super) fn beside_exited(&mut self, i: usize, exit: ExitReason, oom: bool, out: &mut Outcome) {
+    pub(super) fn beside_exited(
+        &mut self,
+        i: usize,
+        exit: ExitReason,
+        oom: bool,
+        now: Tick,
+        out: &mut Outcome,
+    ) {
+        let generation = self.units[i].beside.as_ref().map(|beside| beside.generation);
+        let verdict = generation.filter(|_| oom).map(|run| self.judge_memory(i, run, now, out));
         let memory = if oom { ", as it needed more memory than its limit," } else { "" };
         self.beside_is_over(i, format!("{exit}{memory} before it took the place of the old run"), out);
+        if let Some((action, evidence)) = verdict {
+            self.act(i, action, &evidence, now, out);
+        }
     }
 
     /// New connections stay with the run in charge after all.
@@ -356,8 +368,8 @@ impl Engine {
             State::Failed { lost } => {
                 unit.state = State::Failed { lost };
                 unit.run = Run::default();
-                unit.cause = its_cause;
-                if then == Then::Fail {
+                unit.cause = if then == Then::Violate { cause.clone() } else { its_cause };
+                if matches!(then, Then::Fail | Then::Violate) {
                     self.end_bound_for_good(i, now, out);
                 }
             }

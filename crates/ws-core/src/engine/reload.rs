@@ -97,6 +97,9 @@ impl Engine {
             return;
         }
         let action = if self.can_overlap(i) { ReloadAction::Overlap } else { ReloadAction::Restart };
+        if self.stays_down(i) {
+            return;
+        }
         let change = Change { trigger: trigger.clone(), action, since: now, build: None };
         if !self.take(i, change, now, out) {
             return;
@@ -234,7 +237,7 @@ impl Engine {
             State::Looking { .. } | State::Starting { .. } | State::Up { .. } => {
                 self.end(i, Then::Restart, cause, false, now, out);
             }
-            State::Ending { then: Then::Stop | Then::Restart, .. } => {}
+            State::Ending { then: Then::Stop | Then::Restart | Then::Violate, .. } => {}
             State::Ending { then, .. } => {
                 *then = Then::Restart;
                 self.units[i].again = Some(cause);
@@ -378,7 +381,7 @@ impl Engine {
             State::Starting { .. } | State::Up { .. } | State::Backoff { .. } => true,
             State::Ending { then, .. } => *then == Then::Fail,
             State::Exited => !unit.completes,
-            State::Failed { lost: None } => unit.generation > 0,
+            State::Failed { lost: None } => unit.generation > 0 && !self.stays_down(user),
             State::Looking { .. }
             | State::Failed { lost: Some(_) }
             | State::Pending

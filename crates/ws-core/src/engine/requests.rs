@@ -203,7 +203,7 @@ impl Engine {
                 }
             }
             State::Ending { then, .. } => match then {
-                Then::Stop => {
+                Then::Stop | Then::Violate => {
                     *then = Then::Restart;
                     unit.again = Some(Cause::new(Reason::Requested, "was asked for again"));
                 }

@@ -190,6 +190,11 @@ impl Engine {
         now: Tick,
         out: &mut Outcome,
     ) {
+        if oom && self.ended_for_memory(i, generation, exit, now, out) {
+            self.tell_what_is_left(i, now, out);
+            return;
+        }
+        self.tell_what_is_left(i, now, out);
         let unit = &mut self.units[i];
         let cause = if unit.is_build && !oom {
             Cause::new(Reason::BuildFailed, exit.to_string())
@@ -305,7 +310,7 @@ impl Engine {
         }
     }
 
-    fn failed_for_good(&mut self, i: usize, cause: Cause, now: Tick, out: &mut Outcome) {
+    pub(super) fn failed_for_good(&mut self, i: usize, cause: Cause, now: Tick, out: &mut Outcome) {
         self.enter(i, State::Failed { lost: None }, cause, out);
         self.end_bound_for_good(i, now, out);
     }
@@ -328,6 +333,7 @@ impl Engine {
                 let exit = self.units[i].exit.unwrap_or(ExitReason::Code(0));
                 self.ended_by_itself(i, exit, out);
             }
+            Then::Violate => self.failed_for_good(i, cause, now, out),
         }
     }
 }

@@ -11,6 +11,7 @@ use ws_model::{
 use super::{Generation, ProbeRole, Tick};
 use crate::files::{Digest, Moment};
 use crate::plan::ServicePlan;
+use crate::policy::History;
 
 /// How many files a trigger names, at most.
 const NAMED: usize = 5;
@@ -49,7 +50,7 @@ const STABLE: Duration = Duration::from_secs(10);
 ///   Up ── the same, not ready in time, post_start failed, without life ──▶ Ending
 ///   Ending:  Held (by those that wait on it) ──▶ Asked: pre_stop ─▶ stop command ─▶ signal ──▶ Killed ──▶ gone
 ///            gone: Stopped, Waiting (restart), the restart policy (it failed), or
-///            Failed (the host does not answer)
+///            Failed (the host does not answer, or it broke its policy)
 ///   Waiting, Looking, Backoff ── stop ──▶ Stopped
 ///   Up, Ending ── its run is over and another one is beside it ──▶ Starting or Up (it comes), Ending (it goes)
 ///   Up ── a run that comes beside it got its connections ──▶ Up, with that run
@@ -77,7 +78,7 @@ pub(super) enum State {
     Stopped,
     /// Ended by itself with success.
     Exited,
-    /// Ended with failure. `lost`: a run that was killed and of whose end the host never told; nothing
+    /// Ended with failure, or by its policy (then its cause says so). `lost`: a run that was killed and of whose end the host never told; nothing
     /// is started beside it.
     Failed { lost: Option<Generation> },
     /// What it waits for can never be had; `root`: because of this.
@@ -128,6 +129,8 @@ pub(super) enum Then {
     Fail,
     /// It has ended by itself with success; this is the end of what was left of the run before.
     Exit,
+    /// It broke its policy and stays down.
+    Violate,
 }
 
 /// A wait, with numbers.
@@ -424,6 +427,8 @@ pub(super) struct Unit {
     pub(super) told: String,
     /// When its words were last told.
     pub(super) status_at: Option<Tick>,
+    /// How it broke its policy.
+    pub(super) history: History,
 }
 
 /// What the engine must know of a probe.
@@ -517,6 +522,7 @@ impl Unit {
             again: None,
             told: String::new(),
             status_at: None,
+            history: History::default(),
         }
     }
 
@@ -575,6 +581,7 @@ impl Unit {
             State::Backoff { .. } => Phase::Backoff,
             State::Stopped => Phase::Stopped,
             State::Exited => Phase::Exited,
+            State::Failed { .. } if self.cause.reason == Reason::Violation => Phase::Violated,
             State::Failed { .. } | State::Blocked { .. } => Phase::Failed,
         }
     }
@@ -662,7 +669,21 @@ impl Unit {
         let name = &self.name;
         match &self.state {
             State::Failed { .. } | State::Exited => {
-                let failed = if self.state == State::Exited { "" } else { " failed:" };
+                let failed = match self.phase() {
+                    Phase::Exited => "",
+                    Phase::Violated => " broke its policy: it",
+                    Phase::Pending
+                    | Phase::Waiting
+                    | Phase::Building
+                    | Phase::Starting
+                    | Phase::Running
+                    | Phase::Ready
+                    | Phase::Unhealthy
+                    | Phase::Stopping
+                    | Phase::Stopped
+                    | Phase::Failed
+                    | Phase::Backoff => " failed:",
+                };
                 format!("{name}{failed} {}", self.cause.text)
             }
             State::Blocked { .. } => format!("{name} cannot start"),

@@ -34,6 +34,7 @@ impl Engine {
             State::Looking { .. } => match then {
                 Then::Stop => self.enter(i, State::Stopped, cause, out),
                 Then::Restart | Then::Fail | Then::Exit => self.wait_quietly(i),
+                Then::Violate => self.failed_for_good(i, cause, now, out),
             },
             // Nothing of the service's own runs yet that could be asked to end.
             State::Starting { generation } => {
@@ -57,12 +58,17 @@ impl Engine {
             }
             State::Ending { generation, stage, then: old } => {
                 let generation = *generation;
+                // A verdict stands until somebody wants it up again.
+                let then = match (*old, then) {
+                    (Then::Violate, Then::Stop | Then::Fail) => return,
+                    (_, then) => then,
+                };
                 let was = std::mem::replace(old, then);
                 let killed = matches!(stage, Stage::Killed { .. });
                 if at_once && !killed {
                     self.kill(i, generation, then, cause, now, out);
                 } else {
-                    if !killed || was == Then::Fail {
+                    if !killed || was == Then::Fail || then == Then::Violate {
                         unit.cause = cause;
                     }
                     self.touch(i);
@@ -162,18 +168,25 @@ impl Engine {
                 let cause = match then {
                     Then::Stop | Then::Restart | Then::Exit => Cause::new(Reason::GraceExceeded, text),
                     // Why it was to end is what its restart policy is about.
-                    Then::Fail => Cause::new(unit.cause.reason, format!("{}; {text}", unit.cause.text)),
+                    Then::Fail | Then::Violate => {
+                        Cause::new(unit.cause.reason, format!("{}; {text}", unit.cause.text))
+                    }
                 };
                 self.kill(i, generation, then, cause, now, out);
             }
             Stage::Killed { .. } => {
                 let text = format!("was killed and did not end within {}", crate::text::duration(ANSWER));
-                let cause = Cause::new(Reason::GraceExceeded, text);
+                let cause = match then {
+                    Then::Violate => Cause::new(Reason::Violation, format!("{}; {text}", unit.cause.text)),
+                    Then::Stop | Then::Restart | Then::Fail | Then::Exit => {
+                        Cause::new(Reason::GraceExceeded, text)
+                    }
+                };
                 if self.beside_takes_over(i, &cause, then, Some(generation), now, out) {
                     return;
                 }
                 self.enter(i, State::Failed { lost: Some(generation) }, cause, out);
-                if then == Then::Fail {
+                if matches!(then, Then::Fail | Then::Violate) {
                     self.end_bound_for_good(i, now, out);
                 }
             }

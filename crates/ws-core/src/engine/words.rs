@@ -7,6 +7,7 @@ use ws_model::{Cause, EventKind, ExitReason, Phase, ServiceName, Trigger, WatchA
 
 use crate::files::{Digest, Moment};
 use crate::plan::{Plan, ServicePlan};
+use crate::policy::Observation;
 
 /// Time since the supervisor started. Comes in as a value, so that a simulator can invent it.
 pub type Tick = Duration;
@@ -259,6 +260,8 @@ pub enum Input {
         /// Which run has them now.
         generation: Generation,
     },
+    /// A service broke its policy, or may have.
+    Observed(Box<Observation>),
     /// Time went on: a deadline that [`next_deadline`](super::Engine::next_deadline) named may have passed. Only a
     /// tick misses a deadline, so that news which came in time and are read late still count.
     Tick,

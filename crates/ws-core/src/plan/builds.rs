@@ -505,6 +505,7 @@ fn service_of(build: &Build, command: CommandLine, workspace: &Workspace) -> Ser
         },
         stop: Stop { command: None, signal: SIGTERM, grace: GRACE },
         limits: Limits { tmp: build.limits.tmp, ..build.limits.clone() },
+        policy: ws_model::Policy::default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The plan for people and for tools: `ws plan`.
 
+mod policy;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -23,6 +25,14 @@ pub fn describe(plan: &Plan) -> String {
     field(&mut text, "level", &format!("{} ({})", plan.required, plan.required_because));
     let requires = plan.requires.iter().map(|it| format!("{} {}", it.program, it.version));
     field(&mut text, "requires", &requires.collect::<Vec<_>>().join(", "));
+    // What needs a control group cannot be seen where there is none, and this level is reached without.
+    if plan.required < ws_model::Level::Standard {
+        field(
+            &mut text,
+            "not seen",
+            "memory and pids over their limit, where this machine has no resource controllers",
+        );
+    }
     for (i, wave) in plan.waves.iter().enumerate() {
         field(&mut text, if i == 0 { "start" } else { "then" }, &plan.together(wave).join(", "));
     }
@@ -123,6 +133,9 @@ fn describe_service(plan: &Plan, units: &[&ServicePlan], text: &mut String) {
         [Some(format!("pids {}", limits.pids)), files, Some(format!("tmp {}", service.view.scratch_size))];
     let limits: Vec<String> = [memory, cpus].into_iter().chain(rest).flatten().collect();
     field(text, "limits", &limits.join(", "));
+    field(text, "policy", &policy::policy_text(service));
+    field(text, "programs", &policy::programs_text(&service.policy));
+    field(text, "accepted", &policy::accepted_text(&service.policy));
 }
 
 /// What is external and a link leads to.
@@ -483,6 +496,7 @@ fn service_json(service: &ServicePlan) -> Value {
             "max_files": service.logs.max_files,
             "max_age_ms": service.logs.max_age.map(millis),
         },
+        "policy": policy::policy_json(&service.policy),
         "restart": restart_text(service),
         "stop": {
             "command": service.stop.command.as_ref().map(|command| &command.0),

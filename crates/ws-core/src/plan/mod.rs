@@ -15,6 +15,8 @@ mod lint;
 mod net;
 mod one_off;
 mod order;
+mod policy;
+mod reach;
 mod requires;
 mod units;
 mod view;
@@ -43,6 +45,11 @@ pub use describe::{describe, to_json};
 pub use facts::{Facts, PathKind, SYSTEM_PATHS, SYSTEM_PREFIXES, directories_of_interest, paths_of_interest};
 pub use lint::lint;
 pub use one_off::{OneOff, one_off};
+pub(crate) use policy::wildcard;
+pub use policy::{
+    CpuWindow, DEFAULT_CPU_WINDOW, DEFAULT_LOG_RATE, Decoy, PolicyPlan, RulePlan, RuleSource, default_action,
+};
+pub use reach::{Reach, Reacher, reach, reached_by};
 pub use requires::requirement_met;
 pub(crate) use units::times;
 
@@ -198,6 +205,8 @@ pub struct ServicePlan {
     pub stop: Stop,
     /// What it may use, defaults filled in.
     pub limits: LimitsPlan,
+    /// What is looked for in it, and what is done about it.
+    pub policy: PolicyPlan,
 }
 
 impl Plan {
@@ -505,6 +514,7 @@ pub fn resolve(workspace: &Workspace, facts: &Facts, options: &Options) -> Resul
                 restart: service.restart.clone(),
                 stop: service.stop.clone(),
                 limits: limits(&service.limits),
+                policy: policy::plan(workspace, name, service, &view),
                 view,
             };
             unfolded.finish(name, &mut plan);

@@ -130,6 +130,7 @@ pub fn one_off(plan: &Plan, wanted: &OneOff<'_>) -> Result<ServicePlan, String> 
         restart,
         stop,
         limits: service.limits.clone(),
+        policy: service.policy.clone(),
     })
 }
 

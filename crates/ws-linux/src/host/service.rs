@@ -38,8 +38,10 @@ use ws_sys::scm::{self, Channel};
 use super::listening::{Listening, PROBE_TOS, Source};
 use super::mounts::{self, Listing};
 use super::notices::Listener;
-use super::{Secrets, Shared, bind_port, published, secrets};
+use super::{Secrets, Shared, bind_port, ears, published, secrets};
 use crate::cgroups::ServiceGroup;
+use crate::detect::decoys::Again;
+use crate::detect::{Detectors, OfRun};
 use crate::probes::{self, BoxFuture, ExecProbe, LogMatched, LogMatcher, Means, Prober};
 use crate::publish::{Publisher, TargetState};
 use crate::pump::Pump;
@@ -132,6 +134,11 @@ pub(super) enum Command {
     KillExec {
         id: u64,
     },
+    /// Watch a decoy of a run again.
+    Arm {
+        generation: Generation,
+        decoy: usize,
+    },
     /// Make a terminal that has a name inside.
     Terminal {
         done: TerminalDone,
@@ -159,6 +166,7 @@ impl Command {
             | Self::StartProbe { .. }
             | Self::StopProbe { .. }
             | Self::RunHook { .. }
+            | Self::Arm { .. }
             | Self::KillExec { .. } => {}
         }
     }
@@ -196,6 +204,7 @@ pub(super) struct Service {
     ended_at: Option<Instant>,
     /// The way back to this task, for what runs beside it. Weak: the host alone keeps the task alive.
     commands: mpsc::WeakUnboundedSender<Command>,
+    detectors: Detectors,
     /// Set when the launcher has ended: nothing of this service can start any more.
     broken: Option<Failure>,
 }
@@ -241,7 +250,7 @@ struct Run {
     terminals: BTreeMap<u64, TerminalDone>,
     /// Init has closed its end of the channel.
     silent: bool,
-    oom_guard: Option<tokio::task::JoinHandle<()>>,
+    detect: OfRun,
 }
 
 /// Runs the commands of a hook; dropping it gives up the one that runs, which is then killed.
@@ -304,6 +313,7 @@ impl Service {
         publishers: Vec<Publisher>,
         io: Option<ExecIo>,
         commands: mpsc::WeakUnboundedSender<Command>,
+        detectors: Detectors,
     ) -> io::Result<Self> {
         let slots = layout::slots(&plan.view, &shared.root, &shared.volumes);
         Ok(Self {
@@ -326,6 +336,7 @@ impl Service {
             current: None,
             ended_at: None,
             commands,
+            detectors,
             broken: None,
         })
     }
@@ -441,7 +452,9 @@ impl Service {
                 }
             }
             Command::RunHook { generation, hook } => self.run_hook(generation, hook),
-            Command::Exec { id, spec, io, done } => self.exec(self.of_the_service(), id, spec, &io, done),
+            Command::Exec { id, spec, io, done } => {
+                self.exec(self.of_the_service(), true, id, spec, &io, done);
+            }
             Command::ExecIn { generation, id, argv, io, done } => {
                 if self.run_of(generation).is_some() {
                     let spec = ExecSpec {
@@ -451,7 +464,7 @@ impl Service {
                         cwd: None,
                         tty: false,
                     };
-                    self.exec(Some(generation), id, spec, &io, done);
+                    self.exec(Some(generation), false, id, spec, &io, done);
                 } else {
                     done(ExecResult::NotStarted {
                         error: format!("that run of {} is over", self.plan.name),
@@ -460,6 +473,12 @@ impl Service {
                 }
             }
             Command::Terminal { done } => self.make_terminal(done),
+            Command::Arm { generation, decoy } => {
+                if let Some(run) = self.run_of(generation) {
+                    // When init is gone, so are its decoys.
+                    let _ = protocol::send(run.control.as_fd(), &ToInit::Arm { decoy }, &[]);
+                }
+            }
             Command::KillExec { id } => {
                 if let Some(run) = self.runs.iter().find(|run| run.execs.contains_key(&id)) {
                     // When init is gone, so is what it was to kill.
@@ -600,8 +619,20 @@ impl Service {
         }
         fds.extend(cgroup);
         fds.extend(passed);
+        if !spec.decoys.is_empty() {
+            fds.push(self.detectors.decoy_watcher().stage("watching its decoys")?);
+        }
         let on_terminal = spec.streams == Streams::Terminal;
-        let answer = Self::ask(&self.launcher, &ToLauncher::Start(Box::new(spec)), &fds).await?;
+        // From here on it is this run's: nothing of the one before is left.
+        let detect = self.detectors.begin(generation, &self.plan, self.group.as_ref());
+        let asked = Self::ask(&self.launcher, &ToLauncher::Start(Box::new(spec)), &fds).await;
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(failure) => {
+                self.detectors.end(detect);
+                return Err(failure);
+            }
+        };
         drop(fds);
         let init = answer.into_iter().next();
         let init = init.ok_or_else(|| Failure::because("starting", "the launcher gave no process"))?;
@@ -621,7 +652,7 @@ impl Service {
         }
         let mut pumps = Vec::new();
         for (stream, pipe) in pipes {
-            let sink = Arc::clone(&self.shared.logs);
+            let sink = detect.measured(&self.shared.logs);
             let pump = Pump::start(self.plan.name.clone(), stream, pipe, sink, matchers.clone());
             pumps.push(pump.stage("reading the output")?);
         }
@@ -629,13 +660,6 @@ impl Service {
             // Those of the pumps tell when the output has ended.
             matchers.clear();
         }
-        let oom_guard = self.group.clone().map(|group| {
-            tokio::spawn(async move {
-                if let Err(error) = group.guard_oom().await {
-                    tracing::warn!(%error, "watching for lack of memory");
-                }
-            })
-        });
         let (of_it, tos) = match beside {
             true => (listening, PROBE_TOS),
             false => {
@@ -666,7 +690,7 @@ impl Service {
             execs: BTreeMap::new(),
             terminals: BTreeMap::new(),
             silent: false,
-            oom_guard,
+            detect,
         });
         self.settle();
         Ok(())
@@ -817,6 +841,20 @@ impl Service {
         for publisher in change.new {
             self.tell(published(&self.plan.name, &publisher));
             self.publishers.push(publisher);
+        }
+        // What is denied is denied all the same.
+        if let Err(error) = self.detectors.update(&plan, || ears(&self.shared, &plan.name)) {
+            tracing::warn!(service = %plan.name, %error, "what it tries on its network is not seen");
+        }
+        let executions = layout::executions(&plan.policy);
+        if executions != layout::executions(&self.plan.policy) {
+            // No longer looked for: everything may be.
+            let any = protocol::Executions { allowed: vec!["/*".to_owned()], refuse: false };
+            let request = ToInit::Executions(executions.unwrap_or(any));
+            for run in &self.runs {
+                // When init is gone, nothing is executed any more.
+                let _ = protocol::send(run.control.as_fd(), &request, &[]);
+            }
         }
         self.plan = plan;
         self.settle();
@@ -1032,6 +1070,19 @@ impl Service {
                     self.listen(socket, generation);
                 }
             }
+            FromInit::Armed(armed) => {
+                let (generation, commands) = (run.generation, self.commands.clone());
+                let again: Again = Arc::new(move |decoy| {
+                    if let Some(commands) = commands.upgrade() {
+                        let _ = commands.send(Command::Arm { generation, decoy });
+                    }
+                });
+                self.detectors.armed(generation, &self.plan, armed, &again);
+            }
+            FromInit::Tripped(trip) => {
+                let caller = fds.into_iter().next();
+                self.detectors.tripped(run.generation, &self.plan.policy, trip, caller);
+            }
             FromInit::Exited(end) => run.exit = Some(reason(end)),
             FromInit::Terminal { id: None } => {
                 if let Err(failure) = self.read_terminal(generation, fds) {
@@ -1085,9 +1136,9 @@ impl Service {
             both(fds).ok_or_else(|| Failure::because("starting", "init gave no terminal"))?;
         let outputs = self.outputs_of_hooks(Step::Main, &theirs, &theirs)?;
         drop(theirs);
-        let sink = Arc::clone(&self.shared.logs);
         let Some(run) = self.runs.iter_mut().find(|run| run.generation == generation) else { return Ok(()) };
         run.outputs = outputs;
+        let sink = run.detect.measured(&self.shared.logs);
         let matchers = std::mem::take(&mut run.matchers);
         let pump = Pump::start_terminal(self.plan.name.clone(), LogStream::Stdout, ours, sink, matchers);
         run.pumps.push(pump.stage("reading the terminal")?);
@@ -1159,9 +1210,7 @@ impl Service {
         for done in run.terminals.into_values() {
             done(Err(format!("{} has ended", self.plan.name)));
         }
-        if let Some(guard) = run.oom_guard {
-            guard.abort();
-        }
+        self.detectors.end(run.detect);
         if let Unsettled::Until(moment) = &mut self.unsettled {
             *moment = Instant::now() + SETTLES_WITHIN;
         }
@@ -1264,8 +1313,16 @@ impl Service {
         }
     }
 
-    /// Asks init to execute a further program in a run.
-    fn exec(&mut self, of: Option<Generation>, id: u64, spec: ExecSpec, io: &ExecIo, done: ExecDone) {
+    /// Asks init to execute a further program in a run, for a guest or as the plan says.
+    fn exec(
+        &mut self,
+        of: Option<Generation>,
+        guest: bool,
+        id: u64,
+        spec: ExecSpec,
+        io: &ExecIo,
+        done: ExecDone,
+    ) {
         let not_started = |error: String| ExecResult::NotStarted { error, not_found: false };
         if spec.tty {
             self.hand_over_terminal(&io.stdin);
@@ -1287,7 +1344,7 @@ impl Service {
             env,
             cwd: spec.cwd.map_or_else(|| self.plan.run.cwd.clone(), |cwd| self.plan.run.cwd.join(cwd)),
         };
-        let request = ToInit::Exec { id, exec, tty: spec.tty };
+        let request = ToInit::Exec { id, exec, tty: spec.tty, guest };
         let fds = [io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()];
         match protocol::send(run.control.as_fd(), &request, &fds) {
             Ok(()) => {

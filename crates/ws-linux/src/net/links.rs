@@ -29,7 +29,7 @@ const PER_BRIDGE: u32 = 250;
 /// `tunl0`, …) with the first few numbers.
 const FIRST_BRIDGE: u32 = 100;
 /// The index of the port of the service with the number 0.
-const FIRST_PORT: u32 = 1000;
+pub(super) const FIRST_PORT: u32 = 1000;
 /// The index of a service's interface inside, chosen for the same reason.
 const INSIDE: u32 = 100;
 /// There are as many bridges as fit below the ports.

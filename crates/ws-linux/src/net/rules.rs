@@ -12,12 +12,17 @@ use ws_sys::nft::{
     Set, Table, Transaction, Value,
 };
 
-use super::{DENIED_GROUP, INSIDE_NAME, SPOOFED_GROUP};
+use super::{DENIED_GROUP, INSIDE_NAME, SNAPLEN, SPOOFED_GROUP};
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
-const ICMP: u8 = libc::IPPROTO_ICMP as u8;
-const TCP: u8 = libc::IPPROTO_TCP as u8;
-const UDP: u8 = libc::IPPROTO_UDP as u8;
+/// The numbers of transport protocols.
+pub(crate) const ICMP: u8 = libc::IPPROTO_ICMP as u8;
+pub(crate) const TCP: u8 = libc::IPPROTO_TCP as u8;
+pub(crate) const UDP: u8 = libc::IPPROTO_UDP as u8;
+const IGMP: u8 = libc::IPPROTO_IGMP as u8;
+
+/// The comment of rules that count attempts, before any of them is left out of the log.
+pub(super) const ATTEMPTS: &str = "attempts";
 
 /// The table of a service's namespace, and one of the router's.
 pub(super) const INET: Table = Table { family: Family::Inet, name: "ws" };
@@ -88,15 +93,17 @@ impl Port {
 
 /// A message for each packet that opens something and is denied: at most 100 a second after 200 at once.
 fn log(rule: Rule, group: u16, prefix: &'static str) -> Rule {
-    rule.limit(100, 200).log(Log { group, prefix, snaplen: 64 })
+    rule.limit(100, 200).log(Log { group, prefix, snaplen: SNAPLEN })
 }
 
 /// Logs what tries to open something. Segments of a TCP connection that nobody knows any more (a peer that
 /// answers late, a link that was removed under it) are the kernel's doing and no attempt of a program's.
 fn log_attempts(t: &mut Transaction, chain: Chain, prefix: &'static str) {
     let attempt = Rule::new().state(CtState::NEW);
-    t.add_rule(chain, &log(attempt.clone().transport(TCP).tcp_opening(), DENIED_GROUP, prefix));
-    t.add_rule(chain, &log(attempt.not_transport(TCP), DENIED_GROUP, prefix));
+    for attempt in [attempt.clone().transport(TCP).tcp_opening(), attempt.not_transport(TCP)] {
+        // The counter comes first: what is too much for the log is counted all the same.
+        t.add_rule(chain, &log(attempt.counter().comment(ATTEMPTS), DENIED_GROUP, prefix));
+    }
 }
 
 fn base(t: &mut Transaction, table: Table, name: &'static str, hook: Hook, priority: i32) -> Chain {
@@ -128,6 +135,8 @@ pub(super) fn service(links: &BTreeSet<Flow>) -> Vec<Transaction> {
         replies.accept().comment("answers"),
         // Both are the kernel's doing: late segments, and errors about answers that came too late.
         Rule::new().state(CtState::INVALID.or(CtState::RELATED)).counter().drop(),
+        // The kernel's word to routers that a program listens to a multicast group: no packet of the program's.
+        Rule::new().transport(IGMP).counter().drop(),
         Rule::new().counter().comment("denied"),
     ] {
         t.add_rule(out, &rule);

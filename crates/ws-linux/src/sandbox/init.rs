@@ -25,11 +25,14 @@ use ws_sys::process::{self, Ended, Namespaces};
 use ws_sys::scm::Channel;
 use ws_sys::seccomp::Filter;
 
+use super::bait::Baits;
 use super::files;
 use super::launcher::{REPO, SCRATCH, SLOTS, TEMPLATE, below, make_place};
 use super::protocol::{
-    self, End, ExecSpec, Failure, FromInit, PreStart, RunMount, RunMountKind, RunSpec, Stage, Streams, ToInit,
+    self, Armed, End, ExecSpec, Failure, FromInit, PreStart, RunMount, RunMountKind, RunSpec, Stage, Streams,
+    ToInit,
 };
+use super::trips::Trips;
 use crate::probes::one_line;
 
 /// What of the new procfs is shown read-only (`SANDBOX` rule 40; proc(5)).
@@ -55,16 +58,20 @@ const NAMESPACE_LIMITS: [(&str, u64); 8] = [
 /// The size of a terminal that nobody looks at, in columns and rows.
 const TERMINAL_SIZE: (u16, u16) = (80, 24);
 
-/// Init's process. `streams` are those of [`RunSpec::streams`], `listen` those of [`RunSpec::listen`].
-pub(super) fn run(
-    control: &Channel,
-    streams: Vec<OwnedFd>,
-    listen: Vec<OwnedFd>,
-    spec: &RunSpec,
-    filter: &Filter,
-) -> ! {
-    match start(control, streams, listen, spec, filter) {
-        Ok(running) => supervise(control, &running),
+/// What a run is given at its start.
+pub(super) struct Given {
+    /// Those of [`RunSpec::streams`].
+    pub(super) streams: Vec<OwnedFd>,
+    /// Those of [`RunSpec::listen`].
+    pub(super) listen: Vec<OwnedFd>,
+    /// What its decoys are watched with.
+    pub(super) watcher: Option<OwnedFd>,
+}
+
+/// Init's process.
+pub(super) fn run(control: &Channel, given: Given, spec: &RunSpec, filter: &Filter) -> ! {
+    match start(control, given, spec, filter) {
+        Ok(running) => supervise(control, running),
         Err(failure) => {
             let _ = protocol::send(control.as_fd(), &FromInit::Failed(failure), &[]);
             process::exit_now(1);
@@ -78,17 +85,18 @@ struct Running {
     children: OwnedFd,
     /// The writing end of the service's idle standard input.
     _stdin: Option<OwnedFd>,
+    trips: Trips,
+    baits: Option<Baits>,
 }
 
 fn start(
     control: &Channel,
-    streams: Vec<OwnedFd>,
-    listen: Vec<OwnedFd>,
+    Given { streams, listen, watcher }: Given,
     spec: &RunSpec,
     filter: &Filter,
 ) -> Result<Running, Failure> {
     let mut keep = vec![control.as_fd()];
-    keep.extend(streams.iter().chain(&listen).map(AsFd::as_fd));
+    keep.extend(streams.iter().chain(&listen).chain(&watcher).map(AsFd::as_fd));
     process::close_all_but(&keep).stage("closing inherited files")?;
     process::hide_arguments("ws-init").stage("hiding the command line")?;
     nix::unistd::sethostname(&spec.hostname).map_err(io::Error::from).stage("setting the host name")?;
@@ -96,7 +104,7 @@ fn start(
     let user_limits = mount::open_path(Path::new("/proc/sys/user")).stage("opening /proc/sys/user")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
-    mount_view(spec)?;
+    let baits = mount_view(spec, watcher)?;
     mount::pivot(Path::new(TEMPLATE)).stage("entering the sandbox's root")?;
     // While files can still be given to the service's user: afterwards this process is that user.
     let notify = spec.notify.as_deref().map(|path| bind_notify(path, spec.outer)).transpose()?;
@@ -106,21 +114,28 @@ fn start(
     let _ = files::PROGRAMS.set(files::of_programs(spec.files_limit, spec.distinct_user));
     enter_user_namespace(spec, user_limits.as_fd())?;
     drop(user_limits);
-    let landlock = lock_down(spec, filter)?;
+    let (landlock, mut trips) = lock_down(spec, filter)?;
+    let baits = match baits {
+        Some((baits, armed)) => {
+            protocol::send(control.as_fd(), &FromInit::Armed(armed), &[]).stage("reporting the decoys")?;
+            Some(baits)
+        }
+        None => None,
+    };
 
     let children = process::child_signal_fd().stage("watching for the end of processes")?;
     let null = open_null()?;
     let Stdio { stdin, stdout, stderr, idle, tty } = standard_streams(control, streams, spec.streams)?;
     for hook in &spec.pre_start {
         let stdio = [null.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        run_before(hook, stdio, control, children.as_fd())?;
+        run_before(hook, stdio, control, children.as_fd(), &mut trips)?;
     }
     if let Some(socket) = &notify {
         forget_notices(socket);
     }
     let passed = Passed { sockets: &listen, names: &spec.listen };
     let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let main = execute_main(&spec.exec, stdio, tty, passed, control)?;
+    let main = execute_main(&spec.exec, stdio, tty, passed, control, &mut trips)?;
     // The end of the output is when the service and its children have closed it, and not later. No further program
     // gets the listening sockets.
     drop((null, stdin, stdout, stderr, listen));
@@ -133,7 +148,7 @@ fn start(
     let mut fds = vec![pidfd.as_fd()];
     fds.extend(notify.as_ref().map(AsFd::as_fd));
     protocol::send(control.as_fd(), &FromInit::Executed { landlock }, &fds).stage("reporting the start")?;
-    Ok(Running { main, children, _stdin: idle })
+    Ok(Running { main, children, _stdin: idle, trips, baits })
 }
 
 /// What the program of a run gets.
@@ -223,8 +238,8 @@ fn open_null() -> Result<OwnedFd, Failure> {
         .stage("opening /dev/null")
 }
 
-/// Mounts what is the run's own into its copy of the template.
-fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
+/// Mounts what is the run's own into its copy of the template. Gives its decoys, which are watched from then on.
+fn mount_view(spec: &RunSpec, watcher: Option<OwnedFd>) -> Result<Option<(Baits, Vec<Armed>)>, Failure> {
     let root = Path::new(TEMPLATE);
     let own = |place: BorrowedFd<'_>| {
         rustix::fs::chownat(
@@ -258,6 +273,9 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
             mount::attach(tree.as_fd(), &below(root, path)).stage(stage())?;
         }
     }
+
+    // On the tmpfs, before anything is mounted over it.
+    let baits = watcher.map(|watcher| Baits::lay(root, &spec.decoys, spec.outer, watcher)).transpose()?;
 
     if let Some(repo) = &spec.repo {
         let stage = || format!("showing the project at {}", repo.display());
@@ -314,7 +332,7 @@ fn mount_view(spec: &RunSpec) -> Result<(), Failure> {
             mount::attach(null.as_fd(), &path).stage(format!("hiding /proc/{name}"))?;
         }
     }
-    Ok(())
+    Ok(baits)
 }
 
 /// Makes one mount. Returns it where it is to become read-only when all are made.
@@ -402,14 +420,15 @@ fn enter_user_namespace(spec: &RunSpec, user_limits: BorrowedFd<'_>) -> Result<(
 }
 
 /// Gives up every right that is left, for good.
-fn lock_down(spec: &RunSpec, filter: &Filter) -> Result<Enforced, Failure> {
+fn lock_down(spec: &RunSpec, filter: &Filter) -> Result<(Enforced, Trips), Failure> {
     lockdown::drop_capabilities().stage("dropping capabilities")?;
     lockdown::no_new_privileges().stage("forbidding new privileges")?;
     lockdown::new_session_keyring().stage("joining an empty keyring")?;
     let writable: Vec<PathBuf> = spec.writable.iter().filter(|path| path.exists()).cloned().collect();
     let landlock = landlock::restrict(&writable).stage("restricting by Landlock")?;
-    filter.install().stage("installing the system call filter")?;
-    Ok(landlock)
+    let executions = spec.executions.as_ref();
+    let listener = filter.install(executions.is_some()).stage("installing the system call filter")?;
+    Ok((landlock, Trips::new(listener, executions)))
 }
 
 /// A program on its way: forked, and not yet known to be executed.
@@ -510,6 +529,7 @@ fn run_before(
     stdio: [BorrowedFd<'_>; 3],
     control: &Channel,
     children: BorrowedFd<'_>,
+    trips: &mut Trips,
 ) -> Result<(), Failure> {
     // One beyond all time is none.
     let deadline = Instant::now().checked_add(hook.timeout);
@@ -518,10 +538,12 @@ fn run_before(
     let mut starting = Some(begin(&hook.exec, stdio, false, Passed::NONE).map_err(not_run)?);
     let pid = starting.as_ref().map_or(0, |starting| starting.pid);
     loop {
-        let mut watched = vec![control.as_fd(), children];
+        trips.flush(control);
+        let mut watched = vec![control.as_fd(), children, trips.as_fd()];
         watched.extend(starting.as_ref().map(|starting| starting.report.as_fd()));
-        let ready = process::poll_until(&watched, deadline).stage(name.as_str())?;
-        if !ready.contains(&true) {
+        let wake = [deadline, trips.deadline()].into_iter().flatten().min();
+        let ready = process::poll_until(&watched, wake).stage(name.as_str())?;
+        if !ready.contains(&true) && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             // Init ends after this failure, and whatever is left of the command with it.
             return Err(Failure::because(
                 format!("{name} took longer than {} s and was killed", hook.timeout.as_secs_f32()),
@@ -532,7 +554,10 @@ fn run_before(
             // Nothing is asked of init before the main program runs: the supervisor is gone.
             process::exit_now(0);
         }
-        if ready.get(2) == Some(&true)
+        if ready.get(2) == Some(&true) {
+            trips.serve(control);
+        }
+        if ready.get(3) == Some(&true)
             && let Some(outcome) = starting.as_mut().and_then(Starting::progress)
         {
             outcome.map_err(not_run)?;
@@ -570,11 +595,15 @@ fn execute_main(
     tty: bool,
     passed: Passed<'_>,
     control: &Channel,
+    trips: &mut Trips,
 ) -> Result<i32, Failure> {
     let mut starting = begin(spec, stdio, tty, passed)?;
     loop {
-        let ready = process::poll_readable(&[starting.report.as_fd(), control.as_fd()])
+        let ready = process::poll_readable(&[starting.report.as_fd(), control.as_fd(), trips.as_fd()])
             .stage("waiting for the program")?;
+        if ready.get(2) == Some(&true) {
+            trips.serve(control);
+        }
         if ready.first() == Some(&true) {
             if let Some(outcome) = starting.progress() {
                 return outcome.map(|()| starting.pid);
@@ -670,16 +699,21 @@ struct Further {
 ///
 /// Waits for nothing but all of that at once: whatever the service does to its own processes, the end of the
 /// supervisor is noticed.
-fn supervise(control: &Channel, running: &Running) -> ! {
+fn supervise(control: &Channel, mut running: Running) -> ! {
     let mut all: Vec<Further> = Vec::new();
     loop {
-        let mut watched = vec![control.as_fd(), running.children.as_fd()];
+        running.trips.flush(control);
+        let mut watched = vec![control.as_fd(), running.children.as_fd(), running.trips.as_fd()];
         watched.extend(all.iter().filter_map(|one| Some(one.starting.as_ref()?.report.as_fd())));
-        let Ok(ready) = process::poll_readable(&watched) else {
+        let Ok(ready) = process::poll_until(&watched, running.trips.deadline()) else {
             process::exit_now(1);
         };
+        // Before the reaping: what a process did is told before its end.
+        if ready.get(2) == Some(&true) {
+            running.trips.serve(control);
+        }
         // Before the reaping: that a program was executed is told before its end.
-        let mut reports = ready.iter().skip(2);
+        let mut reports = ready.iter().skip(3);
         all.retain_mut(|one| {
             let Some(starting) = &mut one.starting else { return true };
             let is_ready = reports.next() == Some(&true);
@@ -691,7 +725,9 @@ fn supervise(control: &Channel, running: &Running) -> ! {
             let mut discard = [0u8; 512];
             let _ = rustix::io::read(&running.children, &mut discard);
             while let Some((pid, ended)) = process::reap_any() {
+                running.trips.forget(pid);
                 if pid == running.main {
+                    running.trips.finish(control);
                     let _ = protocol::send(control.as_fd(), &FromInit::Exited(ended.into()), &[]);
                     process::exit_now(0);
                 }
@@ -707,8 +743,13 @@ fn supervise(control: &Channel, running: &Running) -> ! {
         }
         if ready.first() == Some(&true) {
             match protocol::receive::<ToInit>(control) {
-                Ok((ToInit::Exec { id, exec, tty }, fds)) => match begin_further(&exec, tty, &fds) {
-                    Ok(starting) => all.push(Further { id, pid: starting.pid, starting: Some(starting) }),
+                Ok((ToInit::Exec { id, exec, tty, guest }, fds)) => match begin_further(&exec, tty, &fds) {
+                    Ok(starting) => {
+                        if guest {
+                            running.trips.welcome(starting.pid);
+                        }
+                        all.push(Further { id, pid: starting.pid, starting: Some(starting) });
+                    }
                     Err(failure) => {
                         tell_started(control, id, Err(failure));
                     }
@@ -725,6 +766,14 @@ fn supervise(control: &Channel, running: &Running) -> ! {
                             protocol::send(control.as_fd(), &FromInit::NoTerminal { id, failure }, &[])
                         }
                     };
+                }
+                Ok((ToInit::Executions(executions), _)) => running.trips.change(&executions),
+                Ok((ToInit::Arm { decoy }, _)) => {
+                    if let Some(armed) = running.baits.as_ref().and_then(|baits| baits.arm(decoy)) {
+                        let armed = FromInit::Armed(vec![armed]);
+                        // When nobody hears it, the next poll says so.
+                        let _ = protocol::send(control.as_fd(), &armed, &[]);
+                    }
                 }
                 Ok((ToInit::Kill { id }, _)) => {
                     if let Some(one) = all.iter().find(|one| one.id == id) {

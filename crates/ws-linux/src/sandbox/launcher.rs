@@ -259,6 +259,7 @@ fn start_run(
     for _ in &spec.listen {
         listen.push(next("a listening socket")?);
     }
+    let watcher = if spec.decoys.is_empty() { None } else { Some(next("what watches its decoys")?) };
     let options = CloneOptions {
         namespaces: Namespaces {
             mount: true,
@@ -276,7 +277,7 @@ fn start_run(
         Forked::Child => {
             // The launcher's own channel is closed with everything else that init does not keep.
             let _ = channel;
-            init::run(&control, streams, listen, spec, filter)
+            init::run(&control, init::Given { streams, listen, watcher }, spec, filter)
         }
     }
 }

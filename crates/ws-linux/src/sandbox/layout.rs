@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use ws_core::plan::{BindSource, Run, ServicePlan, View};
+use ws_core::plan::{BindSource, PolicyPlan, Run, ServicePlan, View};
 
-use ws_model::ProbeKind;
+use ws_model::{PolicyAction, ProbeKind, ViolationClass};
 
 use super::protocol::{
-    ExecSpec, PreStart, RunMount, RunMountKind, RunSpec, SourceRequest, Streams, Template,
+    ExecSpec, Executions, PreStart, RunMount, RunMountKind, RunSpec, SourceRequest, Streams, Template,
 };
 
 /// Device files that every service has, and nothing else of /dev.
@@ -296,5 +296,24 @@ pub fn run_spec(service: &ServicePlan, run: &Run, context: RunContext<'_>) -> Ru
             true => service.listen.iter().map(|listen| listen.name.clone()).collect(),
             false => Vec::new(),
         },
+        decoys: service
+            .policy
+            .decoys
+            .iter()
+            .map(|decoy| (decoy.path.clone(), decoy.contents.to_string()))
+            .collect(),
+        executions: executions(&service.policy),
     }
+}
+
+/// What is looked for of what a run executes.
+#[must_use]
+pub fn executions(policy: &PolicyPlan) -> Option<Executions> {
+    let rule =
+        policy.rules.get(&ViolationClass::Processes).filter(|_| policy.detects(ViolationClass::Processes))?;
+    let refuse = match rule.action {
+        PolicyAction::Off | PolicyAction::Report => false,
+        PolicyAction::Restart | PolicyAction::Kill | PolicyAction::Stop => true,
+    };
+    Some(Executions { allowed: policy.processes.clone()?, refuse })
 }

@@ -19,9 +19,12 @@
 //! dies, however it dies, spawner, launchers and inits read end-of-file and exit, and with process 1 of a
 //! pid namespace the kernel kills all others of it.
 //!
+//! Init also answers the calls that the filter asks about (`trips`), and lays decoys (`bait`).
+//!
 //! All of spawner, launcher and init are single-threaded copies of the supervisor from before its runtime
 //! started, so they are ordinary safe Rust.
 
+mod bait;
 mod files;
 pub mod init;
 pub mod launcher;
@@ -29,3 +32,4 @@ pub mod layout;
 pub mod protocol;
 pub mod sources;
 pub mod spawner;
+mod trips;

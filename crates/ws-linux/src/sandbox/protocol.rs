@@ -252,6 +252,20 @@ pub struct RunSpec {
     pub cgroup: bool,
     /// The names of the listening sockets that come along, for the main program (`LISTEN_FDNAMES`, sd_listen_fds(3)).
     pub listen: Vec<String>,
+    /// Files in the private tmpfs that are there only to be touched: where, with which contents. Where there are any, an
+    /// instance of inotify to watch them with comes along, last.
+    pub decoys: Vec<(PathBuf, String)>,
+    /// What is looked for of what it executes; `None`: nothing.
+    pub executions: Option<Executions>,
+}
+
+/// The programs that a run may execute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executions {
+    /// As in the plan ([`ws_core::plan::PolicyPlan::processes`]).
+    pub allowed: Vec<String>,
+    /// Whether another one is refused; else it is told only.
+    pub refuse: bool,
 }
 
 /// A program to execute before the main one.
@@ -344,11 +358,20 @@ pub enum ToInit {
         exec: ExecSpec,
         /// Whether standard input is a terminal to take.
         tty: bool,
+        /// Whether somebody asked for it (`ws exec`), who may execute what he likes; else the plan does.
+        guest: bool,
     },
     /// Make a terminal, which has a name inside. Answered by [`FromInit::Terminal`] or [`FromInit::NoTerminal`].
     Terminal {
         /// Names it in the answer.
         id: u64,
+    },
+    /// Other programs may be executed from now on. Where nothing was looked for at the start, nothing is. Not answered.
+    Executions(Executions),
+    /// Watch a decoy again. Answered by [`FromInit::Armed`], if it is still there.
+    Arm {
+        /// Which, by its number in [`RunSpec::decoys`].
+        decoy: usize,
     },
     /// Kill a further program and its process group. Not answered; one that has ended is no error.
     Kill {
@@ -379,6 +402,11 @@ pub enum FromInit {
         /// What Landlock enforces: 0 nothing, 1 partly, 2 fully.
         landlock: u8,
     },
+    /// Decoys are watched from now on, or cannot be.
+    Armed(Vec<Armed>),
+    /// Calls were made that no program needs, or programs executed that are not among those that it may; the pidfd of
+    /// the caller comes along where it could be had.
+    Tripped(Trip),
     /// The main process ended; init ends, and everything else of the run with it.
     Exited(End),
     /// A further program was executed.
@@ -400,6 +428,56 @@ pub enum FromInit {
         /// How.
         end: End,
     },
+}
+
+/// A decoy that is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// Which, by its number in [`RunSpec::decoys`].
+    pub decoy: usize,
+    /// The number of its watch, or why there is none.
+    pub watch: Result<i32, String>,
+}
+
+/// What a run did that the filter asked about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trip {
+    /// What.
+    pub what: Tripped,
+    /// Who, the last time; empty where that is not known.
+    pub caller: Caller,
+    /// How often, since it was told the last time.
+    pub count: u64,
+    /// How many others there were for which there was no room.
+    pub lost: u64,
+}
+
+/// What kind of thing a run did.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Tripped {
+    /// A call; it was answered with `EPERM`.
+    Call {
+        /// Its name.
+        name: String,
+        /// What of its arguments it was asked about for.
+        detail: Option<String>,
+    },
+    /// The execution of a program.
+    Program {
+        /// Its path, links followed.
+        executable: String,
+        /// Whether it was answered with `EACCES`.
+        refused: bool,
+    },
+}
+
+/// Who made a call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Its program.
+    pub executable: Option<String>,
+    /// Those of its parents, up to the main process.
+    pub parents: Vec<String>,
 }
 
 /// How a process ended.

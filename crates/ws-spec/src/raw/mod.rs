@@ -6,6 +6,7 @@
 pub(crate) mod forms;
 pub(crate) mod life;
 pub(crate) mod outside;
+pub(crate) mod policy;
 pub(crate) mod probe;
 pub(crate) mod read;
 pub(crate) mod reload;
@@ -19,6 +20,7 @@ use forms::{
 };
 use life::{ExitCodeRaw, FileCount, HookRaw, Parallel, Replicas};
 use outside::{ExternalRaw, ProgramName, VersionRaw};
+use policy::PolicyRaw;
 use probe::ProbeRaw;
 use read::{HostPath, List, Map, OneOrMany, long_only, record};
 use reload::{
@@ -73,6 +75,8 @@ record! {
         /// How files are watched, for all services. What is watched for a service, its own `watch` and `build` say. In
         /// the first file only.
         watch: WatchingRaw,
+        /// What is done about violations, for all services. In the first file only.
+        policy: PolicyRaw,
         /// What every service has unless it says otherwise. Mappings are merged key by key; a list or a
         /// single value of the service replaces the default. Variables of `environment` here are
         /// overridden by the service's `env_file`, and that by its `environment`.
@@ -235,6 +239,8 @@ record! {
         stop: StopRaw,
         /// What it may use.
         limits: LimitsRaw,
+        /// What is done about its violations, where that is not what `policy` of the workspace says.
+        policy: PolicyRaw,
     }
 }
 long_only!(ServiceRaw);

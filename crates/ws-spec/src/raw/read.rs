@@ -593,6 +593,14 @@ pub(crate) fn word<T: Copy>(node: &Node, cx: &mut Cx<'_>, words: &[(&'static str
     None
 }
 
+/// The key of a field: a word that Rust keeps for itself is a key like any other.
+pub(crate) const fn key_name(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        [b'r', b'#', ..] => field.split_at(2).1,
+        _ => field,
+    }
+}
+
 /// Declares a mapping with known keys: the struct, its reader, its merge and, by its documentation, its
 /// schema. One declaration, so that what is read, what is documented and what editors check are one.
 macro_rules! record {
@@ -614,7 +622,7 @@ macro_rules! record {
 
         impl $Name {
             /// The keys that it has.
-            pub(crate) const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+            pub(crate) const KEYS: &'static [&'static str] = &[$($crate::raw::read::key_name(stringify!($field))),*];
 
             /// Reads the long form.
             pub(crate) fn read_long(
@@ -624,14 +632,14 @@ macro_rules! record {
                 let mut out = Self::default();
                 for entry in $crate::raw::read::entries(node, cx, "a mapping")? {
                     match entry.key.text.as_str() {
-                        $( stringify!($field) => {
+                        $( key if key == $crate::raw::read::key_name(stringify!($field)) => {
                             // `key:` with nothing behind it is the same as no `key`.
                             if !matches!(entry.value.value, $crate::yaml::Value::Null) {
-                                out.$field = cx.inside(stringify!($field), |cx| {
+                                out.$field = cx.inside($crate::raw::read::key_name(stringify!($field)), |cx| {
                                     <$Type as $crate::raw::read::Read>::read_at(&entry.value, entry.key.span, cx)
                                 });
                                 if out.$field.is_none() {
-                                    out.unread.push(stringify!($field));
+                                    out.unread.push($crate::raw::read::key_name(stringify!($field)));
                                 }
                             }
                         } )*

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use ws_core::engine::{Effect, EngineStatus, Input};
+use ws_core::host::Standing;
 use ws_core::plan::ServicePlan;
 use ws_model::event::{signal_name, signal_number};
 use ws_model::wire::{Accepted, DownRequest, Info, KillRequest, ServiceStatus, StatsSample, Why};
@@ -49,6 +50,10 @@ impl Loop {
             Request::Apply(request, reply) => self.ask_to_apply(request.environment, reply),
             Request::Set(request, reply) => self.ask_to_set(request, reply),
             Request::Watched(reply) => drop(reply.send(self.watched())),
+            Request::Violations(services, reply) => {
+                let answer = self.all_units(&services).map(|units| self.violation_rows(&units));
+                drop(reply.send(answer));
+            }
             Request::Names(services, reply) => drop(reply.send(self.names(services))),
             Request::Usage(reply) => drop(reply.send(self.usage())),
             Request::MayExec(service, reply) => drop(reply.send(self.may_exec(&service))),
@@ -277,6 +282,7 @@ impl Loop {
                 signal,
                 level: standing.map(|standing| standing.level),
                 missing: standing.map(|standing| standing.missing.clone()).unwrap_or_default(),
+                undetected: standing.map(|standing| undetected(standing, plan)).unwrap_or_default(),
                 memory_bytes: usage.memory_bytes,
                 cpu_usec: usage.cpu_usec,
                 pids: usage.pids,
@@ -290,6 +296,12 @@ impl Loop {
         };
         self.engine.status().into_iter().filter_map(row).collect()
     }
+}
+
+/// What of its policy cannot be seen here.
+fn undetected(standing: &Standing, plan: &ServicePlan) -> Vec<String> {
+    let wanted = standing.undetected.iter().filter(|(class, _)| plan.policy.detects(*class));
+    wanted.map(|(class, why)| format!("{class}: {why}")).collect()
 }
 
 fn name_of(plan: &ServicePlan) -> ServiceName {

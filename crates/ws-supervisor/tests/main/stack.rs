@@ -149,6 +149,7 @@ pub(crate) fn plan(parts: &[Part]) -> Plan {
                 },
             },
             limits: LimitsPlan { memory: None, cpus: None, pids: 100, pids_declared: false, files: None },
+            policy: ws_core::plan::PolicyPlan::default(),
         };
         (name(service), plan)
     };
@@ -414,7 +415,11 @@ impl Host for FakeHost {
     }
 
     fn standing(&self) -> BTreeMap<ServiceName, Standing> {
-        let standing = Standing { level: Level::Limited, missing: vec!["distinct uids".to_owned()] };
+        let standing = Standing {
+            level: Level::Limited,
+            missing: vec!["distinct uids".to_owned()],
+            undetected: Vec::new(),
+        };
         self.does.keys().map(|service| (service.clone(), standing.clone())).collect()
     }
 

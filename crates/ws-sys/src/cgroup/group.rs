@@ -202,6 +202,26 @@ impl Group {
         }
     }
 
+    /// The file that the kernel modifies when [`Group::oom_kills`] grows (v2); `None` where it says so otherwise
+    /// ([`Group::watch_oom`]) or not at all.
+    #[must_use]
+    pub fn memory_events(&self) -> Option<PathBuf> {
+        self.of_v2(Controller::Memory, "memory.events")
+    }
+
+    /// The file that the kernel modifies when [`Group::pids_refused`] grows (v2). On v1 it says nothing.
+    #[must_use]
+    pub fn pids_events(&self) -> Option<PathBuf> {
+        self.of_v2(Controller::Pids, "pids.events")
+    }
+
+    fn of_v2(&self, controller: Controller, file: &str) -> Option<PathBuf> {
+        match self.backends.get(&controller) {
+            Some(Backend::V2(dir)) => Some(dir.join(file)),
+            Some(Backend::V1(_)) | None => None,
+        }
+    }
+
     /// A descriptor that becomes readable when [`Group::populated`] or the frozen state changed; `None`
     /// without a v2 directory.
     ///

@@ -120,6 +120,65 @@ pub fn rules(socket: &mut Socket, table: Table) -> Result<Vec<RuleInfo>, Error> 
     Ok(found)
 }
 
+/// A counter as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterInfo {
+    /// The chain of its rule.
+    pub chain: String,
+    /// The comment of its rule; without one, empty.
+    pub comment: String,
+    /// Packets that came so far.
+    pub packets: u64,
+}
+
+/// The counters of a table's rules, chain by chain, in order; of a rule with several, the first.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn counters(socket: &mut Socket, table: Table) -> Result<Vec<CounterInfo>, Error> {
+    let mut request = request(libc::NFT_MSG_GETRULE, table.family.number(), |b| {
+        b.text(1, table.name);
+    });
+    let mut found = Vec::new();
+    socket.dump(&mut request, |message| {
+        if text(message, 1)? != table.name {
+            return Ok(());
+        }
+        let attrs = message.attrs_after(HEADER)?;
+        for expression in attrs.find_kind(4)?.attrs() {
+            let expression = expression?.attrs();
+            if expression.find_kind(1)?.text()? != "counter" {
+                continue;
+            }
+            // NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS.
+            let packets = expression.find_kind(2)?.attrs().find_kind(2)?.be64()?;
+            let comment = match attrs.find_kind(7) {
+                Ok(data) => comment(data.bytes),
+                Err(Malformed::Missing) => String::new(),
+                Err(other) => return Err(other),
+            };
+            found.push(CounterInfo { chain: text(message, 2)?, comment, packets });
+            break;
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The comment in a rule's user data: entries of a type, a length and a value (libnftnl, `udata.h`).
+fn comment(mut data: &[u8]) -> String {
+    const COMMENT: u8 = 0;
+    while let [kind, length, rest @ ..] = data {
+        let Some((value, after)) = rest.split_at_checked(usize::from(*length)) else { break };
+        if *kind == COMMENT {
+            let text = value.strip_suffix(&[0]).unwrap_or(value);
+            return String::from_utf8_lossy(text).into_owned();
+        }
+        data = after;
+    }
+    String::new()
+}
+
 /// The elements of a set.
 ///
 /// The kernel rearranges a set that grew in the background, and a list that is read meanwhile misses some

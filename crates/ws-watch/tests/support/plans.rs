@@ -91,6 +91,7 @@ pub(crate) fn unit(text: &str) -> ServicePlan {
         },
         stop: Stop { command: None, signal: 15, grace: Duration::from_secs(10) },
         limits: LimitsPlan { memory: None, cpus: None, pids: 100, pids_declared: false, files: None },
+        policy: ws_core::plan::PolicyPlan::default(),
     }
 }
 
