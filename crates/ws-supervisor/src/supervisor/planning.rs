@@ -376,6 +376,10 @@ impl Loop {
     // ---- carrying out
 
     fn carry_out(&mut self, carry: Carry) {
+        // Before anything is done: what runs elsewhere would be of one plan, and the rest of another.
+        if let Some((one_off, unit)) = self.number_in_use(&carry.planned.plan, &carry.change) {
+            return self.is_in_use(carry.reply, &one_off, &unit);
+        }
         if carry.change.external {
             let notices = self.notices.clone();
             let external = carry.planned.plan.external.clone();
@@ -409,12 +413,21 @@ impl Loop {
         }
     }
 
+    fn is_in_use(
+        &mut self,
+        reply: Option<Reply<Answer<Applying>>>,
+        one_off: &ServiceName,
+        unit: &ServiceName,
+    ) {
+        let text =
+            format!("`{unit}` would get the address that `{one_off}` has: try again when that has ended");
+        self.give_up(reply, text);
+    }
+
     fn adopt(&mut self, carry: Carry) {
         let Carry { planned: Planned { plan, secrets, plan_files }, change, reply } = carry;
         if let Some((one_off, unit)) = self.number_in_use(&plan, &change) {
-            let text =
-                format!("`{unit}` would get the address that `{one_off}` has: try again when that has ended");
-            return self.give_up(reply, text);
+            return self.is_in_use(reply, &one_off, &unit);
         }
         self.take_secrets(secrets);
         let seq = self.journal.last_seq();
