@@ -24,6 +24,11 @@ use crate::{Context, addresses, apply, machine, own_dirs};
 /// No file that a person writes is longer; the rest is not read. The reader of the workspace file has
 /// a smaller limit of its own and says so.
 const MAX_FILE: u64 = 64 << 20;
+/// The same for workspace files and env files, all of which the reader refuses that are as long as that. What is
+/// refused is shown, which takes a while for a long text.
+const MAX_TEXT: u64 = (8 << 20) + 1;
+/// The same for the first of them.
+const MAX_WORKSPACE: u64 = 2 << 20;
 
 /// A workspace that was read without an error.
 #[derive(Debug)]
@@ -83,7 +88,7 @@ pub fn read(settings: &Settings, options: &PlanOptions) -> Result<(Found, Source
 /// # Errors
 /// As [`read`].
 pub fn read_again(mut sources: Sources) -> Result<Sources, Failure> {
-    let text = read_bytes(&sources.file).map_err(|error| {
+    let text = read_most(&sources.file, MAX_WORKSPACE).map_err(|error| {
         Failure::usage(format!("could not read `{}`", sources.file.display())).because(&error)
     })?;
     let sources_were_read = !sources.text.as_bytes().is_empty();
@@ -105,7 +110,7 @@ pub fn read_again(mut sources: Sources) -> Result<Sources, Failure> {
             return Ok(sources);
         }
         for file in needed {
-            let text = read_bytes(&file).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let text = read_most(&file, MAX_TEXT).ok().and_then(|bytes| String::from_utf8(bytes).ok());
             if let Ok(real) = file.canonicalize()
                 && real != file
             {
@@ -147,7 +152,7 @@ fn is_of_the_caller(file: &Path) -> bool {
 }
 
 /// Does not wait: a supervisor reads these again while it runs, and a pipe may have taken the place of a file.
-fn read_bytes(file: &Path) -> std::io::Result<Vec<u8>> {
+fn read_most(file: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut options = File::options();
     options.read(true);
     if !is_of_the_caller(file) {
@@ -159,13 +164,13 @@ fn read_bytes(file: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("it is not a file"));
     }
     let mut bytes = Vec::new();
-    opened.take(MAX_FILE).read_to_end(&mut bytes)?;
+    opened.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 fn read_text(file: &Path) -> Result<String, Failure> {
     let failure = || Failure::usage(format!("could not read `{}`", file.display()));
-    let bytes = read_bytes(file).map_err(|error| failure().because(&error))?;
+    let bytes = read_most(file, MAX_TEXT).map_err(|error| failure().because(&error))?;
     String::from_utf8(bytes).map_err(|error| failure().because(&error.utf8_error()))
 }
 
@@ -311,7 +316,7 @@ pub fn secrets(
     for name in used {
         let Some(source) = workspace.secrets.get(name) else { continue };
         let value = match source {
-            SecretSource::File(file) => read_bytes(file).map_err(|error| {
+            SecretSource::File(file) => read_most(file, MAX_FILE).map_err(|error| {
                 Failure::usage(format!("could not read the secret `{name}` from `{}`", file.display()))
                     .because(&error)
                     .hint("make the file, or name another one in `secrets`")
