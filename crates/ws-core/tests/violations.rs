@@ -38,6 +38,17 @@ pub(crate) fn seen(service: ServiceName, generation: Generation, words: &[&str])
             };
             (evidence, Mechanism::Nflog)
         }
+        "looks-up" => {
+            let evidence = Evidence::Network {
+                act: NetworkAct::Sent,
+                protocol: "udp".to_owned(),
+                destination: "10.77.0.1".parse().ok(),
+                port: Some(53),
+                name: None,
+                lookup: Some(what.to_owned()),
+            };
+            (evidence, Mechanism::Nflog)
+        }
         "calls" => {
             let answer = "EPERM".to_owned();
             (Evidence::Syscall { name: what.to_owned(), detail: None, answer }, Mechanism::Seccomp)
@@ -79,6 +90,21 @@ fn what_is_only_told_disturbs_nobody() {
          after 600s    ->
          web tries db:5432 -> web!network:report
          status web    -> ready ready restarts=0 because probe_ok",
+    );
+}
+
+#[test]
+fn a_resolver_that_asks_on_is_no_violation() {
+    // Names without an IPv6 address in `/etc/hosts` are asked for; any other name is an attempt.
+    check(
+        [svc("db"), svc("web").about("network:kill").after("db")],
+        "up            -> +db db=starting web=waiting
+         db executed   -> +web db=ready web=starting
+         web executed  -> web=ready READY
+         web looks-up db ->
+         web looks-up db.shop ->
+         web looks-up web ->
+         web looks-up db.example.org -> KILL web web!network:kill web=stopping",
     );
 }
 

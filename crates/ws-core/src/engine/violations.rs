@@ -16,6 +16,9 @@ use crate::policy::{Life, Observation, Told, judge};
 impl Engine {
     pub(super) fn observed(&mut self, mut seen: Observation, now: Tick, out: &mut Outcome) {
         let Some(i) = self.number(&seen.service) else { return };
+        if self.is_asked_by_the_resolver(&seen.evidence) {
+            return;
+        }
         let life = self.life_of(i, seen.generation);
         self.complete(i, &mut seen.evidence);
         let action = self.judge(i, &seen, life, now, out);
@@ -236,6 +239,18 @@ impl Engine {
             suggestion,
         };
         out.events.push((Some(name), EventKind::Violation(Box::new(violation))));
+    }
+
+    /// Whether a lookup is of a name that stands in everybody's `/etc/hosts`. Resolvers ask on for the kind of address that
+    /// a name does not have there (IPv6): no program tries anything by that.
+    fn is_asked_by_the_resolver(&self, evidence: &Evidence) -> bool {
+        let Evidence::Network { act: NetworkAct::Sent, lookup: Some(lookup), .. } = evidence else {
+            return false;
+        };
+        let name = lookup.strip_suffix(self.plan.name.as_str()).and_then(|name| name.strip_suffix('.'));
+        let name = name.unwrap_or(lookup);
+        let shared = self.plan.services.values().map(|unit| &unit.declared);
+        self.plan.addresses().map(|(known, _)| known).chain(shared).any(|known| known.as_str() == name)
     }
 
     /// Adds to evidence what the plan knows: whose address it is, what the limit is.
