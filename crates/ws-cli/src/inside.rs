@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use ws_client::{ExecInput, ExecOutput, ExecSession};
+use ws_client::{Client, EventQuery, ExecInput, ExecOutput, ExecSession};
 use ws_model::wire::{ExecRequest, ExecResult};
-use ws_model::{ExitReason, exit};
+use ws_model::{EventKind, ExitReason, PolicyAction, ServiceName, Violation, exit};
 
 use crate::error::Failure;
 use crate::ui::terminal_size;
@@ -67,7 +67,7 @@ fn in_service(context: &Context, wanted: &Wanted<'_>, commands: &[Vec<String>]) 
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let (client, _) = instances::connected(context).await?;
-        let rows = client.services().await?;
+        let (rows, seq) = client.services_at().await?;
         let service = names::service(wanted.service, &rows)?;
         let mut last = None;
         for command in commands {
@@ -78,6 +78,11 @@ fn in_service(context: &Context, wanted: &Wanted<'_>, commands: &[Vec<String>]) 
                 tty,
             };
             let ended = attach(client.exec(&service, &request).await?, tty).await?;
+            if let Ended::Command(ExecResult::Ended(ExitReason::Signal(_))) = &ended
+                && let Some(violation) = killed_for(&client, seq, |name| *name == service).await?
+            {
+                return Err(broke_policy(&service, &violation));
+            }
             if !matches!(ended, Ended::Command(ExecResult::NotStarted { not_found: true, .. })) {
                 return Ok(ended);
             }
@@ -88,6 +93,31 @@ fn in_service(context: &Context, wanted: &Wanted<'_>, commands: &[Vec<String>]) 
     // A read of the standard input cannot be cancelled: its thread is left behind.
     runtime.shutdown_background();
     ended
+}
+
+/// The violation for which a service was killed since then, whoever did it: with it dies what runs inside.
+pub(crate) async fn killed_for(
+    client: &Client,
+    since: u64,
+    is_it: impl Fn(&ServiceName) -> bool,
+) -> Result<Option<Violation>, Failure> {
+    let mut events = client.events(EventQuery { since, follow: false }).await?;
+    while let Some(event) = events.next().await {
+        // One that only a later version knows, or the end.
+        let Ok(event) = event else { continue };
+        let (Some(name), EventKind::Violation(violation)) = (event.service, event.kind) else { continue };
+        if violation.action > PolicyAction::Report && is_it(&name) {
+            return Ok(Some(*violation));
+        }
+    }
+    Ok(None)
+}
+
+/// Why a command ended that died with its service.
+pub(crate) fn broke_policy(service: &ServiceName, violation: &Violation) -> Failure {
+    let (evidence, rule) = (&violation.evidence, &violation.rule);
+    Failure::new(exit::VIOLATION, format!("`{service}` {evidence}, and was killed for it ({rule})"))
+        .hint("`ws violations` has more")
 }
 
 /// Whether a command can be given a terminal: what it prints comes here, and what is typed goes there.

@@ -4,13 +4,13 @@
 use std::pin::pin;
 
 use ws_client::{Client, EventQuery};
-use ws_model::wire::{DownRequest, ExecResult, RunRequest};
-use ws_model::{EventKind, Phase, Reason, ServiceName};
+use ws_model::wire::{self, DownRequest, ExecResult, RunRequest};
+use ws_model::{EventKind, ExitReason, Phase, Reason, ServiceName};
 
 use crate::args::PlanOptions;
 use crate::bring_up::{self, Owner};
 use crate::error::{Failure, unless_ended};
-use crate::inside::{self, Ended};
+use crate::inside::{self, Ended, killed_for};
 use crate::instances::Place;
 use crate::live::Signals;
 use crate::units::now;
@@ -107,6 +107,11 @@ async fn within(context: &Context, client: &Client, wanted: &Wanted<'_>) -> Resu
         return Err(Failure::failed(format!("what `{service}` depends on did not come up"))
             .hint("`--no-deps` runs it without"));
     }
+    if let Ended::Command(ExecResult::Ended(ExitReason::Signal(_))) = &ended
+        && let Some(violation) = killed_for(client, seq, |name| wire::is_one_off(name, &service)).await?
+    {
+        return Err(inside::broke_policy(&service, &violation));
+    }
     let program = wanted.command.first().map_or(service.as_str(), String::as_str);
     Ok(inside::code(context, program, ended))
 }
@@ -126,7 +131,7 @@ async fn lost_for_it(
         let (Some(name), EventKind::Phase { phase, cause, .. }) = (event.service, event.kind) else {
             continue;
         };
-        if ws_model::wire::is_one_off(&name, service) {
+        if wire::is_one_off(&name, service) {
             for_it = cause.reason == Reason::DependencyFailed;
             continue;
         }
