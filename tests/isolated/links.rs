@@ -106,7 +106,7 @@ const ATTEMPTS: &[Row] = &[
 ];
 
 /// An address of the host that is not its loopback.
-fn host_address() -> Option<Ipv4Addr> {
+pub(crate) fn host_address() -> Option<Ipv4Addr> {
     let all = getifaddrs().ok()?;
     let v4 = all
         .filter_map(|one| one.address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(SockaddrIn::ip));

@@ -4,15 +4,18 @@
 //! Needs user and network namespaces and nf_tables; limits need control groups. What is missing is said.
 
 mod attacks;
+mod benign;
 mod chaos;
 mod examples;
 mod files;
 mod lifecycle;
 mod limits;
 mod links;
+mod policy;
 mod reload;
 mod supervision;
 mod surfaces;
+mod verdicts;
 
 use ws_e2e::{Mode, needs};
 

@@ -20,8 +20,17 @@ pub struct Came {
     pub outcome: String,
     /// More about it.
     pub detail: String,
+    /// When it was made: microseconds since 1970, by the clock that events have too.
+    pub at_us: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
+}
+
+/// Microseconds since 1970.
+#[must_use]
+pub fn now_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// One attempt and what must come of it.

@@ -14,6 +14,10 @@ use crate::stack::{Mode, helper};
 /// Words that are no ability of the kernel.
 const OTHERS: [&str; 5] = ["root", "postgres", "redis", "compat32", "rustup"];
 
+/// Words that are programs in a usual place.
+const PROGRAMS: [&str; 10] =
+    ["curl", "gcc", "git", "java", "nginx", "node", "npm", "perl", "python3", "sqlite3"];
+
 /// Whether the machine has all that the words say, for `ws` run in this mode. Says in one line what it
 /// lacks.
 ///
@@ -49,7 +53,7 @@ pub fn required() -> Vec<String> {
 /// Whether `word` means anything.
 #[must_use]
 pub fn is_known(word: &str) -> bool {
-    OTHERS.contains(&word) || capabilities(Mode::User).get(word).is_some()
+    OTHERS.contains(&word) || PROGRAMS.contains(&word) || capabilities(Mode::User).get(word).is_some()
 }
 
 fn has(mode: Mode, word: &str) -> Result<(), String> {
@@ -67,6 +71,11 @@ fn has(mode: Mode, word: &str) -> Result<(), String> {
         }
         "compat32" => {
             there(cfg!(target_arch = "x86_64") && i386_works(), "the kernel runs no 32-bit programs")
+        }
+        _ if PROGRAMS.contains(&word) => {
+            let places = ["/usr/local/bin", "/usr/bin", "/usr/sbin"];
+            let found = places.iter().any(|place| Path::new(place).join(word).is_file());
+            there(found, "there is none in the usual places")
         }
         _ => match capabilities(mode).get(word) {
             Some(Ability { found: Ok(_), .. }) => Ok(()),

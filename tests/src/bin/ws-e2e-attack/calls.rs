@@ -151,4 +151,11 @@ const NAMES: &[(&str, i64)] = names! {
     sched_setscheduler SYS_sched_setscheduler
     capset SYS_capset
     kill SYS_kill
+    faccessat SYS_faccessat
+    readlinkat SYS_readlinkat
+    statx SYS_statx
+    statfs SYS_statfs
+    getxattr SYS_getxattr
+    listxattr SYS_listxattr
+    syncfs SYS_syncfs
 };

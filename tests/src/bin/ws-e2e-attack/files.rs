@@ -29,6 +29,11 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>>
         ("hard-link", [from, to]) => Ok(End::of(fs::hard_link(from, to), "linked")),
         ("through-link", [target, link]) => through_link(target, link),
         ("give-away", [path]) => give_away(path),
+        ("chmod", [path, bits]) => u32::from_str_radix(bits, 8)
+            .map_err(io::Error::other)
+            .map(|bits| End::of(fs::set_permissions(path, Permissions::from_mode(bits)), "changed")),
+        ("touch", [path]) => touch(path),
+        ("copy", [path]) => Ok(copy(path)),
         ("writable", own) => writable(own),
         ("special", []) => special(),
         ("set-user-id-mounts", []) => mounts("nosuid", &[]),
@@ -64,6 +69,20 @@ fn list(path: &str) -> End {
 /// Opens for appending, and appends nothing.
 fn append(path: &Path) -> End {
     End::of(File::options().append(true).open(path), "opened for appending")
+}
+
+/// Changes the times of a file, which opens nothing.
+fn touch(path: &str) -> io::Result<End> {
+    let none = rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: none, last_modification: none };
+    let done = rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::empty());
+    Ok(End::of(done.map_err(io::Error::from), "touched"))
+}
+
+/// Copies a file as the kernel does it, without reading it.
+fn copy(path: &str) -> End {
+    let copied = File::open(path).and_then(|mut from| io::copy(&mut from, &mut File::create("/tmp/copied")?));
+    End::of(copied, "copied")
 }
 
 /// Writes a text at once, `_` as a space.

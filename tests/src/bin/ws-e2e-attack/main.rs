@@ -1,6 +1,7 @@
 //! Makes one attempt at something that a service must not do, and prints what came of it as JSON:
 //! `ws-e2e-attack VERB ARGUMENT…`. `batch [[number, [VERB, ARGUMENT…]], …]` makes one after the other, each
-//! in a process of its own.
+//! in a process of its own. `announce VERB ARGUMENT…` says when it is made before it is made, on a line of its own:
+//! whoever is killed for it says nothing after it.
 //!
 //! The verbs are in the modules; `attack.rs` of the library says what the outcomes are called.
 
@@ -15,7 +16,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use ws_e2e::attack::Came;
+use ws_e2e::attack::{Came, now_us};
 use ws_model::event::signal_name;
 
 /// How long one attempt may take.
@@ -68,11 +69,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.split_first() {
         Some((verb, rest)) if verb == "batch" => batch(rest),
-        Some((verb, rest)) => {
-            let start = Instant::now();
-            let end = attempt(verb, rest);
-            print(0, end, start.elapsed())
+        Some((verb, [inner, rest @ ..])) if verb == "announce" => {
+            writeln!(io::stdout(), "{}", now_us()).and_then(|()| once(inner, rest))
         }
+        Some((verb, rest)) => once(verb, rest),
         None => Err(io::Error::other("what is to be tried?")),
     };
     match result {
@@ -84,7 +84,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn print(number: usize, end: End, took: Duration) -> io::Result<()> {
+fn once(verb: &str, rest: &[String]) -> io::Result<()> {
+    let (at_us, start) = (now_us(), Instant::now());
+    let end = attempt(verb, rest);
+    print(0, end, at_us, start.elapsed())
+}
+
+fn print(number: usize, end: End, at_us: u64, took: Duration) -> io::Result<()> {
     let (outcome, detail) = match end {
         End::Did(detail) => ("did".to_owned(), detail),
         End::Nothing => ("none".to_owned(), String::new()),
@@ -94,7 +100,7 @@ fn print(number: usize, end: End, took: Duration) -> io::Result<()> {
         End::Broken(detail) => ("broken".to_owned(), detail),
     };
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let came = Came { attempt: number, outcome, detail, took_us };
+    let came = Came { attempt: number, outcome, detail, at_us, took_us };
     let mut line = serde_json::to_vec(&came)?;
     line.push(b'\n');
     io::stdout().write_all(&line)
@@ -104,7 +110,7 @@ fn batch(arguments: &[String]) -> io::Result<()> {
     let [text] = arguments else { return Err(io::Error::other("`batch` takes one list")) };
     let commands: Vec<(usize, Vec<String>)> = serde_json::from_str(text)?;
     for (number, words) in commands {
-        let start = Instant::now();
+        let (at_us, start) = (now_us(), Instant::now());
         let mut child = Command::new(std::env::current_exe()?)
             .args(&words)
             .stdin(Stdio::null())
@@ -130,14 +136,14 @@ fn batch(arguments: &[String]) -> io::Result<()> {
                 line.push(b'\n');
                 io::stdout().write_all(&line)?;
             }
-            (Err(_), None) => print(number, End::Silent, took)?,
+            (Err(_), None) => print(number, End::Silent, at_us, took)?,
             (Err(_), Some(status)) => {
                 use std::os::unix::process::ExitStatusExt;
                 let end = match status.signal() {
                     Some(signal) => End::Killed(signal),
                     None => End::Broken(format!("it said {text:?} and ended with {status}")),
                 };
-                print(number, end, took)?;
+                print(number, end, at_us, took)?;
             }
         }
     }

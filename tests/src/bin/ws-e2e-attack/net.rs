@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, socket,
 };
+use ws_e2e::attack::now_us;
 use ws_sys::netlink::route;
 use ws_sys::netlink::{Batch, Socket};
 use ws_sys::nft::{Family, Table, Transaction};
@@ -26,6 +27,10 @@ pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>>
         ("tcp", [to, port, from]) => tcp(to, port, Some(from)),
         ("udp", [to, port]) => udp(to, port, None),
         ("udp", [to, port, from]) => udp(to, port, Some(from)),
+        ("name", [name, port]) => by_name(name, port),
+        ("not-own", [to, port, from]) => not_own(to, port, from),
+        ("hold", [to, port]) => hold(to, port),
+        ("flood", [to, millis]) => flood(to, millis),
         ("tcp-ports", [to, low, high]) => tcp_ports(to, low, high),
         ("tcp6", [to, port, interface]) => tcp6(to, port, interface),
         ("ping", [to]) => ping(to, SockType::Datagram),
@@ -97,6 +102,66 @@ fn udp(to: &str, port: &str, from: Option<&str>) -> io::Result<End> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => End::Silent,
         Err(error) => End::because(&error, "sending"),
     })
+}
+
+/// Connects to whatever a name stands for.
+fn by_name(name: &str, port: &str) -> io::Result<End> {
+    let Ok(mut found) = (name, number::<u16>(port)?).to_socket_addrs() else {
+        return Ok(End::Nothing);
+    };
+    let to = found.next().ok_or(io::ErrorKind::NotFound)?;
+    Ok(End::of(TcpStream::connect_timeout(&to, NO_ANSWER), "connected"))
+}
+
+/// Sends a datagram with an address that is not its own, which anybody may ask for (`IP_FREEBIND`).
+fn not_own(to: &str, port: &str, from: &str) -> io::Result<End> {
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::Udp)?;
+    nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::IpFreebind, &true)?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address(from, "0")?))?;
+    let socket = UdpSocket::from(fd);
+    Ok(End::of(socket.send_to(b"x", address(to, port)?), "sent"))
+}
+
+/// Keeps a connection open and uses it all the time; says when it can no longer, and how.
+fn hold(to: &str, port: &str) -> io::Result<End> {
+    let mut stream = TcpStream::connect((to, number::<u16>(port)?))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    writeln!(io::stdout(), "holding")?;
+    let mut answer = [0; 4];
+    loop {
+        let echoed = stream.write_all(b"echo").and_then(|()| stream.read_exact(&mut answer));
+        if let Err(error) = echoed {
+            return Ok(End::because(&error, &now_us().to_string()));
+        }
+        ws_e2e::wait::let_pass(Duration::from_millis(1));
+    }
+}
+
+/// Sends datagrams for a time, as fast as two threads can, to many ports; tells how many it tried to send.
+fn flood(to: &str, millis: &str) -> io::Result<End> {
+    let until = Instant::now() + Duration::from_millis(number(millis)?);
+    let to: IpAddr = to.parse().map_err(|_| io::Error::other(format!("`{to}` is no address")))?;
+    let all: Vec<_> = (0..2)
+        .map(|_| {
+            std::thread::spawn(move || -> io::Result<u64> {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                let mut sent = 0;
+                while Instant::now() < until {
+                    for port in 1000..1100 {
+                        // What the rules deny comes back as an error, of this packet or of the one before.
+                        let _ = socket.send_to(b"x", (to, port));
+                        sent += 1;
+                    }
+                }
+                Ok(sent)
+            })
+        })
+        .collect();
+    let mut sent = 0;
+    for one in all {
+        sent += one.join().map_err(|_| io::Error::other("a thread panicked"))??;
+    }
+    Ok(End::Did(sent.to_string()))
 }
 
 /// Finds ports that accept a connection.

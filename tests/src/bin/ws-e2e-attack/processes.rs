@@ -13,6 +13,7 @@ use crate::{End, number};
 pub(crate) fn attempt(verb: &str, arguments: &[&str]) -> Option<io::Result<End>> {
     Some(match (verb, arguments) {
         ("signal", [pid, which]) => kill(pid, which),
+        ("execute", [program, arguments @ ..]) => Ok(execute(program, arguments)),
         ("pidfd", [pid]) => number(pid).map(|pid: i32| {
             End::of(ws_sys::process::pidfd_of_child(pid).map(drop), format!("a descriptor of {pid}"))
         }),
@@ -35,6 +36,17 @@ fn kill(pid: &str, which: &str) -> io::Result<End> {
         signal::kill(Pid::from_raw(number(pid)?), which).map_err(io::Error::from),
         "a signal was sent",
     ))
+}
+
+fn execute(program: &str, arguments: &[&str]) -> End {
+    let ran = std::process::Command::new(program).args(arguments).output();
+    match ran {
+        Ok(output) if output.status.success() => {
+            End::Did(format!("it ran for {} bytes", output.stdout.len()))
+        }
+        Ok(output) => End::Broken(format!("it ended with {}", output.status)),
+        Err(error) => End::because(&error, "executing"),
+    }
 }
 
 /// Asks for every process number whether it can be signalled; finds those that are not of this run.
