@@ -51,6 +51,13 @@ fn example(mode: Mode, name: &str, entries: &[&str], variables: &str) -> Stack {
 
 /// Runs the example's own check against its published port.
 fn check(stack: &Stack, name: &str, service: &str, port: &str) {
+    if let Err(problem) = try_check(stack, name, service, port) {
+        panic!("{problem}\n{}", stack.story());
+    }
+}
+
+/// The same; gives what is wrong.
+pub(crate) fn try_check(stack: &Stack, name: &str, service: &str, port: &str) -> Result<(), String> {
     let address = stack.ws(&["port", service, port]).ok();
     let script = repository().join("examples").join(name).join("check.sh");
     let output = Command::new("/bin/sh")
@@ -60,12 +67,12 @@ fn check(stack: &Stack, name: &str, service: &str, port: &str) {
         .expect("running the example's check");
     let text = String::from_utf8_lossy(&output.stdout);
     let problem = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{problem}\n{}", stack.story());
+    if output.status.success() { Ok(()) } else { Err(format!("{text}{problem}")) }
 }
 
-fn the_shop_sells(mode: Mode) {
-    requires!(mode, userns, netns, nft);
-    let mut stack = example(mode, "shop", &["migrations", "secrets"], "SHOP_BIN=programs\nSHOP_PORT=0\n");
+/// The shop, with the programs that are built already.
+pub(crate) fn shop(mode: Mode) -> Stack {
+    let stack = example(mode, "shop", &["migrations", "secrets"], "SHOP_BIN=programs\nSHOP_PORT=0\n");
     stack.directory("programs");
     let built = ws_e2e::stack::helper("ws-e2e-ws").with_file_name("");
     for program in ["gateway", "catalog", "orders", "payments", "store", "migrate"] {
@@ -76,6 +83,12 @@ fn the_shop_sells(mode: Mode) {
         let place = stack.project.join("programs").join(&program);
         fs::set_permissions(place, fs::Permissions::from_mode(0o755)).expect("making it a program");
     }
+    stack
+}
+
+fn the_shop_sells(mode: Mode) {
+    requires!(mode, userns, netns, nft);
+    let mut stack = shop(mode);
     // From what is built here: the compiler lies in a home where not everybody looks.
     let up = |stack: &mut Stack| {
         stack.watch();
@@ -94,8 +107,8 @@ fn the_shop_sells(mode: Mode) {
     stack.down();
 }
 
-fn the_notes_are_kept(mode: Mode) {
-    requires!(mode, userns, netns, nft, postgres, redis);
+/// The notes, with the newest PostgreSQL that is here.
+pub(crate) fn notes(mode: Mode) -> Stack {
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .expect("it was required")
         .map(|entry| entry.expect("reading an entry").path().join("bin"))
@@ -104,7 +117,12 @@ fn the_notes_are_kept(mode: Mode) {
     let newest = versions.pop().expect("it was required");
     let variables = format!("PG_BIN={}\nNOTES_PORT=0\n", newest.display());
     let entries = ["api", "initdb.sh", "migrate.sh", "migrations", "secrets"];
-    let mut stack = example(mode, "postgres-redis", &entries, &variables);
+    example(mode, "postgres-redis", &entries, &variables)
+}
+
+fn the_notes_are_kept(mode: Mode) {
+    requires!(mode, userns, netns, nft, postgres, redis);
+    let mut stack = notes(mode);
     stack.up();
     assert!(stack.ps().iter().all(|row| row.ready), "{:?}", stack.ps());
     check(&stack, "postgres-redis", "api", "8000");

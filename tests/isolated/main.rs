@@ -8,6 +8,7 @@ mod benign;
 mod chaos;
 mod examples;
 mod files;
+mod learn;
 mod lifecycle;
 mod limits;
 mod links;
