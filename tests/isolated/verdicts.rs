@@ -160,6 +160,8 @@ fn what_was_seen_is_told_in_every_form(mode: Mode) {
     stack.up();
     let none = stack.ws(&["violations", "--exit-code"]);
     assert_eq!((none.code, none.out.as_str()), (0, ""), "{none}");
+    // None is no promise about what cannot be seen.
+    assert!(none.err.contains("not seen here:") && none.err.contains("filesystem"), "{none}");
     let why = stack.ws(&["why", "api", "db:5432"]);
     assert_eq!(why.code, 1, "{why}");
     assert!(why.out.contains(r#"add `links: ["db:5432"]` to `services.api` (workspace.yaml:3)"#), "{why}");

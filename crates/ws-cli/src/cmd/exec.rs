@@ -17,6 +17,7 @@ terminal when the standard input and output are one; -T turns that off. Then eve
 Ctrl-C too. When this command is ended by a signal, the other one is ended with it.
 
 Exit codes: the command's own (128 + N when signal N ended it), or
+  120  it was killed with its service, which broke its policy
   121  the stack failed
   125  ws itself failed: nothing runs, no such service
   126  the command cannot be executed

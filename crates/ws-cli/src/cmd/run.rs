@@ -19,6 +19,7 @@ address of its own, and none of its published ports. What the service depends on
 nothing runs here, the stack is begun for this command, with only what it needs, and taken down after it.
 
 Exit codes: the command's own (128 + N when signal N ended it), or
+  120  it was killed because it broke its policy
   121  the stack failed: what it depends on did not come up
   122  this machine cannot enforce what is asked
   125  ws itself failed: bad file, no such service

@@ -16,6 +16,7 @@ Your own shell ($SHELL) where it is inside, else bash, else sh; with the service
 limits and environment. `exit` or Ctrl-D leaves it.
 
 Exit codes: the shell's own (128 + N when signal N ended it), or
+  120  it was killed with its service, which broke its policy
   121  the stack failed
   125  ws itself failed: nothing runs, no such service
   127  there is no shell inside";
