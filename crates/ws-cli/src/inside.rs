@@ -78,7 +78,7 @@ fn in_service(context: &Context, wanted: &Wanted<'_>, commands: &[Vec<String>]) 
                 tty,
             };
             let ended = attach(client.exec(&service, &request).await?, tty).await?;
-            if let Ended::Command(ExecResult::Ended(ExitReason::Signal(_))) = &ended
+            if ended.may_be_a_kill()
                 && let Some(violation) = killed_for(&client, seq, |name| *name == service).await?
             {
                 return Err(broke_policy(&service, &violation));
@@ -132,6 +132,16 @@ pub(crate) enum Ended {
     Command(ExecResult),
     /// A signal ended us first; the supervisor ends the command then.
     Signalled(i32),
+}
+
+impl Ended {
+    /// Whether it could be that it was killed: a moment after it began that looks as if it had not begun.
+    pub(crate) fn may_be_a_kill(&self) -> bool {
+        match self {
+            Self::Command(ExecResult::Ended(ExitReason::Signal(_)) | ExecResult::NotStarted { .. }) => true,
+            Self::Command(ExecResult::Ended(ExitReason::Code(_))) | Self::Signalled(_) => false,
+        }
+    }
 }
 
 /// The exit code for an end; says why a command could not be run.

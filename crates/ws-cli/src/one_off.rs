@@ -5,7 +5,7 @@ use std::pin::pin;
 
 use ws_client::{Client, EventQuery};
 use ws_model::wire::{self, DownRequest, ExecResult, RunRequest};
-use ws_model::{EventKind, ExitReason, Phase, Reason, ServiceName};
+use ws_model::{EventKind, Phase, Reason, ServiceName};
 
 use crate::args::PlanOptions;
 use crate::bring_up::{self, Owner};
@@ -107,7 +107,7 @@ async fn within(context: &Context, client: &Client, wanted: &Wanted<'_>) -> Resu
         return Err(Failure::failed(format!("what `{service}` depends on did not come up"))
             .hint("`--no-deps` runs it without"));
     }
-    if let Ended::Command(ExecResult::Ended(ExitReason::Signal(_))) = &ended
+    if ended.may_be_a_kill()
         && let Some(violation) = killed_for(client, seq, |name| wire::is_one_off(name, &service)).await?
     {
         return Err(inside::broke_policy(&service, &violation));
