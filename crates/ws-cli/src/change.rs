@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use ws_client::Client;
 use ws_model::wire::{Accepted, ServiceStatus};
-use ws_model::{Event, EventKind, Phase, ServiceName, exit};
+use ws_model::{Event, EventKind, Phase, ReloadAction, ReloadResult, ServiceName, exit};
 
 use crate::error::Failure;
 use crate::follow::{Follow, Outcome, Plan, Verdict};
@@ -70,7 +70,7 @@ pub fn change(context: &Context, deed: Deed, wanted: Wanted<'_>) -> Result<u8, F
         let deadline = wanted.within.map(|within| began + within);
         let plan = Plan { asked, goal, shown: members.clone(), began, deadline };
         let mut follow = Follow::begin(context, &client, plan).await?;
-        let mut judge = Judge { deed, members: &members, begun: BTreeSet::new() };
+        let mut judge = Judge { deed, members: &members, begun: BTreeSet::new(), kept: BTreeSet::new() };
         let outcome = follow.until(&mut signals, |view, event| judge.judge(view, event)).await;
         let doing = Doing { context, client: &client, place: &place, deed, members: &members };
         match outcome {
@@ -138,6 +138,8 @@ struct Judge<'a> {
     members: &'a [ServiceName],
     /// Those that have begun a new run since the request.
     begun: BTreeSet<ServiceName>,
+    /// Those whose new run failed beside the old one, which goes on.
+    kept: BTreeSet<ServiceName>,
 }
 
 impl Judge<'_> {
@@ -146,6 +148,16 @@ impl Judge<'_> {
             && *phase == Phase::Starting
         {
             self.begun.insert(service.clone());
+        }
+        // A run that took the place of another, which was ready until then.
+        if let Some(Event { service: Some(service), kind, .. }) = event
+            && let EventKind::Reloaded { action: ReloadAction::Overlap, result, .. } = kind
+        {
+            match result {
+                ReloadResult::Done => drop(self.begun.insert(service.clone())),
+                ReloadResult::Failed => drop(self.kept.insert(service.clone())),
+                ReloadResult::Unchanged | ReloadResult::Superseded => {}
+            }
         }
         let lost: Vec<ServiceName> = match self.deed {
             // The end of the events is the end of this command then.
@@ -157,6 +169,9 @@ impl Judge<'_> {
         };
         if !lost.is_empty() {
             return Some(Verdict::Lost(lost));
+        }
+        if self.deed == Deed::Restart && !self.kept.is_empty() {
+            return Some(Verdict::Lost(self.kept.iter().cloned().collect()));
         }
         self.late(view).is_empty().then_some(Verdict::Reached)
     }

@@ -12,12 +12,12 @@ use ws_core::engine::{
     Effect, Engine, FileChange, Hook, Input, Notified, Outcome, Outputs, ProbeRole, Step, Tick,
 };
 use ws_core::files::Digest;
-use ws_core::plan::{Plan, ServicePlan};
+use ws_core::plan::{Bind, BindSource, Plan, ServicePlan};
 use ws_model::{
     EventKind, ExitReason, ProbeKind, RestartPolicy, ServiceName, Trigger, WatchAction, event::signal_name,
 };
 
-use crate::support::{Svc, name, shared, svc, task, world};
+use crate::support::{ROOT, Svc, name, shared, svc, task, world};
 
 /// Plays a scenario; shows the whole of it as it really went when a line differs.
 #[track_caller]
@@ -678,6 +678,27 @@ fn what_changes_its_own_files_is_found_out() {
         );
     }
     script += "changed api restart x ->\n after 5s ->\n after 5s -> TERM api api~restart:x api=stopping\n";
+    let mut plan = world([svc("api")]).plan();
+    let api = plan.services.values_mut().next().expect("it is there");
+    api.view.binds.push(Bind {
+        source: BindSource::Host(ROOT.into()),
+        target: ROOT.into(),
+        writable: true,
+        directory: true,
+        create: false,
+        owner_mapped: false,
+    });
+    check_plan(plan, &script);
+}
+
+#[test]
+fn who_saves_what_nobody_inside_can_write_may_do_so_as_often_as_he_likes() {
+    let mut script = String::from("up -> +api api=starting\n api executed -> api=ready READY\n");
+    for _ in 0..30 {
+        script += "changed api restart x -> TERM api api~restart:x api=stopping
+             api exited 0 -> +api api=starting
+             api executed -> api=ready api~restart:Done\n";
+    }
     check([svc("api")], &script);
 }
 
@@ -3942,7 +3963,7 @@ fn a_restart_that_is_asked_for_has_no_gap_where_that_can_be() {
          restart web    -> ++web~2
          web~2 executed -> ?web~2
          web~2 ok       -> =web~2
-         web~2 switched -> -?web~1 TERM web~1 TERM bound web! bound=stopping
+         web~2 switched -> -?web~1 TERM web~1 TERM bound web~overlap:Done bound=stopping
          bound exited 0 -> +bound bound=starting
          web~1 exited 0 ->
          web miss       ->
@@ -4074,14 +4095,14 @@ fn a_run_whose_next_one_failed_is_outdated_until_that_is_mended() {
             "{GAPLESS_IS_UP}
              adopt two      -> update web
              web updated    -> ++web~2
-             web~2 exited 1 -> web!
+             web~2 exited 1 -> web~overlap:Failed
              has two        -> true
              adopt two      -> ++web~3
-             web~3 exited 1 -> web!
+             web~3 exited 1 -> web~overlap:Failed
              up             -> ++web~4 READY
              web~4 executed -> ?web~4
              web~4 ok       -> =web~4
-             web~4 switched -> -?web~1 TERM web~1 web!
+             web~4 switched -> -?web~1 TERM web~1 web~overlap:Done
              web~1 exited 0 ->
              up             -> READY
              adopt two      ->"
@@ -4117,7 +4138,7 @@ fn a_run_that_takes_over_is_bound_to_what_it_began_with() {
          web~2 executed -> ?web~2
          stop db        -> TERM db db=stopping
          web~2 ok       -> =web~2
-         web~2 switched -> -?web~1 TERM web~1 web!
+         web~2 switched -> -?web~1 TERM web~1 web~overlap:Done
          web~1 exited 0 ->
          up db          ->
          db exited 0    -> hold web +db -?web TERM web db=starting web=stopping",

@@ -347,7 +347,7 @@ pub enum EventKind {
     },
     /// What followed from a change is over.
     Reloaded {
-        /// The files.
+        /// The files; none where a run took the place of another because somebody asked, or for another plan.
         trigger: Trigger,
         /// What was done.
         action: ReloadAction,

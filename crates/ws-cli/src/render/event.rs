@@ -62,7 +62,10 @@ fn reloaded(reload: &Reload<'_>) -> String {
             (paint(DIM, "not reloaded"), Some("something else came over it".to_owned()))
         }
     };
-    let changed = format!("{} changed", safe(&reload.trigger.to_string()));
+    let changed = match *reload.trigger == Trigger::default() {
+        true => "as was asked for".to_owned(),
+        false => format!("{} changed", safe(&reload.trigger.to_string())),
+    };
     // How long it took until it failed helps nobody.
     let built = if reload.result == ReloadResult::Unchanged { "" } else { "built " };
     let built = took(built, reload.build_ms).filter(|_| reload.result != ReloadResult::Failed);

@@ -23,7 +23,7 @@
 
 use ws_model::{Cause, EventKind, ExitReason, Reason, Reload, ReloadResult, ServiceName};
 
-use super::service::{Asked, Beside, Health, Prospect, Run, Stage, State, Then, Unit};
+use super::service::{Asked, Beside, Change, Health, Prospect, Run, Stage, State, Then, Unit};
 use super::{Effect, Engine, Generation, Outcome, Tick};
 
 impl Engine {
@@ -217,14 +217,8 @@ impl Engine {
         if unit.overlap_due.is_some() {
             return;
         }
-        match unit.change.take() {
-            Some(change) => self.tell_reloaded(i, &change, ReloadResult::Failed, None, Some(error), out),
-            None => {
-                let name = unit.name.clone();
-                let text = format!("the new run of {name} failed, and the old one goes on: {error}");
-                out.events.push((Some(name), EventKind::Notice { text }));
-            }
-        }
+        let change = unit.change.take().unwrap_or_else(Change::of_no_files);
+        self.tell_reloaded(i, &change, ReloadResult::Failed, None, Some(error), out);
     }
 
     /// Both runs are to end, or there is something newer.
@@ -262,9 +256,7 @@ impl Engine {
         let unit = &mut self.units[i];
         unit.streak = 0;
         if unit.change.is_none() {
-            let name = unit.name.clone();
-            let text = format!("run {generation} of {name} has taken the place of run {old}, which ends now");
-            out.events.push((Some(name), EventKind::Notice { text }));
+            self.tell_reloaded(i, &Change::of_no_files(), ReloadResult::Done, None, None, out);
         }
         if self.units[i].phase() != before {
             self.tell_phase(i, out);

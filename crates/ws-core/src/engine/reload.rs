@@ -17,12 +17,13 @@ use ws_model::{Cause, EventKind, Reason, ReloadAction, ReloadResult, ServiceName
 use super::service::{Change, Health, Prospect, State, Then};
 use super::{Effect, Engine, FileChange, Generation, Outcome, Outputs, Tick};
 use crate::files::Moment;
+use crate::plan::BindSource;
 
 /// How many builds run at a time when the plan does not say: each has several processors to itself on most machines
 /// of developers, and most compilers are parallel by themselves.
 const DEFAULT_PARALLEL_BUILDS: u32 = 4;
 
-/// So many changes of a unit within [`LOOP_WITHIN`] are no person's.
+/// So many changes within [`LOOP_WITHIN`] that may come from inside are no person's.
 const LOOP_CHANGES: usize = 10;
 
 /// See [`LOOP_CHANGES`].
@@ -114,7 +115,8 @@ impl Engine {
             return;
         }
         let action = if self.units[i].is_build { ReloadAction::Rebuild } else { ReloadAction::Restart };
-        let amid = matches!(self.units[i].state, State::Starting { .. } | State::Up { .. });
+        let amid = matches!(self.units[i].state, State::Starting { .. } | State::Up { .. })
+            && self.may_be_from_inside(trigger);
         let lately = &mut self.units[i].lately;
         lately.amid = if amid { lately.amid + 1 } else { 0 };
         if amid && lately.amid > LOOP_AMID {
@@ -173,8 +175,23 @@ impl Engine {
         })
     }
 
+    /// Whether something inside may have written one of these files. What nobody inside can write was changed by a person
+    /// or a program of theirs, however often, and goes in no circle by itself.
+    fn may_be_from_inside(&self, trigger: &Trigger) -> bool {
+        let is_written = |file: &String| {
+            let path = self.plan.root.join(file);
+            let binds = self.plan.services.values().flat_map(|service| &service.view.binds);
+            binds.filter(|bind| bind.writable).any(|bind| match &bind.source {
+                BindSource::Host(directory) => path.starts_with(directory),
+                BindSource::Volume(_) | BindSource::Hidden => false,
+            })
+        };
+        trigger.more > 0 || trigger.files.iter().any(is_written)
+    }
+
     /// Takes a change in; not, if the unit rests because it goes on and on: then it is kept for later.
     fn take(&mut self, i: usize, change: Change, now: Tick, out: &mut Outcome) -> bool {
+        let counts = self.may_be_from_inside(&change.trigger);
         let unit = &mut self.units[i];
         let lately = &mut unit.lately;
         if lately.rests_until.is_some_and(|until| now < until) {
@@ -188,8 +205,10 @@ impl Engine {
         while lately.at.front().is_some_and(|at| now.saturating_sub(*at) > LOOP_WITHIN) {
             lately.at.pop_front();
         }
-        lately.at.push_back(now);
-        if lately.at.len() >= LOOP_CHANGES {
+        if counts {
+            lately.at.push_back(now);
+        }
+        if counts && lately.at.len() >= LOOP_CHANGES {
             lately.at.clear();
             lately.rests_until = Some(now + REST);
             let text = format!(

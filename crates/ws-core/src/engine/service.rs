@@ -323,6 +323,12 @@ impl Lately {
 }
 
 impl Change {
+    /// What stands for an overlap that somebody asked for, or another plan.
+    pub(super) fn of_no_files() -> Self {
+        let (trigger, action) = (Trigger::default(), ReloadAction::Overlap);
+        Self { trigger, action, since: Tick::ZERO, build: None }
+    }
+
     /// Adds a later one.
     pub(super) fn add(&mut self, later: Self) {
         let all = self.trigger.files.len() + later.trigger.files.len();
