@@ -334,7 +334,7 @@ async fn a_broken_file_is_told_once_and_changes_nothing() {
     world.says(Ok(plan(&SHOP)));
     world.file_changed();
     told(&stack, seq, |kind| {
-        matches!(kind, EventKind::Notice { text } if text.contains("is what runs")).then_some(())
+        matches!(kind, EventKind::Notice { text } if text.contains("says again what runs")).then_some(())
     })
     .await;
     stack.down().await;
