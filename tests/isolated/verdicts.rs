@@ -361,7 +361,7 @@ services:
     let before = memory();
     let db = address(&stack, "db");
     let program = stack.bin("ws-e2e-attack");
-    let flood = stack.start(&["exec", "-T", "flood", &program, "flood", &db, &FLOOD_MS.to_string()]);
+    let mut flood = stack.start(&["exec", "-T", "flood", &program, "flood", &db, &FLOOD_MS.to_string()]);
     violation(&stack, "the flood has begun", |row| row.service.as_str() == "flood");
     let tried = attack(&stack, "other", &["tcp", &db, "7777"]);
     assert_eq!(tried.outcome, "ECONNREFUSED");
@@ -370,6 +370,7 @@ services:
     let took = after(tried.at_us, seen.first_at.unix_ms);
     // It answers meanwhile.
     let slowest = (0..5).map(|_| stack.ws(&["ps", "--json"]).took).max().expect("some");
+    assert!(!flood.has_ended(), "all of that was in the middle of it");
     let sent: u64 = came(&flood.end()).detail.parse().expect("a number");
     let of_it = || violations(&stack).into_iter().filter(|row| row.service.as_str() == "flood");
     // What repeats is told some time later.
