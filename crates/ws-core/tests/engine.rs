@@ -3773,7 +3773,7 @@ fn a_new_run_that_fails_changes_nothing() {
          web~4 killed 9           ->
          restart web              -> ++web~5
          web~5 executed           -> ?web~5
-         web~5 exited 1           -> web!
+         web~5 exited 1           -> web~overlap:Failed
          status web               -> ready ready restarts=0 because probe_ok
          web~1 exited 1           -> hold web web=backoff",
     );
@@ -4067,7 +4067,7 @@ fn another_plan_has_no_gap_either_and_meets_runs_that_begin() {
              web~2 killed 9  -> ++web~3
              web~3 executed  -> ?web~3
              web~3 ok        -> =web~3
-             web~3 switched  -> -?web~1 TERM web~1 web!
+             web~3 switched  -> -?web~1 TERM web~1 web~overlap:Done
              status web      -> ready ready restarts=1 because probe_ok
              adopt moved     -> hold web -?web TERM web web=stopping
              web~3 exited 0  ->

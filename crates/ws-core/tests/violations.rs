@@ -244,7 +244,7 @@ fn a_build_breaks_its_policy_like_a_service() {
     check_plan(
         world.plan(),
         "up                   -> Before web-build web=waiting web-build=building
-         web-build needed     -> +web-build web-build=building
+         web-build needed     -> +web-build
          web-build executed   -> web-build=building
          web-build tries 151.101.1.6:443 -> KILL web-build web-build!network:kill web-build=stopping
          web-build killed 9   -> web-build=violated web=failed FAILED [web-build broke its policy: it tried 151.101.1.6:443 (tcp), and no link leads there]",
@@ -457,7 +457,7 @@ fn a_new_run_that_breaks_the_policy_does_not_take_the_place_of_the_old_one() {
          web ok         -> web=ready READY
          restart web    -> ++web~2
          web~2 executed -> ?web~2
-         web~2 tries 8.8.8.8:53 -> KILL web~2 web!network:restart web!
+         web~2 tries 8.8.8.8:53 -> KILL web~2 web!network:restart web~overlap:Failed
          web~2 killed 9 ->
          status web     -> ready ready restarts=0 because probe_ok",
     );
@@ -468,7 +468,7 @@ fn a_new_run_that_breaks_the_policy_does_not_take_the_place_of_the_old_one() {
          web ok         -> web=ready READY
          restart web    -> ++web~2
          web~2 executed -> ?web~2
-         web~2 oom      -> KILL web web!memory:kill web! web=stopping
+         web~2 oom      -> KILL web web!memory:kill web~overlap:Failed web=stopping
          web~1 killed 9 -> web=violated",
     );
 }
