@@ -362,7 +362,7 @@ services:
     environment: [TOKEN, PLAIN=1, \"URL=${FROM_TOP}\"]
     env_file: [api.env]
     ports: [\"${PORT:-8080}:80\"]
-    ready: { http: { port: 80, headers: { A: \"${HEADER:-x}\" } } }
+    ready: { http: { url: \":80/\", headers: { A: \"${HEADER:-x}\" } } }
     build: { command: [make, \"${FLAGS:-x}\"], env_file: [build.env] }
   web: { command: serve, environment: { PASSED: } }
 builds:
@@ -379,7 +379,8 @@ builds:
     for name in ["DEEP", "IN_FILE", "TOKEN", "PASSED"] {
         sources.environment.insert(name.to_owned(), "x".to_owned());
     }
-    let workspace = parse(&sources).workspace.unwrap();
+    let parsed = parse(&sources);
+    let workspace = parsed.workspace.unwrap_or_else(|| panic!("{:#?}", parsed.diagnostics));
     let told = |at: &ConfigPath| {
         let told = workspace.borrowed[at].iter().map(|one| match one {
             Borrowed::Variable(name) => format!("${name}"),
