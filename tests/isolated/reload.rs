@@ -671,6 +671,11 @@ services:
     });
     let load = asking.stop();
     assert_eq!((load.refused, load.lost), (0, 0), "{load:?}");
+    // One that is asked for is waited for like any other restart.
+    let (pid, reloads_before) = (stack.pid("web"), reloads(&stack).len());
+    drop(stack.ws(&["restart", "web"]).ok());
+    assert_ne!(stack.pid("web"), pid);
+    assert_eq!(reloads(&stack).len(), reloads_before + 1);
     taken_down(stack);
 }
 

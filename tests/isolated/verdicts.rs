@@ -413,7 +413,9 @@ services:
 ",
     );
     stack.watch();
-    assert_eq!(stack.ws(&["up", "-d"]).code, 0);
+    // That one was killed for it may be known before it has answered.
+    let ran = stack.ws(&["up", "-d"]);
+    assert!([0, 4].contains(&ran.code), "{ran}");
     let row = until(&stack, "killed", Phase::Violated);
     assert!(row.cause.contains("executed"), "{row:?}");
     for (service, action) in [("told", PolicyAction::Report), ("killed", PolicyAction::Kill)] {
@@ -478,7 +480,8 @@ services:
 ",
     );
     stack.watch();
-    assert_eq!(stack.ws(&["up", "-d"]).code, 0);
+    let ran = stack.ws(&["up", "-d"]);
+    assert!([0, 4].contains(&ran.code), "{ran}");
     let row = until(&stack, "hog", Phase::Failed);
     assert_eq!(row.reason, Reason::Oom, "{row:?}");
     let row = until(&stack, "killed", Phase::Violated);
